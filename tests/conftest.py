@@ -1,0 +1,23 @@
+"""Shared fixtures: where third-party data lies, and the `unit` mark for everything under tests/unit."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if (TESTS / "unit") in item.path.parents:
+            item.add_marker(pytest.mark.unit)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of third-party data; tests that use it also carry `@pytest.mark.shared_data`."""
+    folder = Path(os.environ.get("COVT_SHARED_DATA", TESTS.parent.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"third-party data is not at {folder}; set COVT_SHARED_DATA")
+    return folder
