@@ -1,0 +1,1 @@
+"""Policy-gradient mathematics as pure tensor functions, one algorithm a file."""

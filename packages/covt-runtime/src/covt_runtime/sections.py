@@ -1,0 +1,97 @@
+"""Recipe sections that supervised and reinforcement training share.
+
+A recipe is a TOML file of named sections (`[run]`, `[model]`, …). Each stage package composes its configuration from
+these and its own. Unknown keys are refused: a misspelt key must not silently keep its default.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of every recipe section: frozen, and unknown keys fail."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(Section):
+    """`[run]`: where the run lives and what makes it repeatable."""
+
+    name: str = ""
+    """Folder name under `out`; empty means `<job>-<date>-<time>`."""
+    out: Path = Path("runs")
+    seed: int = 0
+    ranks: int | None = Field(default=None, ge=1)
+    """Training processes on this machine; None means one per GPU, or 2 on a CPU."""
+
+
+class TinySection(Section):
+    """`[model.tiny]`: shape of a Qwen2.5-VL made from scratch when `model.path = "tiny"`."""
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 2
+    intermediate: int = 192
+    vision_depth: int = 1
+    vision_hidden: int = 64
+    init_std: float = 0.08
+    vocab_size: int = 512
+
+
+class ModelSection(Section):
+    """`[model]`: the checkpoint to start from."""
+
+    path: str = ""
+    """A checkpoint folder or hub id; `tiny` builds one from scratch; empty takes the newest fitting run."""
+    freeze_vision: bool = True
+    gradient_checkpointing: bool = False
+    tiny: TinySection = TinySection()
+
+
+class LatentSection(Section):
+    """`[latent]`: latent tokens, the feedback rule, and how stage 1 picks its targets."""
+
+    size: int = Field(default=8, ge=1)
+    """K: pads in a latent segment."""
+    head: Literal["identity"] = "identity"
+    normalize: Literal["none", "rms"] = "none"
+    selection: Literal["ilvr", "focus"] = "ilvr"
+    """`ilvr` selects helper-image features by the text's query; `focus` crops helper images to the data's boxes."""
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+    """Softmax temperature of the selection scores."""
+
+
+class DataSection(Section):
+    """`[data]`: a prepared set (see `covt data prepare`)."""
+
+    path: str = ""
+    """Folder of a prepared set; empty takes the newest under `data/`."""
+    split: str = "train"
+    limit: int | None = Field(default=None, ge=1)
+    max_length: int = Field(default=4096, ge=1)
+    """Longest sample in tokens; longer ones are refused by id."""
+
+
+class PromptSection(Section):
+    """`[prompt]`: how a row becomes a prompt, and what the `format` reward expects of the answer."""
+
+    system: str = ""
+    template: str = "{question}"
+    format: Literal["boxed", "answer"] = "boxed"
+
+
+class LogSection(Section):
+    """`[log]`: what is written while training."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online when WANDB_API_KEY is set and offline otherwise."""
+    project: str = "covt"
+    every: int = Field(default=10, ge=1)
+    """Steps between metric lines."""
+    save_every: int = Field(default=0, ge=0)
+    """Steps between checkpoints; 0 saves at the end of each stage only."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints kept besides the best one."""

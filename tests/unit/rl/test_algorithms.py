@@ -1,0 +1,88 @@
+"""Advantages and surrogate against a plain-Python formula, and against recorded values of third-party trainers."""
+
+import json
+import statistics
+
+import pytest
+import torch
+from covt_rl.algorithms.advantages import group_relative, leave_one_out
+from covt_rl.algorithms.aggregation import aggregate
+from covt_rl.algorithms.surrogate import clipped_surrogate
+from hypothesis import given
+from hypothesis import strategies as st
+
+REWARDS = st.lists(st.lists(st.floats(-3, 3), min_size=2, max_size=8), min_size=1, max_size=5)
+
+
+def flatten(groups: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor]:
+    rewards = [reward for group in groups for reward in group]
+    index = [number for number, group in enumerate(groups) for _ in group]
+    return torch.tensor(rewards, dtype=torch.float64), torch.tensor(index)
+
+
+@given(REWARDS)
+def test_group_relative_is_the_textbook_formula(groups):
+    rewards, index = flatten(groups)
+    expected = [(r - statistics.fmean(group)) / (statistics.stdev(group) + 1e-6) for group in groups for r in group]
+    torch.testing.assert_close(
+        group_relative(rewards, index), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
+
+
+@given(REWARDS)
+def test_leave_one_out_compares_with_the_others(groups):
+    rewards, index = flatten(groups)
+    expected = [r - statistics.fmean(group[:i] + group[i + 1 :]) for group in groups for i, r in enumerate(group)]
+    torch.testing.assert_close(
+        leave_one_out(rewards, index), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_a_lone_rollout_has_no_advantage():
+    rewards, index = torch.tensor([2.0]), torch.tensor([0])
+    assert group_relative(rewards, index).tolist() == [0.0]
+    assert leave_one_out(rewards, index).tolist() == [0.0]
+
+
+def test_ranks_add_up_to_one_batch():
+    generator = torch.Generator().manual_seed(0)
+    loss, mask = torch.rand(6, 5, generator=generator), (torch.rand(6, 5, generator=generator) > 0.4).float()
+    for how in ("token_mean", "sequence_mean"):
+        whole = aggregate(loss, mask, how, tokens=mask.sum().item(), sequences=6)
+        halves = [
+            aggregate(loss[part], mask[part], how, tokens=mask.sum().item(), sequences=6)
+            for part in (slice(0, 2), slice(2, 6))
+        ]
+        torch.testing.assert_close(whole, sum(halves))
+
+
+@pytest.mark.shared_data
+def test_recorded_values_of_third_party_trainers(shared_data):
+    lines = (shared_data / "reference_vectors" / "rl_core_algos.jsonl").read_text().splitlines()
+    assert lines
+    for line in lines:
+        case = json.loads(line)
+        mask = torch.tensor(case["response_mask"])
+        names = sorted(set(case["group"]))
+        index = torch.tensor([names.index(name) for name in case["group"]])
+        rewards = torch.tensor(case["token_level_rewards"]).sum(1)
+        verl, easyr1 = case["expected"]["verl"], case["expected"]["easyr1"]
+        for expected, ours in [
+            (verl["grpo_adv"], group_relative(rewards, index)),
+            (verl["grpo_adv_nostd"], group_relative(rewards, index, scale=False)),
+            (verl["rloo_adv"], leave_one_out(rewards, index)),
+            (easyr1["grpo_adv"], group_relative(rewards, index)),
+            (easyr1["rloo_adv"], leave_one_out(rewards, index)),
+        ]:
+            torch.testing.assert_close(ours[:, None] * mask, torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+        advantages = torch.tensor(easyr1["grpo_adv"])
+        old = torch.tensor(case["old_log_probs"])
+        for how, name in [("token_mean", "token"), ("sequence_mean", "seq")]:
+            new = torch.tensor(case["log_probs"], requires_grad=True)
+            per_token = clipped_surrogate(new, old, advantages, clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+            loss = aggregate(per_token, mask, how, tokens=mask.sum().item(), sequences=len(mask))
+            loss.backward()
+            recorded = easyr1[f"policy_default_{name}"]
+            torch.testing.assert_close(loss.item(), recorded["loss"], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(new.grad, torch.tensor(recorded["grad"]), rtol=1e-5, atol=1e-5)
