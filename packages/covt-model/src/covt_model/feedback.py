@@ -1,0 +1,21 @@
+"""The feedback rule: what a latent position gets as its input embedding."""
+
+from __future__ import annotations
+
+import torch
+
+EPS = 1e-6
+
+
+def feedback(hidden: torch.Tensor, normalize: str) -> torch.Tensor:
+    """Map final-norm hidden states to input embeddings: `embed[t] = feedback(hidden[t-1])`.
+
+    hidden: [..., H] → [..., H] in the same dtype. `normalize="rms"` divides by the root mean square over H,
+    computed in fp32, without parameters; `"none"` (ILVR) returns `hidden` itself. The head is the identity.
+    """
+    if normalize == "none":
+        return hidden
+    if normalize != "rms":
+        raise ValueError(f"normalize is {normalize!r}, not 'none' or 'rms'")
+    wide = hidden.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)).to(hidden.dtype)
