@@ -1,0 +1,125 @@
+"""Make a prepared set from a source: `prepare("trace", Path("data/trace"), options={"n_train": 4000})`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from covt_data.errors import DataError, DataFileError
+from covt_data.manifest import FileHash, Manifest, SplitCount
+from covt_data.schema import Row
+from covt_data.sources import SOURCES, Source, SourceOptions, load_source
+from covt_data.store import write_split, written_aside
+
+Progress = Callable[[str, int, int], None]
+"""Called with (split, rows written, rows in all)."""
+
+PROGRESS_EVERY = 250  # rows
+
+
+def prepare(
+    source: str,
+    out: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write the set of `source` to the folder `out` and return its manifest.
+
+    A folder that already holds the set of this very command is used as it is; another one is an error unless
+    `overwrite`. Interrupted or out of space, nothing is left behind. The same options give byte-identical files.
+
+    Raises `DataError` for an unknown source or option, `DataFileError` for anything about files.
+    """
+    spec = find_source(source)
+    chosen = parse_options(spec, options or {})
+    manifest = Manifest(
+        source=spec.name,
+        version=spec.version,
+        command=command_line(spec, chosen),
+        options=chosen.model_dump(mode="json"),
+        inputs=spec.inputs(chosen),
+    )
+    out = Path(out)
+    if out.exists() and not overwrite:
+        existing = _existing(out)
+        if existing.same_origin(manifest):
+            return existing
+        raise DataFileError(
+            f"{out} holds another set, made by `{existing.command}`",
+            "choose another folder, or replace it with --overwrite",
+        )
+    with written_aside(out) as aside:
+        counts: dict[str, SplitCount] = {}
+        files: dict[str, FileHash] = {}
+        for split in spec.splits(chosen):
+            rows = _reported(split.rows, split.name, split.count, progress)
+            counts[split.name], hashes = write_split(rows, aside / split.name)
+            files |= {f"{split.name}/{name}": value for name, value in hashes.items()}
+        manifest = manifest.model_copy(update={"counts": counts, "files": files})
+        manifest.write(aside)
+    return manifest
+
+
+def find_source(name: str) -> Source:
+    """The source of that name. Raises `DataError` that lists the sources and names the nearest."""
+    if name not in SOURCES:
+        raise DataError(f"unknown source {name!r}{_nearest(name, SOURCES)}", f"choose one of {', '.join(SOURCES)}")
+    return load_source(name)
+
+
+def parse_options(spec: Source, options: Mapping[str, Any]) -> SourceOptions:
+    """Checked options of a source. Raises `DataError` for an unknown key (naming the nearest) or a bad value."""
+    known = list(spec.options.model_fields)
+    for key in options:
+        if key not in known:
+            raise DataError(
+                f"{spec.name} has no option {key!r}{_nearest(key, known)}", f"options are {', '.join(known)}"
+            )
+    try:
+        return spec.options.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        where = f"option {field} = {first['input']!r}" if field else "options"
+        raise DataError(f"{spec.name}, {where}: {message}", "see docs/data.md for the options") from None
+
+
+def command_line(spec: Source, options: SourceOptions) -> str:
+    """The command that makes the set again: the options that differ from the defaults."""
+    words = ["covt", "data", "prepare", spec.name]
+    defaults = spec.options()
+    for key, value in options.model_dump(mode="json").items():
+        if getattr(options, key) != getattr(defaults, key):
+            text = ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
+            words += [f"--{key.replace('_', '-')}", text]
+    return shlex.join(words)
+
+
+def _existing(out: Path) -> Manifest:
+    try:
+        return Manifest.read(out)
+    except DataFileError as error:
+        raise DataFileError(
+            f"{out} exists and is not a complete prepared set: {error}",
+            "choose another folder, or replace it with --overwrite",
+        ) from None
+
+
+def _reported(rows: Iterable[Row], split: str, total: int, progress: Progress | None) -> Iterator[Row]:
+    for done, row in enumerate(rows, 1):
+        yield row
+        if progress and (done % PROGRESS_EVERY == 0 or done == total):
+            progress(split, done, total)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -1,0 +1,55 @@
+"""Source `trace`: generated arrow maps (`covt_data.tasks.trace`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field, model_validator
+
+from covt_data.sources.base import Source, SourceOptions, SplitRows
+from covt_data.tasks.trace import HELPER_IMAGES, generate, make_row
+
+
+class TraceOptions(SourceOptions):
+    """`demo_hops` and `hops` are relative frequencies of 1, 2, ... hops; empty means all equally often.
+
+    `demo_hops` is for `train` (the demonstrations), `hops` for `prompts` and `test`.
+    """
+
+    n_train: int = Field(4000, ge=1)
+    n_prompts: int = Field(12000, ge=0)
+    n_test: int = Field(1000, ge=1)
+    size: int = Field(4, ge=3, le=8)
+    max_hops: int = Field(8, ge=1, le=HELPER_IMAGES)
+    seed: int = Field(0, ge=0)
+    demo_hops: tuple[float, ...] = ()
+    hops: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> TraceOptions:
+        for name in ("demo_hops", "hops"):
+            weights: tuple[float, ...] = getattr(self, name)
+            if weights and (len(weights) != self.max_hops or min(weights) < 0 or sum(weights) <= 0):
+                raise ValueError(f"{name} needs max_hops = {self.max_hops} weights, none negative, not all zero")
+        return self
+
+    def weights(self, chosen: Sequence[float]) -> Sequence[float]:
+        return chosen or [1.0] * self.max_hops
+
+
+def splits(options: TraceOptions) -> Iterator[SplitRows]:
+    """`test` is drawn first, so it stays the same whatever the other counts are; no map is in two splits."""
+    seen: set[str] = set()
+    plan = [
+        ("test", options.n_test, options.hops, True),
+        ("train", options.n_train, options.demo_hops, True),
+        ("prompts", options.n_prompts, options.hops, False),
+    ]
+    for name, count, chosen, with_steps in plan:
+        if count == 0:
+            continue
+        maps = generate(f"{options.seed}/{name}", count, options.size, options.weights(chosen), seen)
+        yield SplitRows(name, count, (make_row(trace, index, name, with_steps) for index, trace in enumerate(maps)))
+
+
+SOURCE = Source(name="trace", version="1", options=TraceOptions, splits=splits)

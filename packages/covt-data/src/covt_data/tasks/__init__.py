@@ -1,0 +1,1 @@
+"""Generated tasks, each with its pictures, its helper images and its simulator."""
