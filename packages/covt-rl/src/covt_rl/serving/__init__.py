@@ -1,0 +1,1 @@
+"""Starting, watching and stopping the rollout server (vLLM, unmodified, in its own processes)."""

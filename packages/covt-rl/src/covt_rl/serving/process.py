@@ -1,0 +1,216 @@
+"""One rollout server as a child of this process: start, wait until ready, watch, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from covt_rl.errors import ServerError
+from covt_rl.serving import supervisor
+from covt_rl.serving.options import ServerOptions, command, environment, is_loopback, require_vllm
+
+Progress = Callable[[str, float], None]
+# Lines of vLLM's log that tell how far it is.
+STAGES = (
+    ("Initializing a V1 LLM engine", "starting the engine"),
+    ("Starting to load model", "loading weights"),
+    ("KV cache size", "opening the port"),
+)
+POLL = 0.1
+
+
+class LatentServer:
+    """A running vLLM server that decodes latents; use it as a context manager.
+
+    The server's processes end with `stop()`, when the `with` block is left, and when this process dies in any way.
+    """
+
+    def __init__(self, checkpoint: Path, host: str, port: int, api_key: str | None, log_path: Path, line: list[str]):
+        self.checkpoint, self.host, self.port, self.api_key = checkpoint, host, port, api_key
+        self.log_path = log_path
+        self._command = line
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lease: int | None = None
+
+    @classmethod
+    def start(
+        cls,
+        checkpoint: Path | str,
+        *,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        api_key: str | None = None,
+        log_path: Path | str | None = None,
+        options: ServerOptions | None = None,
+        on_progress: Progress | None = None,
+        timeout: float = 600.0,
+    ) -> Self:
+        """Start a server for `checkpoint` and return once it answers.
+
+        port: None chooses a free one. api_key: needed on any address but loopback. log_path: where vLLM's output
+        goes, a temporary file when None. on_progress: called with the stage's name and the seconds since the start,
+        at every change. timeout: seconds until a server that is still not ready is stopped.
+
+        Raises ServerError (vLLM missing, port in use, died or not ready in time) and the plugin's error for a
+        checkpoint without latent settings; nothing is left running then.
+        """
+        folder = Path(checkpoint)
+        if not is_loopback(host) and not api_key:
+            raise ServerError(f"serving on {host} without an API key", "set an API key, or serve on 127.0.0.1")
+        require_vllm()
+        chosen = free_port(host) if port is None else port
+        if port is not None:
+            check_port(host, port)
+        line = command(folder, host, chosen, options or ServerOptions())
+        if log_path is None:
+            log_path = Path(tempfile.gettempdir()) / f"covt-server-{os.getpid()}-{chosen}.log"
+        server = cls(folder, host, chosen, api_key, Path(log_path), line)
+        server.launch(on_progress, timeout)
+        return server
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The supervisor's process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def launch(self, on_progress: Progress | None = None, timeout: float = 600.0) -> None:
+        """Start the processes and wait until the server answers; raises ServerError as `start` does."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        held, self._lease = os.pipe()
+        arguments = [sys.executable, "-P", "-S", "-E", supervisor.__file__, str(held), *self._command]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(self.api_key),
+                pass_fds=(held,),
+                # Ctrl-C in the terminal is for the trainer, which then stops the server in order.
+                start_new_session=True,
+            )
+        os.close(held)
+        try:
+            self._wait_until_ready(on_progress or (lambda _stage, _seconds: None), timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def restart(self, on_progress: Progress | None = None, timeout: float = 600.0) -> None:
+        """Stop whatever is left and start again on the same port, with the checkpoint's weights."""
+        self.stop()
+        self.launch(on_progress, timeout)
+
+    def stop(self) -> None:
+        """End all processes of the server and wait for them; does nothing when there are none."""
+        if self._lease is not None:
+            os.close(self._lease)
+            self._lease = None
+        if self._process is None:
+            return
+        try:
+            self._process.wait(supervisor.GRACE + 10)
+        except subprocess.TimeoutExpired:
+            # A stopped (SIGSTOP) supervisor doesn't see the end of its lease, but its children die with it.
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+    def check(self) -> None:
+        """Raise ServerError with the end of the log when the server has died."""
+        if self.pid is None:
+            raise ServerError(f"the rollout server has died{self._reason()}", f"see its log: {self.log_path}")
+
+    def _wait_until_ready(self, on_progress: Progress, timeout: float) -> None:
+        began = time.monotonic()
+        stage = "importing vLLM"
+        on_progress(stage, 0.0)
+        while not self._answers():
+            seconds = time.monotonic() - began
+            if self.pid is None:
+                raise ServerError(
+                    f"the rollout server ended while {stage}{self._reason()}", f"see its log: {self.log_path}"
+                )
+            if seconds > timeout:
+                raise ServerError(
+                    f"the rollout server was not ready after {timeout:.0f} s, still {stage}",
+                    f"see its log: {self.log_path}; on a busy machine allow more time",
+                )
+            if (now := self._stage()) not in (None, stage):
+                stage = str(now)
+                on_progress(stage, seconds)
+            time.sleep(POLL)
+        on_progress("ready", time.monotonic() - began)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _stage(self) -> str | None:
+        text = self.log_path.read_text(errors="replace")
+        return next((name for marker, name in reversed(STAGES) if marker in text), None)
+
+    def _reason(self) -> str:
+        """The last error that the log names, or its last lines."""
+        lines = [line for line in self.log_path.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if re.search(r"(?:^|\s)[\w.]*(?:Error|Exception)\b: \S", line)]
+        # The first error is the cause, later ones are its consequences in other processes.
+        shown = errors[:1] or lines[-3:]
+        return ": " + " | ".join(re.sub(r"^\(.*?\) (?:\w+ [\d:. -]+\[.*?\] )?", "", line).strip() for line in shown)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def free_port(host: str) -> int:
+    """A port on `host` that nothing listens on right now."""
+    with _bound(host, 0) as listener:
+        return listener.getsockname()[1]
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ServerError naming the port when it can't be listened on."""
+    try:
+        _bound(host, port).close()
+    except OSError as error:
+        raise ServerError(
+            f"port {port} on {host} can't be used: {error.strerror or error}", "choose another with --port"
+        ) from error
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    with contextlib.ExitStack() as undo:
+        undo.callback(listener.close)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        undo.pop_all()
+    return listener

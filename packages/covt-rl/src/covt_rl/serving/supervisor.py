@@ -1,0 +1,81 @@
+"""Runs one command as a child that can't outlive the process that asked for it.
+
+Started as `python supervisor.py LEASE_FD COMMAND…` by `LatentServer`. LEASE_FD is the read end of a pipe whose write
+end only the trainer holds: it reaches end of file when the trainer closes it or dies in any way, SIGKILL included.
+Then, on SIGTERM, and when the command ends by itself, everything the command left is ended: first politely, then by
+force. A death signal (`PR_SET_PDEATHSIG`) in the trainer's child would not do: it fires when the *thread* that started
+the child ends, and it doesn't reach grandchildren. Imports nothing outside the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+GRACE = 5.0
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def main(lease: int, command: list[str]) -> int:
+    """Run `command` until it ends or the lease does; returns its exit status (negative: the signal)."""
+    libc = ctypes.CDLL(None)
+    # Orphaned grandchildren become our children, so that `_descendants` still finds them.
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    wake, notify = os.pipe()
+    os.set_blocking(notify, False)
+    signal.set_wakeup_fd(notify, warn_on_full_buffer=False)
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, lambda *_: None)
+    child = subprocess.Popen(
+        command,
+        start_new_session=True,
+        # If the supervisor itself is killed, the kernel still ends the child.
+        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+    )
+    ended = os.pidfd_open(child.pid)
+    select.select([lease, wake, ended], [], [])
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        select.select([ended], [], [], GRACE)
+    _kill_descendants()
+    return child.wait()
+
+
+def _kill_descendants() -> None:
+    """SIGKILL everything below this process until nothing is left."""
+    while pids := _descendants(os.getpid()):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _descendants(root: int) -> list[int]:
+    """Live processes below `root`, parents first; zombies are left out."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            # The command name is in brackets and may hold anything; state and parent follow the last bracket.
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(entry.name))
+    found: list[int] = []
+    level = [root]
+    while level:
+        level = [child for pid in level for child in children.get(pid, [])]
+        found += level
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]) & 0xFF)

@@ -1,0 +1,65 @@
+"""vLLM's OpenAI-compatible server with its engine process forked, not spawned: `python -m covt_rl.serving.vllm_main …`.
+
+Takes the flags of `vllm serve`. Importing vLLM is most of a small server's start-up, and a spawned engine process
+imports everything a second time; a forked one has it already. Forking is safe here because nothing has started
+threads or opened a device by then, so it is done on CPUs only: elsewhere vLLM's own choice stands. Only vLLM's
+functions are called, none is replaced.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from argparse import Namespace
+
+
+def main(arguments: list[str] | None = None) -> None:
+    import uvloop
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(description="vLLM server"))
+    args = parser.parse_args(arguments)
+    configure_logging_from_args(args)
+    validate_parsed_serve_args(args)
+    uvloop.run(_serve(args))
+
+
+async def _serve(args: Namespace) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.api_server.entry import build_and_serve
+    from vllm.entrypoints.launchers.launcher import setup_server
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    address, listener = setup_server(args, reuse_port=False)
+    options = AsyncEngineArgs.from_cli_args(args)
+    config = options.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    if current_platform.is_cpu() and config.parallel_config.world_size == 1:
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        # The engine process never collects, and so never copies, what was imported before the fork.
+        gc.freeze()
+    engine = AsyncLLM.from_vllm_config(
+        vllm_config=config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=options.enable_log_requests,
+        disable_log_stats=options.disable_log_stats,
+    )
+    try:
+        await engine.reset_mm_cache()
+        stopped = await build_and_serve(engine, address, listener, args)
+    finally:
+        # build_and_serve returns when the server has been told to stop; the engine goes before the sockets.
+        engine.shutdown(timeout=config.shutdown_timeout)
+    try:
+        await stopped
+    finally:
+        listener.close()
+
+
+if __name__ == "__main__":
+    main()
