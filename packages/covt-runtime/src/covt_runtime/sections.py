@@ -73,6 +73,10 @@ class DataSection(Section):
     limit: int | None = Field(default=None, ge=1)
     max_length: int = Field(default=4096, ge=1)
     """Longest sample in tokens; longer ones are refused by id."""
+    batch_size: int = Field(default=64, ge=1)
+    """Rows an optimizer step, over all ranks."""
+    micro_batch: int = Field(default=32, ge=1)
+    """Rows a forward on one rank; what is over is accumulated."""
 
 
 class PromptSection(Section):

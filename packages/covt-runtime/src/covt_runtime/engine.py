@@ -1,0 +1,196 @@
+"""The training engine: a model under DeepSpeed ZeRO-3, with our optimizer settings and our loss contract.
+
+Loss contract: a rank's loss is its own token *sum* divided by the *global* number of tokens (`global_sum`). DeepSpeed
+averages gradients over ranks; `backward` undoes that, so any number of ranks gives one rank's gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from covt_runtime import weights
+from covt_runtime.config import OptimConfig, ZeroConfig
+from covt_runtime.schedule import lr_at
+from covt_runtime.zero import build_optimizer, deepspeed_config, group_settings, quiet_deepspeed
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step: its number (the first is 1), the learning rate it used, the gradient norm before clipping."""
+
+    step: int
+    lr: float
+    grad_norm: float
+
+
+class _TouchAll(torch.autograd.Function):
+    """Hand the loss through and give every parameter a zero gradient to add its real one to.
+
+    Ranks may use different parameters (one has images, another none); the reduction needs the same ones on all.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.zeros = [p.new_zeros(()).expand(p.shape) for p in parameters]
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return (*gradients, *ctx.zeros)
+
+
+class ZeroEngine:
+    """A model whose parameters, gradients and optimizer state are sharded over the ranks.
+
+    Call the model through the engine: `engine(**batch)`, then `backward(loss)` once or several times, then `step()`.
+    Everything but `lr` and plain attributes is collective: all ranks call it, in the same order. With
+    `zero.gather = "module"` all ranks must use the same trainable parameters in a step.
+    """
+
+    def __init__(self, model: nn.Module, optim: OptimConfig, zero: ZeroConfig, *, total_steps: int) -> None:
+        import deepspeed
+
+        quiet_deepspeed()
+        self.optim = optim
+        self.zero = zero
+        self.total_steps = total_steps
+        self.global_step = 0
+        self._schedule_start = 0
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self.dtype = torch.bfloat16 if zero.dtype == "bf16" else torch.float32
+        model.to(self.dtype)
+        trainable = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+        self._engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=build_optimizer(model, optim),
+            config=deepspeed_config(zero, optim.clip, trainable),
+            dist_init_required=False,
+        )
+        self.module: nn.Module = model
+        self.device = torch.device(self._engine.device)
+        self._sharded: Any = self._engine.optimizer
+        self._trainable = [p for p in model.parameters() if p.requires_grad]
+        if zero.gather == "step":
+            self._remove_module_hooks()
+
+    def _remove_module_hooks(self) -> None:
+        """With one gather a step there is nothing left to do around each module, and the hooks cost more than the math."""
+        offload = self._sharded.parameter_offload
+        for hook in (*offload.forward_hooks, *offload.backward_hooks, offload.fwd_pre_hook):
+            hook.remove()
+        offload.forward_hooks.clear()
+        offload.backward_hooks.clear()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's forward."""
+        if self.zero.gather == "step":
+            weights.gather(self.module)
+        return self._engine(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout and the like on or off."""
+        self.module.train(mode)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` (a scalar, see the loss contract above) to those since the last step."""
+        loss = loss * self.world_size
+        if self.zero.gather == "step":
+            loss = _TouchAll.apply(loss, *self._trainable)  # type: ignore[assignment]
+        self._engine.backward(loss)
+
+    def step(self) -> StepResult:
+        """Clip, update, and move the schedule on."""
+        lr = self.lr
+        for group in self._sharded.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        # DeepSpeed overwrites only the gradients of parameters that the next step uses; the others' would count twice.
+        self._sharded.grad_partitions_flat_buffer.zero_()
+        self.global_step += 1
+        return StepResult(self.global_step, lr, float(self._engine.get_global_grad_norm()))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return lr_at(self.global_step - self._schedule_start, self.total_steps, self.optim)
+
+    def release(self) -> None:
+        """Give gathered parameters back, after forwards that no optimizer step follows."""
+        self._sharded.parameter_offload.partition_all_parameters()
+        persistent = self._sharded.persistent_parameters
+        if persistent:
+            persistent[0].all_gather(param_list=persistent)
+
+    def reset_optimizer(self, optim: OptimConfig, total_steps: int) -> None:
+        """Start a new phase: fresh AdamW moments, and a new schedule from its first step on. The weights stay.
+
+        Keeping the moments from stage 1 to stage 2 can collapse a latent model.
+        """
+        self.optim = optim
+        self.total_steps = total_steps
+        self._schedule_start = self.global_step
+        self._sharded.optimizer.state.clear()
+        self._sharded.clip_grad = optim.clip
+        for group in self._sharded.optimizer.param_groups:
+            group.update(group_settings(optim, group["kind"]))
+
+    def global_sum(self, x: Tensor | float) -> Tensor:
+        """The sum of `x` over the ranks, without gradient: same shape as `x`; float64 for a Python number."""
+        return self._all_reduce(x, dist.ReduceOp.SUM)
+
+    def global_max(self, x: Tensor | float) -> Tensor:
+        """The element-wise maximum of `x` over the ranks, e.g. how many forwards every rank must run."""
+        return self._all_reduce(x, dist.ReduceOp.MAX)
+
+    def _all_reduce(self, x: Tensor | float, op: Any) -> Tensor:
+        if isinstance(x, Tensor):
+            value = x.detach().to(self.device, copy=True)
+        else:
+            value = torch.tensor(x, dtype=torch.float64, device=self.device)
+        dist.all_reduce(value, op=op)
+        return value
+
+    def gathered(self, parameters: list[nn.Parameter], modify: bool = False) -> AbstractContextManager[Any]:
+        """Full parameters on all ranks inside the context. With `modify`, rank 0's changes are kept; finish them with
+        `refresh`, or AdamW's fp32 copies go on from the old values."""
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modify else None)
+
+    def refresh(self) -> None:
+        """Copy weights changed under `gathered(modify=True)` into AdamW's fp32 copies."""
+        self._sharded.refresh_fp32_params()
+
+    def gathered_named_parameters(self, bucket_bytes: int = 64 << 20) -> Iterator[tuple[str, Tensor | None]]:
+        """Every parameter in full, on the CPU of rank 0 (None on other ranks), a bucket gathered at a time.
+
+        Iterate to the end on all ranks. Tied weights come once, under their first name.
+        """
+        self.release()
+        return weights.iterate_gathered(self.module, bucket_bytes)
+
+    def save_full(self, folder: Path, dtype: Literal["bf16", "fp32"] | None = None) -> None:
+        """Write the whole model as safetensors under its module parameter names (rank 0 writes); None keeps the dtype."""
+        weights.save_gathered(self.gathered_named_parameters(), Path(folder), dtype, self.rank)
+        dist.barrier()
+
+    def load_full(self, tensors: Mapping[str, Tensor] | Path) -> None:
+        """Load whole parameters by name, from a mapping (read on rank 0 only) or from safetensors files."""
+        self.release()
+        weights.load_gathered(self.module, tensors, self.rank)
+        self.refresh()
+
+    def close(self) -> None:
+        """Free the engine, so that the next training can start in this process."""
+        self._engine.destroy()
+        self._sharded = None
+        self._engine = None

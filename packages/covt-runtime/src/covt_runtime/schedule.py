@@ -1,0 +1,23 @@
+"""Learning-rate schedules as plain functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+from covt_runtime.config import OptimConfig
+
+
+def lr_at(step: int, total_steps: int, optim: OptimConfig) -> float:
+    """The learning rate of optimizer step `step` (the first is 0) of `total_steps`.
+
+    Warm-up is linear and reaches `optim.lr` at step `warmup_steps` - 1; `linear` and `cosine` then fall to
+    `min_lr_ratio` · lr at `total_steps`. Steps past the end keep the last value.
+    """
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    if optim.schedule == "constant":
+        return optim.lr
+    left = max(1, total_steps - optim.warmup_steps)
+    done = min(1.0, (step - optim.warmup_steps) / left)
+    share = 1.0 - done if optim.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return optim.lr * (optim.min_lr_ratio + (1.0 - optim.min_lr_ratio) * share)

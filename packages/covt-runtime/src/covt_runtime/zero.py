@@ -1,0 +1,94 @@
+"""From our settings to DeepSpeed's: the ZeRO-3 configuration, the optimizer, and a model built already sharded."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from covt_runtime.config import OptimConfig, ZeroConfig
+from covt_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def quiet_deepspeed() -> None:
+    """Keep DeepSpeed's information lines out of the log; its warnings stay."""
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+
+
+def deepspeed_config(zero: ZeroConfig, clip: float, trainable: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for `trainable` parameters to train; everything not named is DeepSpeed's default.
+
+    Accumulation is the caller's: backward as often as you like, then step. torch's AdamW is used instead of
+    DeepSpeed's own, whose CPU version is compiled when a training starts.
+    """
+    optimization: dict[str, Any] = {
+        "stage": 3,
+        "overlap_comm": zero.overlap_comm,
+        # Never larger than the model: a bucket is allocated whole.
+        "reduce_bucket_size": max(1, min(zero.reduce_bucket_size, trainable)),
+        "stage3_prefetch_bucket_size": zero.prefetch_bucket_size,
+        "stage3_param_persistence_threshold": zero.persistence_threshold,
+        "stage3_max_live_parameters": zero.max_live_parameters,
+        "stage3_max_reuse_distance": zero.max_reuse_distance,
+        "stage3_gather_16bit_weights_on_model_save": True,
+        "memory_efficient_linear": False,
+    }
+    for name, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_parameters)):
+        if device != "none":
+            place: dict[str, Any] = {"device": device, "pin_memory": True}
+            if zero.nvme_path is not None:
+                place["nvme_path"] = str(zero.nvme_path)
+            optimization[name] = place
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": clip,
+        "bf16": {"enabled": zero.dtype == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": optimization,
+    }
+
+
+def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices, which decay, and 1-D ones, which decay only with `decay_all`."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ConfigError("the model has no trainable parameters", "unfreeze at least one part of the model")
+    # A parameter that is already sharded looks 1-D; DeepSpeed keeps its real shape in ds_shape.
+    matrices = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) > 1]
+    vectors = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) <= 1]
+    groups = [{"params": matrices, "kind": "matrix"}, {"params": vectors, "kind": "vector"}]
+    return [{**group, **group_settings(optim, group["kind"])} for group in groups if group["params"]]
+
+
+def group_settings(optim: OptimConfig, kind: str) -> dict[str, Any]:
+    """AdamW's settings for the group of matrices or of vectors."""
+    decays = kind == "matrix" or optim.decay_all
+    return {"betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay if decays else 0.0}
+
+
+def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """torch's AdamW over `parameter_groups`, fused: one kernel for DeepSpeed's one flat shard a group."""
+    import torch
+
+    return torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, fused=True)
+
+
+def sharded_init(zero: ZeroConfig) -> AbstractContextManager[Any]:
+    """Models built inside this context are sharded parameter by parameter, so that no rank ever holds a whole one."""
+    import deepspeed
+    import torch
+
+    return deepspeed.zero.Init(
+        dtype=torch.bfloat16 if zero.dtype == "bf16" else torch.float32,
+        config_dict_or_path=deepspeed_config(zero, clip=0.0, trainable=zero.reduce_bucket_size),
+    )
