@@ -1,0 +1,34 @@
+"""Group-aware rewards for visual reasoning RL: format, accuracy, necessity and more, without torch.
+
+from covt_rewards import Group, Rollout, parse_rewards, score_groups
+
+rewards = parse_rewards("format,accuracy=1.0,necessity")
+scores = score_groups([Group(answer="4", rollouts=(Rollout(r"\\boxed{4}"), Rollout("4?")))], rewards)
+scores.groups[0].totals
+"""
+
+from covt_rewards.errors import GoldError, RewardError
+from covt_rewards.latents import LatentFormat
+from covt_rewards.registry import ConfiguredReward, available, load, make, parse_rewards
+from covt_rewards.score import GroupScore, Scores, iter_scores, score_group, score_groups
+from covt_rewards.types import Group, Reward, RewardResult, Rollout
+
+__all__ = [
+    "ConfiguredReward",
+    "GoldError",
+    "Group",
+    "GroupScore",
+    "LatentFormat",
+    "Reward",
+    "RewardError",
+    "RewardResult",
+    "Rollout",
+    "Scores",
+    "available",
+    "iter_scores",
+    "load",
+    "make",
+    "parse_rewards",
+    "score_group",
+    "score_groups",
+]

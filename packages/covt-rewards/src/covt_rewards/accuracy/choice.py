@@ -1,0 +1,91 @@
+"""`choice`: multiple choice by letter or by the option's text.
+
+Both gold and answer are read into an option's index. An option's own text wins over its letter, so options that are
+letters themselves ("(c)", "(d)", "(a)") mean what they say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from covt_rewards.accuracy.grade import Grade, Task
+from covt_rewards.accuracy.text import normalize_text
+from covt_rewards.answers import final_answer, strip_special_tokens
+from covt_rewards.errors import GoldError
+
+_LETTER = re.compile(r"\(?\s?([A-Za-z])\s?\)?\s?[.:,)]?")
+_LETTER_THEN_TEXT = re.compile(r"\(?([A-Za-z])(?:\)|[.:])\s{0,4}(.*)", re.DOTALL)
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s{0,4}\{([^{}]{0,200})\}")
+_LETTER_IN_WORDS = re.compile(r"\(([A-Z])\)|\b(?:option|choice|answer)\s{1,4}\(?([A-Z])\b", re.IGNORECASE)
+
+
+def read_option(answer: str, options: Sequence[str]) -> int | None:
+    """The index of the option an answer names; None when it names none or more than one.
+
+    In order: the option's text, its letter (`B`, `(b)`, `B.`), letter with text (`B. Snake`), a letter in words
+    (`option B`, `(B) because …`), the one option whose text stands in the answer.
+    """
+    plain = normalize_text(answer)
+    texts = [normalize_text(option) for option in options]
+    same = [i for i, text in enumerate(texts) if text and text == plain]
+    if len(same) == 1:
+        return same[0]
+    stripped = _TEXT_COMMAND.sub(r"\1", answer[:2000]).strip(" \t\r\n*$`\"'")
+    letter = _LETTER.fullmatch(stripped)
+    if letter:
+        return _index(letter.group(1), options)
+    with_text = _LETTER_THEN_TEXT.fullmatch(stripped)
+    if with_text:
+        at = _index(with_text.group(1), options)
+        named = [i for i, text in enumerate(texts) if text and text == normalize_text(with_text.group(2))]
+        if at is not None and (not named or at in named):
+            return at
+        if named:
+            return None  # the letter says one option and the text another
+    in_words = {_index(a or b, options) for a, b in _LETTER_IN_WORDS.findall(stripped)} - {None}
+    if len(in_words) == 1:
+        return in_words.pop()
+    inside = [i for i, text in enumerate(texts) if len(text) > 1 and _stands_in(text, plain)]
+    longest = [i for i in inside if not any(i != j and texts[i] in texts[j] for j in inside)]
+    return longest[0] if len(longest) == 1 else None
+
+
+def _index(letter: str, options: Sequence[str]) -> int | None:
+    at = ord(letter.upper()) - ord("A")
+    return at if 0 <= at < len(options) else None
+
+
+def _stands_in(needle: str, text: str) -> bool:
+    """Whether `needle` stands in `text` as whole words."""
+    at = text.find(needle)
+    while at >= 0:
+        end = at + len(needle)
+        if not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
+            return True
+        at = text.find(needle, at + 1)
+    return False
+
+
+def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
+    options = task.options
+    if not options:
+        # Without options all that can be compared is a letter.
+        options = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    gold = read_option(task.gold, options)
+    if gold is None:
+        message = f"the gold answer {task.gold!r} names no option of {list(task.options)}"
+        raise GoldError(message, "give a letter or an option's text")
+    grades: list[Grade] = []
+    for text in texts:
+        answer = final_answer(text, task.lenient)
+        # A long text without a marked answer may still name exactly one option.
+        said = answer.text if answer.kind != "none" else strip_special_tokens(text)[-2000:] if task.lenient else ""
+        chosen = read_option(said, options) if said else None
+        if chosen is None:
+            grades.append(Grade(0.0, f"names no option: {said[:80]!r}" if said else "no answer found"))
+        elif chosen == gold:
+            grades.append(Grade(1.0))
+        else:
+            grades.append(Grade(0.0, f"chose {options[chosen][:80]!r}, gold is {options[gold][:80]!r}"))
+    return grades

@@ -1,0 +1,83 @@
+"""What every grader gives and the table of graders. A grader is one file and one function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import cast
+
+from covt_rewards.errors import RewardError
+from covt_rewards.types import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A grader's verdict on one completion: `score` in 0..1, named parts, and why."""
+
+    score: float
+    reason: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a grader knows of the prompt, and its settings.
+
+    Attributes:
+        gold: the gold answer.
+        options: texts of a multiple-choice question.
+        metadata: the group's.
+        lenient: read answers that carry no marker.
+        vsp_rule: `stop_at_goal` or `end_on_goal`.
+        time_limit: seconds for one completion, for graders that compute (math).
+    """
+
+    gold: str
+    options: tuple[str, ...] = ()
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
+    lenient: bool = True
+    vsp_rule: str = "stop_at_goal"
+    time_limit: float = 5.0
+
+
+Grader = Callable[[Task, Sequence[str]], list[Grade]]
+"""Texts of completions in, one grade each out. Raises `GoldError` for a gold answer it cannot read, nothing else."""
+
+_MODULES = {
+    "boxes": "covt_rewards.accuracy.boxes",
+    "choice": "covt_rewards.accuracy.choice",
+    "math": "covt_rewards.accuracy.math",
+    "text": "covt_rewards.accuracy.text",
+    "vsp": "covt_rewards.accuracy.vsp",
+}
+GRADERS = tuple(_MODULES)
+
+
+def load_grader(name: str) -> Grader:
+    """The `grade` function of the grader's module, imported on first use.
+
+    Raises:
+        RewardError: for an unknown name.
+    """
+    if name not in _MODULES:
+        raise RewardError(f"there is no grader {name!r}", f"the graders are {', '.join(GRADERS)}")
+    return cast("Grader", import_module(_MODULES[name]).grade)
+
+
+def choose_grader(group: Group, default: str = "") -> str:
+    """The group's own grader, else `default`, else the one its options, metadata and gold answer ask for."""
+    if group.grader or default:
+        return group.grader or default
+    if group.options:
+        return "choice"
+    if "rows" in group.metadata:
+        return "vsp"
+    if group.answer.lstrip().startswith("[") and "bbox_2d" in group.answer:
+        try:
+            json.loads(group.answer)
+        except ValueError:
+            return "math"
+        return "boxes"
+    return "math"

@@ -1,0 +1,44 @@
+"""`accuracy`: 1 when the completion's final answer equals the gold answer, by the grader the task names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from covt_rewards.accuracy.grade import Grade, Task, choose_grader, load_grader
+from covt_rewards.types import Group, RewardResult, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyReward:
+    r"""0 to 1; all graders but `boxes` give 0 or 1.
+
+    Attributes:
+        grader: for groups that name none: `math`, `choice`, `text`, `vsp`, `boxes`; empty chooses by the group.
+        lenient: also read answers without `\boxed{…}` or `<answer>` ("the answer is …", a single short line).
+        vsp_rule: `stop_at_goal` (gymnasium: the walk ends on the goal) or `end_on_goal` (Mirage: the plan must).
+        time_limit: seconds one completion may take; the work is really ended then and scored 0.
+    """
+
+    grader: str = ""
+    lenient: bool = True
+    vsp_rule: Literal["stop_at_goal", "end_on_goal"] = "stop_at_goal"
+    time_limit: float = 5.0
+
+    def __call__(self, group: Group) -> list[RewardResult]:
+        """One result per rollout; raises `GoldError` when the gold answer itself cannot be read."""
+        return [RewardResult(g.score, {"accuracy": g.score, **g.parts}, g.reason) for g in self.grade(group)]
+
+    def grade(self, group: Group, rollouts: Sequence[Rollout] | None = None) -> list[Grade]:
+        """Grades of `rollouts` (default: the group's), against the group's gold answer."""
+        chosen = group.rollouts if rollouts is None else rollouts
+        grader = load_grader(choose_grader(group, self.grader))
+        return grader(self.task(group), [rollout.text for rollout in chosen])
+
+    def check_gold(self, group: Group) -> None:
+        """Raise `GoldError` when the gold answer cannot be read: call it when data is prepared."""
+        load_grader(choose_grader(group, self.grader))(self.task(group), [])
+
+    def task(self, group: Group) -> Task:
+        return Task(group.answer, group.options, group.metadata, self.lenient, self.vsp_rule, self.time_limit)

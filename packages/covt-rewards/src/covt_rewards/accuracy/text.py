@@ -1,0 +1,42 @@
+"""`text`: equal up to case, spaces, Unicode form, and punctuation around the answer."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from covt_rewards.accuracy.grade import Grade, Task
+from covt_rewards.answers import final_answer
+from covt_rewards.errors import GoldError
+
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit)\s{0,4}\{([^{}]{0,2000})\}")
+_AROUND = " \t\r\n.,;:!?\"'`*$«»“”‘’。，、"
+LONGEST = 10_000
+
+
+def normalize_text(text: str) -> str:
+    """Unicode NFKC, case folded, single spaces, without LaTeX text commands and punctuation around it.
+
+    A sign or bracket inside the answer stays; `-5` and `5` differ.
+    """
+    text = text[:LONGEST]
+    text = _TEXT_COMMAND.sub(r"\1", text)
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(text.split()).strip(_AROUND)
+
+
+def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
+    gold = normalize_text(task.gold)
+    if not gold:
+        raise GoldError(f"the gold answer {task.gold!r} is empty text", "mend or drop the row")
+    grades: list[Grade] = []
+    for text in texts:
+        answer = final_answer(text, task.lenient)
+        if answer.kind == "none":
+            grades.append(Grade(0.0, "no answer found"))
+        elif normalize_text(answer.text) == gold:
+            grades.append(Grade(1.0))
+        else:
+            grades.append(Grade(0.0, f"answered {answer.text[:80]!r}, gold is {task.gold[:80]!r}"))
+    return grades

@@ -1,0 +1,81 @@
+"""The algebra worker: reads JSON lines `{"gold", "answer"?}`, answers `{"equal", "reason"}`; ends with its input."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+from functools import lru_cache
+from typing import Any, TextIO
+
+MEMORY_BYTES = 4 << 30
+"""Address space of a worker: an answer that needs more fails by itself and costs nobody else their memory."""
+
+
+def _limit_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def serve(requests: TextIO, replies: TextIO) -> None:
+    """Answer until the requests end. The parent keeps the time, so math-verify's own timers are off."""
+    # sympy takes a second to import: only workers pay for it. math-verify ships no types.
+    from math_verify import parse, verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
+    logging.disable(logging.CRITICAL)
+
+    def read(text: str) -> list[Any]:
+        return parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+
+    gold_of = lru_cache(maxsize=4096)(read)
+
+    def answer(request: dict[str, str]) -> tuple[bool, str]:
+        gold = gold_of(request["gold"])
+        if "answer" not in request:
+            return False, "" if gold else "math-verify finds nothing in it"
+        found = read(request["answer"])
+        if not found:
+            return False, "no answer found"
+        equal = bool(verify(gold, found, timeout_seconds=None))
+        return equal, "" if equal else f"answered {str(found[-1])[:80]}"
+
+    replies.write('{"ready": true}\n')
+    replies.flush()
+    for line in requests:
+        try:
+            equal, reason = answer(json.loads(line))
+        except Exception as error:
+            # Whatever an answer makes sympy raise is a verdict on the answer, and is reported as its reason.
+            equal, reason = False, f"math-verify failed: {type(error).__name__}"
+        replies.write(json.dumps({"equal": equal, "reason": reason}) + "\n")
+        replies.flush()
+
+
+def _end_with_parent() -> None:
+    """End within a second of the parent, even in the middle of a computation."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    _limit_memory()
+    _end_with_parent()
+    # What a library prints must not get between the replies.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(sys.stdin, replies)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+r"""`format`: is the completion well-formed? 1 or 0, with the parts that say which half failed.
+
+Checked: exactly one final answer (`\boxed{…}` or `<answer>…</answer>`), nothing left open, and by token ids every
+latent span of exactly K pads between its markers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from covt_rewards.answers import marked_answers, strip_special_tokens
+from covt_rewards.latents import LatentFormat, well_formed_spans
+from covt_rewards.types import Group, RewardResult, Rollout
+
+_THINK = re.compile(r"</?think>", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class FormatReward:
+    """1 when every check passes, else 0.
+
+    Attributes:
+        answer: which marker is asked for: `boxed`, `tag` or `any`.
+        latent: the checkpoint's latent vocabulary; without it latent spans are not judged by ids.
+        requires_latent: at least one latent span must be there.
+        think: one `<think>…</think>` must stand before the answer.
+    """
+
+    answer: Literal["any", "boxed", "tag"] = "any"
+    latent: LatentFormat | None = None
+    requires_latent: bool = False
+    think: bool = False
+
+    def __call__(self, group: Group) -> list[RewardResult]:
+        return [self.judge(rollout) for rollout in group.rollouts]
+
+    def judge(self, rollout: Rollout) -> RewardResult:
+        """Parts: `answer`, `latent`, and `think` when asked for, each 1 or 0."""
+        problems = {"answer": self._answer_problem(rollout.text), "latent": self._latent_problem(rollout)}
+        if self.think:
+            problems["think"] = _think_problem(strip_special_tokens(rollout.text))
+        parts = {name: float(not problem) for name, problem in problems.items()}
+        reason = "; ".join(problem for problem in problems.values() if problem)
+        return RewardResult(float(not reason), parts, reason)
+
+    def _answer_problem(self, text: str) -> str:
+        marked = marked_answers(strip_special_tokens(text))
+        if marked.problems:
+            return "; ".join(marked.problems)
+        if len(marked.candidates) != 1:
+            return f"{len(marked.candidates)} final answers" if marked.candidates else "no final answer"
+        (found,) = marked.candidates
+        if self.answer not in ("any", found.kind):
+            return f"the final answer is a {found.kind}, not a {self.answer}"
+        return "" if found.content.strip() else "the final answer is empty"
+
+    def _latent_problem(self, rollout: Rollout) -> str:
+        report = well_formed_spans(rollout, self.latent)
+        if report.problem:
+            return report.problem
+        return "no latent span" if self.requires_latent and not report.spans else ""
+
+
+def _think_problem(text: str) -> str:
+    tags = [(match.group().lower(), match.start()) for match in _THINK.finditer(text)]
+    if [tag for tag, _ in tags] != ["<think>", "</think>"]:
+        return "not exactly one <think>…</think>"
+    answers = marked_answers(text).candidates
+    return "the answer stands before the end of <think>" if answers and answers[-1].start < tags[1][1] else ""

@@ -1,0 +1,82 @@
+"""Typed reading of JSON fields, with errors that name the field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from covt_rewards.errors import RewardError
+
+
+def kind(value: object) -> str:
+    return "missing" if value is None else type(value).__name__
+
+
+def mapping(value: object, where: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise RewardError(f"{where} is {kind(value)}, not an object", "give a JSON object")
+    return cast("Mapping[str, object]", value)
+
+
+def items(value: object, where: str) -> Sequence[object]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise RewardError(f"{where} is {kind(value)}, not a list", "give a list")
+    return cast("Sequence[object]", value)
+
+
+def string(value: object, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RewardError(f"{where} is {kind(value)}, not a string", "give text")
+    return value
+
+
+def integer(value: object, where: str) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RewardError(f"{where} is {kind(value)}, not an integer", "give a whole number")
+    return value
+
+
+def parent(value: object, where: str) -> str | int | None:
+    return value if isinstance(value, str) else integer(value, where)
+
+
+def strings(value: object, where: str) -> tuple[str, ...]:
+    return tuple(string(item, f"{where}[{i}]") for i, item in enumerate(items(value, where)))
+
+
+def integers(value: object, where: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for i, item in enumerate(items(value, where)):
+        number = integer(item, f"{where}[{i}]")
+        if number is None:
+            raise RewardError(f"{where}[{i}] is missing", "give a whole number")
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def floats(value: object, where: str) -> tuple[float, ...]:
+    numbers: list[float] = []
+    for i, item in enumerate(items(value, where)):
+        if not isinstance(item, int | float):
+            raise RewardError(f"{where}[{i}] is {kind(item)}, not a number", "give a number")
+        numbers.append(float(item))
+    return tuple(numbers)
+
+
+def metadata(value: object, where: str) -> Mapping[str, object]:
+    """An object, or (as in prepared Parquet rows) a string of JSON that holds one."""
+    if value is None or value == "":
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise RewardError(f"{where} is not JSON: {error}", "give an object or its JSON") from error
+    return mapping(value, where)

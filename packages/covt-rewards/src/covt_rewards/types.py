@@ -1,0 +1,204 @@
+"""The records a reward sees and gives: rollout, group, result. Frozen, plain data, JSON both ways.
+
+A `Rollout` has the fields of a completion as `covt rl` records it, so a completion's JSON is read as it is; only `text`
+is needed by most rewards, everything else has a default for users of other trainers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Protocol, cast, runtime_checkable
+
+from covt_rewards import json_fields as read
+from covt_rewards.errors import RewardError
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled completion of a prompt.
+
+    Attributes:
+        text: the completion, decoded; an ablated continuation may hold the shared beginning or only its own part.
+        token_ids: the completion's ids; empty when the trainer does not give them.
+        latent_spans: half-open ranges into `token_ids`, latent pads only (no start and end markers).
+        finish_reason: `stop`, `length` or whatever the server said.
+        ablated: continuations sampled from the end of the latent span with the latents ablated.
+        control: continuations sampled the same way with the latents kept.
+        logprobs: of the sampled tokens, same length as `token_ids` or empty.
+        mode: latent mode it was sampled in (`keep`, `zeros`, `noise`, `shuffle`, `drop_latents`, `drop_span`).
+        parent: the sample this one continues, for `ablated` and `control`.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    latent_spans: tuple[tuple[int, int], ...] = ()
+    finish_reason: str = ""
+    ablated: tuple[Rollout, ...] = ()
+    control: tuple[Rollout, ...] = ()
+    group_id: str = ""
+    sample_index: int = 0
+    prompt_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    latent_key: str | None = None
+    seed: int | None = None
+    mode: str = "keep"
+    parent: str | int | None = None
+    weight_version: int = 0
+
+    @classmethod
+    def from_json(cls, value: object, where: str = "completion") -> Rollout:
+        """Read a completion: a string is its text, an object has the fields above; unknown fields are left alone.
+
+        Raises:
+            RewardError: naming `where` and the field that has the wrong type.
+        """
+        if isinstance(value, str):
+            return cls(text=value)
+        record = read.mapping(value, where)
+        text = record.get("text")
+        if not isinstance(text, str):
+            raise RewardError(f"{where}.text is {read.kind(text)}, not a string", "give the completion's decoded text")
+        return cls(
+            text=text,
+            token_ids=read.integers(record.get("token_ids"), f"{where}.token_ids"),
+            latent_spans=_spans(record.get("latent_spans"), f"{where}.latent_spans"),
+            finish_reason=read.string(record.get("finish_reason"), f"{where}.finish_reason"),
+            ablated=_rollouts(record.get("ablated"), f"{where}.ablated"),
+            control=_rollouts(record.get("control"), f"{where}.control"),
+            group_id=read.string(record.get("group_id"), f"{where}.group_id"),
+            sample_index=read.integer(record.get("sample_index"), f"{where}.sample_index") or 0,
+            prompt_ids=read.integers(record.get("prompt_ids"), f"{where}.prompt_ids"),
+            logprobs=read.floats(record.get("logprobs"), f"{where}.logprobs"),
+            latent_key=read.string(record.get("latent_key"), f"{where}.latent_key") or None,
+            seed=read.integer(record.get("seed"), f"{where}.seed"),
+            mode=read.string(record.get("mode"), f"{where}.mode") or "keep",
+            parent=read.parent(record.get("parent"), f"{where}.parent"),
+            weight_version=read.integer(record.get("weight_version"), f"{where}.weight_version") or 0,
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Plain lists and numbers; `Rollout.from_json(rollout.to_json()) == rollout`."""
+        record: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("token_ids", "prompt_ids", "logprobs"):
+            record[name] = list(cast("tuple[object, ...]", record[name]))
+        record["latent_spans"] = [list(span) for span in self.latent_spans]
+        record["ablated"] = [rollout.to_json() for rollout in self.ablated]
+        record["control"] = [rollout.to_json() for rollout in self.control]
+        return record
+
+
+def _no_metadata() -> Mapping[str, object]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All rollouts of one prompt.
+
+    Attributes:
+        answer: the gold answer.
+        rollouts: usually 8 of them.
+        grader: `math`, `choice`, `text`, `vsp`, `boxes`, or empty: chosen from options, metadata and gold answer.
+        options: of a multiple-choice question, as texts; empty otherwise.
+        metadata: category, source, image paths, for `vsp` `{"rows": ["SFH", …]}`.
+    """
+
+    answer: str
+    rollouts: tuple[Rollout, ...]
+    prompt: str = ""
+    id: str = ""
+    grader: str = ""
+    options: tuple[str, ...] = ()
+    metadata: Mapping[str, object] = field(default_factory=_no_metadata)
+
+    @classmethod
+    def from_json(cls, value: object, where: str = "row") -> Group:
+        """Read `{"id", "answer", "completions": [...], "prompt"?, "grader"?, "options"?, "metadata"?}`.
+
+        `completions` may also be called `rollouts`. Raises `RewardError` naming `where` and the field.
+        """
+        record = read.mapping(value, where)
+        answer = record.get("answer")
+        if isinstance(answer, int | float) and not isinstance(answer, bool):
+            answer = str(answer)
+        if not isinstance(answer, str):
+            raise RewardError(f"{where}.answer is {read.kind(answer)}, not a string", "give the gold answer as text")
+        name = "rollouts" if "rollouts" in record else "completions"
+        rollouts = _rollouts(record.get(name), f"{where}.{name}")
+        if not rollouts:
+            raise RewardError(f"{where}.{name} is missing or empty", "give a list of texts or completion objects")
+        identifier = record.get("id")
+        return cls(
+            answer=answer,
+            rollouts=rollouts,
+            prompt=read.string(record.get("prompt"), f"{where}.prompt"),
+            id=str(identifier) if isinstance(identifier, int) else read.string(identifier, f"{where}.id"),
+            grader=read.string(record.get("grader"), f"{where}.grader"),
+            options=read.strings(record.get("options"), f"{where}.options"),
+            metadata=read.metadata(record.get("metadata"), f"{where}.metadata"),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The row `from_json` reads."""
+        return {
+            "id": self.id,
+            "prompt": self.prompt,
+            "answer": self.answer,
+            "grader": self.grader,
+            "options": list(self.options),
+            "metadata": dict(self.metadata),
+            "completions": [rollout.to_json() for rollout in self.rollouts],
+        }
+
+
+def _no_parts() -> Mapping[str, float]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RewardResult:
+    """What one reward says of one rollout.
+
+    Attributes:
+        value: the reward, before its weight.
+        parts: named numbers for logging; names are stable, a part that does not apply is absent.
+        reason: why, in a few words; always given when something is wrong.
+    """
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=_no_parts)
+    reason: str = ""
+
+    @classmethod
+    def from_json(cls, value: object, where: str = "result") -> RewardResult:
+        record = read.mapping(value, where)
+        number = read.floats([record.get("value")], f"{where}.value")[0]
+        parts = read.mapping(record.get("parts", {}), f"{where}.parts")
+        values = read.floats(list(parts.values()), f"{where}.parts")
+        return cls(number, dict(zip(parts, values, strict=True)), read.string(record.get("reason"), f"{where}.reason"))
+
+    def to_json(self) -> dict[str, object]:
+        return {"value": self.value, "parts": dict(self.parts), "reason": self.reason}
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A reward is any callable from a group to one result per rollout, in the rollouts' order."""
+
+    def __call__(self, group: Group, /) -> Sequence[RewardResult]: ...
+
+
+def _spans(value: object, where: str) -> tuple[tuple[int, int], ...]:
+    spans: list[tuple[int, int]] = []
+    for i, item in enumerate(read.items(value, where)):
+        pair = read.integers(item, f"{where}[{i}]")
+        if len(pair) != 2 or not 0 <= pair[0] <= pair[1]:
+            raise RewardError(f"{where}[{i}] is {list(pair)}", "give half-open ranges [start, end]")
+        spans.append((pair[0], pair[1]))
+    return tuple(spans)
+
+
+def _rollouts(value: object, where: str) -> tuple[Rollout, ...]:
+    return tuple(Rollout.from_json(item, f"{where}[{i}]") for i, item in enumerate(read.items(value, where)))

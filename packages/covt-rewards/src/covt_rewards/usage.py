@@ -1,0 +1,47 @@
+"""`usage`: are latent spans used at all, and not more of them than is good?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from covt_rewards.errors import RewardError
+from covt_rewards.latents import LatentFormat, well_formed_spans
+from covt_rewards.types import Group, RewardResult, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReward:
+    """0 outside the bounds or when a span is malformed; inside, 1 less `cost` for each span beyond the least.
+
+    Attributes:
+        at_least, at_most: bounds on the number of latent spans, both inclusive.
+        cost: of each span above `at_least`; the value does not fall below 0.
+        latent: the checkpoint's latent vocabulary; without it the recorded `latent_spans` are counted.
+    """
+
+    at_least: int = 1
+    at_most: int = 4
+    cost: float = 0.0
+    latent: LatentFormat | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at_least <= self.at_most:
+            raise RewardError(f"usage: bounds {self.at_least}..{self.at_most}", "0 <= at_least <= at_most")
+
+    def __call__(self, group: Group) -> list[RewardResult]:
+        return [self._of(rollout) for rollout in group.rollouts]
+
+    def _of(self, rollout: Rollout) -> RewardResult:
+        """Parts: `spans`, `latent_tokens`, `used` (1 when there is a span)."""
+        report = well_formed_spans(rollout, self.latent)
+        count = len(report.spans)
+        parts = {
+            "spans": float(count),
+            "latent_tokens": float(sum(end - start for start, end in report.spans)),
+            "used": float(count > 0),
+        }
+        if report.problem:
+            return RewardResult(0.0, parts, report.problem)
+        if not self.at_least <= count <= self.at_most:
+            return RewardResult(0.0, parts, f"{count} latent spans, allowed are {self.at_least} to {self.at_most}")
+        return RewardResult(max(0.0, 1.0 - self.cost * (count - self.at_least)), parts)

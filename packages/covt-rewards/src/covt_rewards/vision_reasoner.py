@@ -1,0 +1,77 @@
+"""`vision_reasoner`: the whole reward of VisionReasoner (arXiv:2505.12081), number for number.
+
+Format 0 to 3, matching 0 to 3 (see `accuracy.boxes`), 1 for not repeating sentences: 0 to 7 in all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from covt_rewards.accuracy.boxes import LONGEST, match, read_gold, read_objects
+from covt_rewards.types import Group, RewardResult
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class VisionReasonerReward:
+    """Parts: `format`, `accuracy`, `non_repeat`; the value is their sum."""
+
+    def __call__(self, group: Group) -> list[RewardResult]:
+        gold = read_gold(group.answer)
+        results: list[RewardResult] = []
+        for rollout in group.rollouts:
+            tag = _ANSWER.search(rollout.text)
+            objects = read_objects(tag.group(1)) if tag else None
+            parts = {
+                "format": _thinks_then_answers(rollout.text) + (_json_format(tag.group(1)) if tag else 0.0),
+                "accuracy": match(objects, gold) if objects else 0.0,
+                "non_repeat": float(_repeated_sentences(rollout.text) < 2),
+            }
+            reason = "" if objects else "no list of boxes and points in <answer>"
+            results.append(RewardResult(sum(parts.values()), parts, reason))
+        return results
+
+
+def _thinks_then_answers(text: str) -> float:
+    """1 for `<think>…</think> <answer>…</answer>` and nothing around it."""
+    between = text.find("</think>")
+    if not text.startswith("<think>") or not text.endswith("</answer>"):
+        return 0.0
+    while between >= 0:  # any closing tag that only space parts from an opening answer will do
+        after = text[between + len("</think>") :].lstrip()
+        if after.startswith("<answer>") and len(after) >= len("<answer></answer>"):
+            return 1.0
+        between = text.find("</think>", between + 1)
+    return 0.0
+
+
+def _json_format(answer: str) -> float:
+    """0 to 2: over the listed objects, the mean number of well-shaped `bbox_2d` and `point_2d`."""
+    try:
+        data: object = json.loads(answer[:LONGEST])
+    except (ValueError, RecursionError):
+        return 0.0
+    if not isinstance(data, list):
+        return 0.0
+    total = 0.0
+    items = cast("list[object]", data)
+    for item in items:
+        if not isinstance(item, dict):
+            break
+        record = cast("Mapping[str, object]", item)
+        for name, count in (("bbox_2d", 4), ("point_2d", 2)):
+            value = record.get(name)
+            total += isinstance(value, list) and len(cast("list[object]", value)) == count
+    return total / len(items) if items else 0.0
+
+
+def _repeated_sentences(text: str) -> int:
+    """How many sentences (split at full stops) have stood before."""
+    sentences = [sentence.strip() for sentence in text.split(".")]
+    sentences = [sentence for sentence in sentences if sentence]
+    return len(sentences) - len(set(sentences))
