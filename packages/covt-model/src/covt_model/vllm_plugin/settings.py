@@ -1,0 +1,63 @@
+"""Latent settings of a running engine, and what the plugin refuses at start-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from covt_model.config import KEY, LatentConfig
+from covt_model.errors import ModelError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+TESTED_VERSIONS = ("0.32.0",)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """latent: the checkpoint's latent settings. hidden: H. image_id: the picture's placeholder token."""
+
+    latent: LatentConfig
+    hidden: int
+    image_id: int
+
+    @classmethod
+    def read(cls, vllm_config: VllmConfig) -> EngineSettings:
+        """From the engine's model config; raises ModelError when the checkpoint has no latent settings."""
+        hf_config = vllm_config.model_config.hf_config
+        values = getattr(hf_config, KEY, None)
+        if values is None:
+            raise ModelError(
+                f"{vllm_config.model_config.model} has no latent tokens ({KEY!r} is missing from its config.json)",
+                "serve a checkpoint made by `covt sft`, or leave out the flags of the latent plugin",
+            )
+        return cls(LatentConfig.from_dict(values), vllm_config.model_config.get_hidden_size(), hf_config.image_token_id)
+
+
+def check_supported(vllm_config: VllmConfig) -> None:
+    """Refuse what latent decoding is not made for. Raises ModelError, which ends the start-up with its message."""
+    import vllm
+
+    if vllm.__version__.split("+")[0] not in TESTED_VERSIONS:
+        raise ModelError(
+            f"the latent plugin is tested with vLLM {', '.join(TESTED_VERSIONS)}, this is {vllm.__version__}",
+            f"install vllm=={TESTED_VERSIONS[-1]}",
+        )
+    refused = {
+        "pipeline parallelism": vllm_config.parallel_config.pipeline_parallel_size > 1,
+        "speculative decoding": vllm_config.speculative_config is not None,
+        "asynchronous scheduling": bool(vllm_config.scheduler_config.async_scheduling),
+        "the V2 model runner": vllm_config.use_v2_model_runner,
+        "text-only serving": not vllm_config.model_config.supports_multimodal_inputs,
+    }
+    remedies = {
+        "pipeline parallelism": "use --tensor-parallel-size",
+        "speculative decoding": "leave out --speculative-config",
+        "asynchronous scheduling": "use --no-async-scheduling",
+        "the V2 model runner": "set VLLM_USE_V2_MODEL_RUNNER=0",
+        "text-only serving": "allow at least one picture in --limit-mm-per-prompt",
+    }
+    for name, present in refused.items():
+        if present:
+            raise ModelError(f"latent decoding does not work with {name}", remedies[name])

@@ -1,0 +1,88 @@
+"""New weights from a folder of safetensors, in place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from covt_model.errors import CheckpointError, ModelError
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def load(runner: GPUModelRunner, folder: Path) -> dict[str, Any]:
+    """Load every tensor of `folder/*.safetensors` (the names of the served checkpoint) into the running model.
+
+    Names and shapes are compared with the served checkpoint first, so that a bad folder changes nothing: raises
+    CheckpointError or ModelError. The caller pauses the engine and clears its caches.
+    """
+    begun = time.perf_counter()
+    shapes = read_shapes(folder)
+    compare(shapes, read_shapes(Path(runner.model_config.model)), folder)
+    runner.reload_weights(weights_iterator=tensors(folder))
+    repack_tied_head(runner.get_model())
+    return {"tensors": len(shapes), "seconds": time.perf_counter() - begun}
+
+
+def files(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise CheckpointError(f"{folder} has no *.safetensors", "write the weights there before loading them")
+    return found
+
+
+def read_shapes(folder: Path) -> Shapes:
+    """Name → shape of all tensors, from the files' headers. Raises CheckpointError for a file that is cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes: Shapes = {}
+    for path in files(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} can't be read: {error}", "write the weights again") from error
+    return shapes
+
+
+def compare(new: Shapes, served: Shapes, folder: Path) -> None:
+    """Raise ModelError unless `new` has exactly the served checkpoint's tensors; a tied output matrix may be there."""
+    unknown = sorted(set(new) - set(served) - {"lm_head.weight"})
+    missing = sorted(set(served) - set(new) - {"lm_head.weight"})
+    other = sorted(name for name in set(new) & set(served) if new[name] != served[name])
+    for names, what in ((missing, "lacks"), (unknown, "has unknown"), (other, "has other shapes for")):
+        if names:
+            raise ModelError(
+                f"{folder} {what} {len(names)} tensors, first {names[0]}",
+                "push all weights of the model that is served, under the names of its checkpoint",
+            )
+
+
+def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    for path in files(folder):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
+
+
+def repack_tied_head(model: torch.nn.Module) -> None:
+    """Pack the output matrix again where it shares the embedding.
+
+    On CPUs vLLM multiplies with a packed copy of the output matrix. A reload packs a layer when its own tensors
+    arrive, and a tied one has none of its own, so it would go on with the old copy.
+    """
+    head = model.get_submodule("language_model").lm_head
+    embedding = model.get_submodule("language_model.model.embed_tokens")
+    if getattr(head, "weight", None) is None or head is embedding:
+        return
+    if head.weight.data_ptr() == embedding.weight.data_ptr():
+        head.quant_method.process_weights_after_loading(head)

@@ -1,0 +1,57 @@
+"""vLLM's CPU worker with the latent runner, and the methods that /collective_rpc calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from covt_model.vllm_plugin import weights
+from covt_model.vllm_plugin.protocol import encode_latents
+from covt_model.vllm_plugin.runner import LatentCPUModelRunner
+from covt_model.vllm_plugin.settings import EngineSettings, check_supported
+
+
+class LatentCPUWorker(CPUWorker):
+    """Refuses what isn't supported, then turns the worker's model runner into one that feeds latents."""
+
+    weight_version = 0
+
+    def init_device(self) -> None:
+        check_supported(self.vllm_config)
+        settings = EngineSettings.read(self.vllm_config)
+        super().init_device()
+        self.model_runner.__class__ = LatentCPUModelRunner
+        self.latent_runner.start_latents(settings)
+
+    @property
+    def latent_runner(self) -> LatentCPUModelRunner:
+        return cast(LatentCPUModelRunner, self.model_runner)
+
+    def covt_take_latents(self, keys: list[str]) -> dict[str, list[dict[str, Any]] | None]:
+        """Latents fed at the output pads, by key: one entry a choice, None for an unknown key. Read once."""
+        taken = {key: self.latent_runner.take_latents(key) for key in keys}
+        return {
+            key: [{"data": wire["latent_data"], "shape": wire["latent_shape"]} for wire in map(encode_latents, choices)]
+            if (choices := [found[index] for index in sorted(found)])
+            else None
+            for key, found in taken.items()
+        }
+
+    def covt_load_weights(self, folder: str, version: int) -> dict[str, Any]:
+        """Replace the weights by those of `folder/*.safetensors`; checked before anything is changed."""
+        report = weights.load(self.latent_runner, Path(folder))
+        self.weight_version = int(version)
+        return {"version": self.weight_version, **report}
+
+    def covt_status(self) -> dict[str, Any]:
+        """Counters for tests and monitoring."""
+        latents = self.latent_runner.latents
+        return {
+            "weight_version": self.weight_version,
+            "live_requests": len(latents.requests),
+            "held_latents": len(latents.finished.by_key),
+            "dropped_latents": latents.finished.dropped,
+            "latent_rows": latents.pool.used,
+        }
