@@ -14,6 +14,7 @@ from typing import cast
 from covt_rewards.accuracy.boxes import LONGEST, match, read_gold, read_objects
 from covt_rewards.types import Group, RewardResult
 
+_BETWEEN = re.compile(r"</think>\s*<answer>")
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -39,15 +40,10 @@ class VisionReasonerReward:
 
 def _thinks_then_answers(text: str) -> float:
     """1 for `<think>…</think> <answer>…</answer>` and nothing around it."""
-    between = text.find("</think>")
     if not text.startswith("<think>") or not text.endswith("</answer>"):
         return 0.0
-    while between >= 0:  # any closing tag that only space parts from an opening answer will do
-        after = text[between + len("</think>") :].lstrip()
-        if after.startswith("<answer>") and len(after) >= len("<answer></answer>"):
-            return 1.0
-        between = text.find("</think>", between + 1)
-    return 0.0
+    last = len(text) - len("</answer>")
+    return float(any(m.start() >= len("<think>") and m.end() <= last for m in _BETWEEN.finditer(text)))
 
 
 def _json_format(answer: str) -> float:

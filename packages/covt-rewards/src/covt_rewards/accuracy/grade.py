@@ -32,6 +32,7 @@ class Task:
         lenient: read answers that carry no marker.
         vsp_rule: `stop_at_goal` or `end_on_goal`.
         time_limit: seconds for one completion, for graders that compute (math).
+        precision: decimals to which numbers must agree (math).
     """
 
     gold: str
@@ -40,6 +41,7 @@ class Task:
     lenient: bool = True
     vsp_rule: str = "stop_at_goal"
     time_limit: float = 5.0
+    precision: int = 6
 
 
 Grader = Callable[[Task, Sequence[str]], list[Grade]]

@@ -26,7 +26,7 @@ def plain_number(text: str) -> Decimal | None:
     return Decimal(stripped) if _NUMBER.fullmatch(stripped) else None
 
 
-def fast_verdict(gold: str, answer: str) -> bool | None:
+def fast_verdict(gold: str, answer: str, precision: int = 6) -> bool | None:
     """The verdict where it needs no algebra: two plain numbers. None means: ask math-verify.
 
     math-verify compares numbers after rounding to 6 decimals; numbers of at most 6 decimals are compared exactly.
@@ -35,7 +35,9 @@ def fast_verdict(gold: str, answer: str) -> bool | None:
     other = plain_number(answer)
     if number is None or other is None:
         return None
-    return number == other
+    if number == other:
+        return True
+    return False if precision >= 6 else None
 
 
 def _shown(answer: FinalAnswer, text: str) -> str:
@@ -58,7 +60,7 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     if open_items or needs_gold:
         pool = shared_pool()
         shown = [_shown(answers[i], texts[i]) for i in open_items]
-        verdicts = pool.verify(task.gold, shown, task.time_limit)
+        verdicts = pool.verify(task.gold, shown, task.time_limit, task.precision)
         if verdicts.gold_problem:
             message = f"nothing can be read from the gold answer {task.gold[:200]!r}: {verdicts.gold_problem}"
             raise GoldError(message, "mend or drop the row, or choose another grader")
@@ -72,7 +74,7 @@ def _without_algebra(task: Task, answer: FinalAnswer) -> Grade | None:
         return Grade(0.0, "no answer found")
     if answer.kind in ("phrase", "none"):
         return None
-    verdict = fast_verdict(task.gold, answer.text)
+    verdict = fast_verdict(task.gold, answer.text, task.precision)
     if verdict is None:
         return None
     return Grade(float(verdict), "" if verdict else f"answered {answer.text[:80]}, gold is {task.gold[:80]}")

@@ -18,6 +18,7 @@ class AccuracyReward:
         grader: for groups that name none: `math`, `choice`, `text`, `vsp`, `boxes`; empty chooses by the group.
         lenient: also read answers without `\boxed{…}` or `<answer>` ("the answer is …", a single short line).
         vsp_rule: `stop_at_goal` (gymnasium: the walk ends on the goal) or `end_on_goal` (Mirage: the plan must).
+        precision: decimals to which numbers must agree (math); a row's `metadata["precision"]` goes first.
         time_limit: seconds one completion may take; the work is really ended then and scored 0.
     """
 
@@ -25,6 +26,7 @@ class AccuracyReward:
     lenient: bool = True
     vsp_rule: Literal["stop_at_goal", "end_on_goal"] = "stop_at_goal"
     time_limit: float = 5.0
+    precision: int = 6
 
     def __call__(self, group: Group) -> list[RewardResult]:
         """One result per rollout; raises `GoldError` when the gold answer itself cannot be read."""
@@ -41,4 +43,14 @@ class AccuracyReward:
         load_grader(choose_grader(group, self.grader))(self.task(group), [])
 
     def task(self, group: Group) -> Task:
-        return Task(group.answer, group.options, group.metadata, self.lenient, self.vsp_rule, self.time_limit)
+        own = group.metadata.get("precision")
+        precision = own if isinstance(own, int) and not isinstance(own, bool) and 0 <= own <= 15 else self.precision
+        return Task(
+            gold=group.answer,
+            options=group.options,
+            metadata=group.metadata,
+            lenient=self.lenient,
+            vsp_rule=self.vsp_rule,
+            time_limit=self.time_limit,
+            precision=precision,
+        )

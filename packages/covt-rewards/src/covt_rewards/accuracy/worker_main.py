@@ -1,4 +1,4 @@
-"""The algebra worker: reads JSON lines `{"gold", "answer"?}`, answers `{"equal", "reason"}`; ends with its input."""
+"""The algebra worker: reads JSON lines `{"gold", "answer"?, "precision"?}`, answers `{"equal", "reason"}`; ends with its input."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
     gold_of = lru_cache(maxsize=4096)(read)
 
-    def answer(request: dict[str, str]) -> tuple[bool, str]:
+    def answer(request: dict[str, Any]) -> tuple[bool, str]:
         gold = gold_of(request["gold"])
         if "answer" not in request:
             return False, "" if gold else "math-verify finds nothing in it"
         found = read(request["answer"])
         if not found:
             return False, "no answer found"
-        equal = bool(verify(gold, found, timeout_seconds=None))
+        equal = bool(verify(gold, found, float_rounding=request["precision"], timeout_seconds=None))
         return equal, "" if equal else f"answered {str(found[-1])[:80]}"
 
     replies.write('{"ready": true}\n')

@@ -132,7 +132,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self.killed = 0
 
-    def verify(self, gold: str, answers: Sequence[str], seconds: float) -> Verdicts:
+    def verify(self, gold: str, answers: Sequence[str], seconds: float, precision: int = 6) -> Verdicts:
         """Compare each answer with the gold answer, `seconds` for each; never raises for what an answer holds."""
         problem = self._ask({"gold": gold}, seconds)
         if problem is None:
@@ -140,7 +140,8 @@ class WorkerPool:
         if problem.reason:
             return Verdicts((), problem.reason)
         late = Verdict(False, f"not decided within {seconds:g} s; stopped")
-        return Verdicts(tuple(self._ask({"gold": gold, "answer": answer}, seconds) or late for answer in answers))
+        common = {"gold": gold, "precision": precision}
+        return Verdicts(tuple(self._ask({**common, "answer": answer}, seconds) or late for answer in answers))
 
     def _ask(self, request: dict[str, object], seconds: float) -> Verdict | None:
         """One request on some worker; None when it had to be killed."""
