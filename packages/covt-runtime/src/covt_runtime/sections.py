@@ -83,7 +83,7 @@ class PromptSection(Section):
     """`[prompt]`: how a row becomes a prompt, and what the `format` reward expects of the answer."""
 
     system: str = ""
-    template: str = "{question}"
+    template: str = "{{ question }}"
     format: Literal["boxed", "answer"] = "boxed"
 
 

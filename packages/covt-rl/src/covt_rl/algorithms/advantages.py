@@ -34,7 +34,7 @@ def group_relative(rewards: Tensor, groups: Tensor, *, scale: bool = True, eps: 
 
 
 def leave_one_out(rewards: Tensor, groups: Tensor) -> Tensor:
-    """RLOO (arXiv 2402.14740): reward minus the mean of the *other* rollouts of its group. [N] → [N]; lone ones get 0."""
+    """RLOO (arXiv 2402.14740): reward minus the mean of the *other* rollouts of its group, or 0; [N] → [N]."""
     sums, counts = _group_sums(rewards, groups)
     others = (sums - rewards) / (counts - 1).clamp(min=1)
     return torch.where(counts > 1, rewards - others, torch.zeros_like(rewards))

@@ -1,4 +1,4 @@
-"""From one loss a token to one loss a batch. Counts are of the global batch, so any number of ranks gives one result."""
+"""From one loss a token to one a batch. Counts are of the global batch, so any number of ranks gives one result."""
 
 from typing import Literal
 

@@ -1,0 +1,21 @@
+"""`covt doctor`: is this machine ready?"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from covt.errors import EXIT_RUNTIME
+from covt.output import emit
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False) -> None:
+    """Check versions, devices, memory, disk, ports and the latent plugin; each fault with its remedy."""
+    from covt_runtime.doctor import run_checks
+
+    checks = run_checks()
+    lines = [f"{check.status:<5} {check.name:<22} {check.detail}" for check in checks]
+    lines += [f"  → {check.name}: {check.remedy}" for check in checks if check.remedy]
+    emit([check.as_dict() for check in checks], as_json=as_json, text="\n".join(lines))
+    if any(check.status == "fail" for check in checks):
+        sys.exit(EXIT_RUNTIME)

@@ -1,0 +1,98 @@
+"""The model as trainers hold it: the language model with its feedback rule; pictures come in as features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from covt_model.batch import Batch
+from covt_model.config import LatentConfig
+from covt_model.decoder import plain_forward
+from covt_model.encode import Mode
+from covt_model.errors import CheckpointError
+from covt_model.feedback import feedback
+from covt_model.inputs import input_embeds
+from covt_model.latent_forward import latent_forward
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+
+
+def load_split(checkpoint: Path | str, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditionalGeneration, nn.Module]:
+    """Load a checkpoint as (model without its vision tower, vision tower).
+
+    Raises:
+        CheckpointError: the checkpoint is of another architecture.
+    """
+    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = AutoConfig.from_pretrained(str(checkpoint))
+    if ARCHITECTURE not in (config.architectures or ()):
+        raise CheckpointError(
+            f"{checkpoint} is {', '.join(config.architectures or ['of no known architecture'])}, not {ARCHITECTURE}",
+            "use a checkpoint of the Qwen2.5-VL family",
+        )
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(str(checkpoint), dtype=dtype, attn_implementation="sdpa")
+    visual = model.model.visual
+    model.model.visual = None  # type: ignore[assignment]
+    return model, visual
+
+
+class LatentPolicy(nn.Module):
+    """Language model, output head and feedback rule over a `Batch`.
+
+    `mode` is the encoder's: only `latent` feeds hidden states back; `pause` and `plain` are one forward.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2_5_VLForConditionalGeneration,
+        latent: LatentConfig,
+        mode: Mode,
+        *,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.latent = latent
+        self.mode = mode
+        self.checkpoint = checkpoint
+
+    @property
+    def language_model(self) -> nn.Module:
+        return self.model.model.language_model
+
+    def hidden(
+        self,
+        batch: Batch,
+        features: Sequence[torch.Tensor],
+        *,
+        latents: torch.Tensor | None = None,
+        max_segments: int | None = None,
+    ) -> torch.Tensor:
+        """Final-norm hidden states [B, T, H].
+
+        features: one [n_i, H] a picture, in the batch's order. latents: [P, H], the pads' inputs (stage 1, or a
+        replay); None lets the model generate as it does when serving: with feedback, or without for the controls.
+        max_segments: the most latent segments of a row on any rank (see `latent_forward`).
+        """
+        embeds = input_embeds(self.model.get_input_embeddings(), batch, features, latents)
+        if latents is not None or self.mode != "latent":
+            return plain_forward(self.language_model, embeds, batch.position_ids, checkpoint=self.checkpoint)
+        return latent_forward(
+            self.language_model,
+            embeds,
+            batch.position_ids,
+            batch.attention_mask,
+            batch.spans,
+            lambda hidden: feedback(hidden, self.latent.normalize),
+            size=self.latent.size,
+            max_segments=max_segments,
+            checkpoint=self.checkpoint,
+        )

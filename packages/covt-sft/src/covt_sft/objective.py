@@ -1,0 +1,60 @@
+"""The supervised losses: token cross-entropy, and in stage 1 the alignment of hidden states to helper-image features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from covt_model.batch import Batch
+from covt_model.losses import Sum, alignment_loss, token_loss
+from covt_model.policy import LatentPolicy
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over this rank's micro-batch; the trainer divides by the counts of the global batch."""
+
+    ce: Sum
+    align: Sum | None
+    """1 − cosine over latents; None in stage 2 and for the controls."""
+
+
+class Objective(nn.Module):
+    """One call is one forward of a stage: the unit that the ZeRO-3 engine sees."""
+
+    def __init__(self, policy: LatentPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self,
+        batch: Batch,
+        features: Sequence[Tensor],
+        *,
+        targets: Tensor | None = None,
+        noise: Tensor | None = None,
+        max_segments: int | None = None,
+    ) -> LossSums:
+        """Losses of a micro-batch of B rows and P pads.
+
+        Args:
+            batch: the rows.
+            features: visual tokens of the rows' pictures, each [n_i, H].
+            targets: [P, H]: stage 1, where they stand in as latents. None: the model generates its own.
+            noise: [P, H], added to the targets where they are inputs.
+            max_segments: the most latent segments of a row on any rank.
+        """
+        inputs = targets if targets is None or noise is None else targets + noise
+        hidden = self.policy.hidden(batch, features, latents=inputs, max_segments=max_segments)
+        return LossSums(
+            ce=token_loss(self.policy.model.lm_head, hidden, batch.labels),
+            align=None if targets is None else alignment_loss(hidden, batch.pad_index, targets),
+        )
+
+
+def target_noise(targets: Tensor, std: float, generator: torch.Generator) -> Tensor | None:
+    """Gaussian noise like `targets` [P, H], or None where it is switched off."""
+    if std == 0:
+        return None
+    return torch.randn(targets.shape, generator=generator, dtype=targets.dtype).to(targets.device) * std

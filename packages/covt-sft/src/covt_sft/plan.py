@@ -1,0 +1,57 @@
+"""What a training is about to do, worked out and checked before any process starts."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from covt_runtime.run import newest
+
+from covt_data.store import PreparedSet
+from covt_sft.config import SftConfig
+from covt_sft.errors import SftError
+
+TINY = "tiny"
+
+
+@dataclass(frozen=True)
+class SftPlan:
+    """Resolved inputs and sizes of one training."""
+
+    data: Path
+    model: str
+    """A checkpoint folder or hub id, or `tiny`."""
+    rows: int
+    stage1_steps: int
+    stage2_steps: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--dry-run --json`."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows of {self.data}, model {self.model}, "
+            f"stage 1: {self.stage1_steps} steps, stage 2: {self.stage2_steps} steps"
+        )
+
+
+def plan(config: SftConfig) -> SftPlan:
+    """Find the data and the model, and count the steps.
+
+    Raises:
+        SftError: a split that doesn't exist, or batch sizes that don't divide.
+    """
+    data = Path(config.data.path) if config.data.path else newest(Path("data"), "data")
+    prepared = PreparedSet(data)
+    if config.data.split not in prepared.splits:
+        raise SftError(
+            f"{data} has no split {config.data.split!r}", f"set data.split to one of {', '.join(prepared.splits)}"
+        )
+    rows = min(prepared.count(config.data.split), config.data.limit or prepared.count(config.data.split))
+    batch = config.data.batch_size
+    if rows < batch:
+        raise SftError(f"data.batch_size = {batch} is more than the {rows} rows of {data}", "use a smaller batch")
+    model = config.model.path or TINY
+    if model != TINY and model.startswith((".", "/")) and not Path(model).is_dir():
+        raise SftError(f"model.path = {model!r} is not a folder", "give a checkpoint folder or a hub id")
+    return SftPlan(data, model, rows, config.stage1.length(rows, batch), config.stage2.length(rows, batch))

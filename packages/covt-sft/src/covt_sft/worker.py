@@ -1,0 +1,175 @@
+"""One rank of a supervised training."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from covt_runtime.metrics import MetricsLog
+from covt_runtime.run import RunFolder
+
+from covt_model.batch import Batch
+from covt_model.encode import Encoder
+from covt_model.feedback import feedback
+from covt_model.policy import LatentPolicy, load_split
+from covt_model.prompt import PromptConfig
+from covt_model.vision import VisionFeatures
+from covt_runtime.config import OptimConfig
+from covt_runtime.distributed import Worker
+from covt_runtime.engine import StepResult, ZeroEngine
+from covt_sft.config import SftConfig, Stage1Section, StageSection
+from covt_sft.data import SampleSource
+from covt_sft.errors import SftError
+from covt_sft.objective import Objective, target_noise
+
+
+def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
+    """Target of `covt_runtime.launch`: train as `payload` says and return the run's results."""
+    trainer = Trainer(payload, worker)
+    try:
+        return trainer.run()
+    finally:
+        trainer.engine.close()
+
+
+class Trainer:
+    """The model, its data and its optimizer on one rank."""
+
+    def __init__(self, payload: dict[str, Any], worker: Worker) -> None:
+        self.config = config = SftConfig.model_validate(payload["config"])
+        self.worker = worker
+        self.folder = RunFolder(Path(payload["run"]))
+        self.source_checkpoint = Path(payload["model"])
+        self.stages: list[tuple[str, StageSection, int]] = [
+            ("stage1", config.stage1, payload["steps"][0]),
+            ("stage2", config.stage2, payload["steps"][1]),
+        ]
+        torch.manual_seed(config.run.seed)
+        self.noise = torch.Generator().manual_seed(config.run.seed * 1000 + worker.rank)
+
+        prompt = PromptConfig(system=config.prompt.system, template=config.prompt.template)
+        self.encoder = Encoder(
+            self.source_checkpoint,
+            prompt,
+            mode=config.method,
+            selection=config.latent.selection,
+            max_length=config.data.max_length,
+        )
+        self.data = SampleSource(
+            Path(payload["data"]), config.data.split, config.data.limit, self.encoder, seed=config.run.seed
+        )
+        dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
+        model, visual = load_split(self.source_checkpoint, dtype)
+        visual.requires_grad_(False).to(worker.device)
+        self.features = VisionFeatures(visual, self.encoder.settings)
+        self.policy = LatentPolicy(
+            model, self.encoder.latent, config.method, checkpoint=config.model.gradient_checkpointing
+        )
+        first = next(((stage, steps) for _, stage, steps in self.stages if steps), None)
+        if first is None:
+            raise SftError("neither stage has steps", "set stage1.steps or stage2.steps")
+        self.engine = ZeroEngine(Objective(self.policy), self.optim(first[0]), config.zero, total_steps=first[1])
+        self.started = time.monotonic()
+
+    def optim(self, stage: StageSection) -> OptimConfig:
+        """The recipe's optimizer with the stage's rate and schedule."""
+        values = {"lr": stage.lr, "schedule": stage.schedule, "warmup_steps": stage.warmup_steps}
+        return self.config.optim.model_copy(update=values)
+
+    def run(self) -> dict[str, Any]:
+        """All stages, one after another, each from a fresh optimizer."""
+        results: dict[str, Any] = {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": 0}
+        with MetricsLog(self.folder, self._wandb(), self.config.log.project) as log:
+            done = 0
+            for name, stage, steps in self.stages:
+                if steps == 0:
+                    continue
+                if done:
+                    self.engine.reset_optimizer(self.optim(stage), steps)
+                done += self.train_stage(name, stage, steps, done, log)
+                self.save(self.folder.path / name / "hf")
+        self.save(self.folder.hf)
+        return results | {"steps": done, "seconds": time.monotonic() - self.started}
+
+    def _wandb(self) -> str:
+        return self.config.log.wandb if self.worker.is_main else "disabled"
+
+    def train_stage(self, name: str, stage: StageSection, steps: int, offset: int, log: MetricsLog) -> int:
+        """One stage; returns the steps taken, fewer than `steps` where its time is up."""
+        self.worker.emit({"event": "phase", "name": f"{self.config.method} {name}", "total": steps})
+        begun = time.monotonic()
+        for number in range(steps):
+            started = time.monotonic()
+            result, metrics = self.step(stage, offset + number)
+            metrics |= {"lr": result.lr, "grad_norm": result.grad_norm, "time/step": time.monotonic() - started}
+            if number % self.config.log.every == 0 or number == steps - 1:
+                log.log(offset + number + 1, name, metrics)
+            self.worker.emit({"event": "advance", "done": number + 1, "values": {"loss": metrics["loss"]}})
+            if self._time_is_up(stage, begun):
+                return number + 1
+        return steps
+
+    def _time_is_up(self, stage: StageSection, begun: float) -> bool:
+        if stage.seconds is None:
+            return False
+        return float(self.engine.global_max(time.monotonic() - begun)) >= stage.seconds
+
+    def step(self, stage: StageSection, number: int) -> tuple[StepResult, dict[str, float]]:
+        """One optimizer step on the rows of step `number`."""
+        config = self.config
+        micro = config.data.micro_batch
+        batches = list(
+            self.data.micro_batches(number, config.data.batch_size, micro, self.engine.rank, self.engine.world_size)
+        )
+        counts = torch.tensor(
+            [float(sum(batch.supervised for batch in batches)), float(sum(len(batch.pad_index) for batch in batches))],
+            dtype=torch.float64,
+        )
+        tokens, latents = self.engine.global_sum(counts).tolist()
+        segments = int(self.engine.global_max(float(max(batch.max_segments for batch in batches))))
+        sums = torch.zeros(2, dtype=torch.float64)
+        for batch in batches:
+            sums += self.micro_step(stage, batch.to(self.engine.device), tokens, latents, segments)
+        result = self.engine.step()
+        ce, align = self.engine.global_sum(sums).tolist()
+        ce, align = ce / max(tokens, 1), align / max(latents, 1)
+        aligned = isinstance(stage, Stage1Section) and config.method == "latent"
+        loss = stage.ce_weight * ce + stage.align_weight * align if aligned else ce
+        metrics = {"loss": loss, "ce": ce, "tokens": tokens}
+        if aligned:
+            metrics["align"] = align
+        return result, metrics
+
+    def micro_step(
+        self, stage: StageSection, batch: Batch, tokens: float, latents: float, segments: int
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch; returns its sums of cross-entropy and alignment [2]."""
+        features = self.features([picture for row in batch.pictures for picture in row])
+        targets = noise = None
+        aligned = isinstance(stage, Stage1Section) and self.config.method == "latent"
+        if aligned:
+            targets = self.targets(batch)
+            noise = target_noise(targets, stage.noise, self.noise)
+        sums = self.engine(batch, features, targets=targets, noise=noise, max_segments=segments)
+        loss = sums.ce.total / max(tokens, 1)
+        align = torch.zeros(())
+        if aligned:
+            align = sums.align.total
+            loss = stage.ce_weight * loss + stage.align_weight * align / max(latents, 1)
+        self.engine.backward(loss)
+        return torch.stack([sums.ce.total.detach().double().cpu(), align.detach().double().cpu()])
+
+    def targets(self, batch: Batch) -> torch.Tensor:
+        """Stage-1 targets [P, H]: the helper pictures' features, normalized like fed-back hidden states."""
+        helpers = [picture for row in batch.helpers for segment in row for picture in segment]
+        return feedback(torch.cat(self.features(helpers)), self.encoder.latent.normalize)
+
+    def save(self, out: Path) -> None:
+        """Write the model as a stock Hugging Face folder (all ranks call this)."""
+        from covt_model.export import write_checkpoint
+
+        latent = replace(self.encoder.latent, head="none") if self.config.method == "pause" else self.encoder.latent
+        write_checkpoint(
+            self.engine.gathered_named_parameters(), self.source_checkpoint, out, latent, is_main=self.worker.is_main
+        )
