@@ -94,6 +94,8 @@ def join_group(
     else:
         device = torch.device("cpu")
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        # Without it DeepSpeed asks numactl, a process of its own, how many devices there are, at every step.
+        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",

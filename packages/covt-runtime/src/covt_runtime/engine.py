@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from covt_runtime import weights
 from covt_runtime.config import OptimConfig, ZeroConfig
 from covt_runtime.schedule import lr_at
-from covt_runtime.zero import build_optimizer, deepspeed_config, group_settings, quiet_deepspeed
+from covt_runtime.zero import build_optimizer, deepspeed_config, group_settings, prepare_deepspeed
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ZeroEngine:
     def __init__(self, model: nn.Module, optim: OptimConfig, zero: ZeroConfig, *, total_steps: int) -> None:
         import deepspeed
 
-        quiet_deepspeed()
+        prepare_deepspeed(zero)
         self.optim = optim
         self.zero = zero
         self.total_steps = total_steps
@@ -78,7 +78,8 @@ class ZeroEngine:
         self.module: nn.Module = model
         self.device = torch.device(self._engine.device)
         self._sharded: Any = self._engine.optimizer
-        self._trainable = [p for p in model.parameters() if p.requires_grad]
+        self._parameters = list(model.parameters())
+        self._trainable = [p for p in self._parameters if p.requires_grad]
         if zero.gather == "step":
             self._remove_module_hooks()
 
@@ -93,7 +94,7 @@ class ZeroEngine:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward."""
         if self.zero.gather == "step":
-            weights.gather(self.module)
+            weights.gather(self._parameters)
         return self._engine(*args, **kwargs)
 
     def train(self, mode: bool = True) -> None:

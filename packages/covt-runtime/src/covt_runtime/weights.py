@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,13 @@ SHARD_BYTES = 5 << 30
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def gather(module: nn.Module) -> None:
-    """Make every parameter of `module` whole on every rank; cheap when it already is."""
-    parameters: list[Any] = list(module.parameters())
-    parameters[0].all_gather(param_list=parameters)
+def gather(parameters: Sequence[Any]) -> None:
+    """Make sharded parameters whole on every rank, in one message; free when they already are."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    absent = [p for p in parameters if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
+    if absent:
+        absent[0].all_gather_coalesced(absent).wait()
 
 
 def _buckets(module: nn.Module, bucket_bytes: int) -> Iterator[list[tuple[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def quiet_deepspeed() -> None:
-    """Keep DeepSpeed's information lines out of the log; its warnings stay."""
-    from deepspeed.utils import logger
+def prepare_deepspeed(zero: ZeroConfig) -> None:
+    """Once before an engine is built: no information lines, and no C++ extensions compiled when a training starts.
 
-    logger.setLevel(logging.WARNING)
+    On a CPU DeepSpeed would build its shared-memory reduction with the machine's compiler (two minutes, if there is a
+    compiler at all). It only does so for extensions it thinks this machine can build: we say none. Offloading to NVMe
+    needs one, so there DeepSpeed may look for itself.
+    """
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    if "nvme" not in (zero.offload_optimizer, zero.offload_parameters):
+        deepspeed.ops.__compatible_ops__ = {}
+    # DeepSpeed 0.19.8 calls torch 2.13's collectives by their old names, several times a step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
 
 
 def deepspeed_config(zero: ZeroConfig, clip: float, trainable: int) -> dict[str, Any]:

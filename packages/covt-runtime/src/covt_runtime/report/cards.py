@@ -85,7 +85,7 @@ def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
         )
 
     models = [
-        answer(label, own, labels.model_name(label), labels.MODEL_NOTES.get(label, ""))
+        answer(label, own, labels.card_name(label), labels.MODEL_NOTES.get(label, ""))
         for label in model_labels(run)
         if (own := main_mode(run, label))
     ]
@@ -106,7 +106,7 @@ def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
         truth=draw_truth(meta, grid) if grid else Drawing(),
         helpers=make_helpers(run, sample, notes),
         pieces=split_text(str((row or {}).get("text") or "")),
-        chosen=answer(judged, mode, labels.model_name(judged), "") if judged and mode else None,
+        chosen=answer(judged, mode, labels.card_name(judged), "") if judged and mode else None,
         models=[item for item in models if item],
         ablations=[item for item in ablations if item],
         finish="cut off at the length limit" if (row or {}).get("finish_reason") == "length" else "",

@@ -18,9 +18,11 @@ UNITS = {
     "lr": "per step",
     "learning_rate": "per step",
     "grad_norm": "L2 norm",
+    "reward_std": "standard deviation",
+    "frac_reward_zero_std": "share of groups",
 }
 RL_DETAILS = {
-    "reward_std": "Spread of rewards within a group",
+    "reward_std": "Reward spread in a group",
     "frac_reward_zero_std": "Groups without a signal",
     "entropy": "Entropy",
     "kl": "Distance to the reference",
@@ -92,6 +94,10 @@ def supervised(run: RunFiles) -> list[LineChart]:
         align = sft_series(run, lambda found: "align" if has(found, "align") else None)
         if align:
             charts.append(line_chart("Alignment to the helper images", "1 − cosine", STEP, align, marks=marks, from_zero=True))
+    more = run.metrics.get("sft_more", [])
+    longer = points_of(more, "ce") or points_of(more, "loss")
+    if longer:
+        charts.append(line_chart("Stage 2 continued for RL's time", "nats per token", STEP, [Series("longer", "sft_more", longer)]))
     own = sft_series(run, lambda found: "eval/accuracy" if has(found, "eval/accuracy") else None)
     if own:
         dotted = [Series(item.name, item.color, item.points, dots=len(item.points) <= 40) for item in own]
@@ -122,13 +128,19 @@ def reinforcement(run: RunFiles) -> list[LineChart]:
     nu = points_of(lines, "necessity/nu")
     if nu:
         charts.append(line_chart("Necessity ν", "accuracy kept − accuracy ablated", STEP, [Series("ν", "stage2", nu)], levels=[(0.0, "")]))
+    return charts
+
+
+def health(run: RunFiles) -> list[LineChart]:
+    """What shows whether reinforcement learning is sound: spread, entropy, lengths, server against trainer."""
+    lines = run.metrics.get("rl") or run.metrics.get("", [])
+    if not has(lines, "reward"):
+        return []
+    charts: list[LineChart] = []
     for metric, title in RL_DETAILS.items():
         points = points_of(lines, metric)
         if points:
-            charts.append(line_chart(title, UNITS.get(metric, ""), STEP, [Series(metric.split("/")[-1].replace("_", " "), "a1", points)]))
-    more = points_of(run.metrics.get("sft_more", []), "ce") or points_of(run.metrics.get("sft_more", []), "loss")
-    if more:
-        charts.append(line_chart("Stage 2 continued instead", "nats per token", STEP, [Series("longer", "sft_more", more)]))
+            charts.append(line_chart(title, UNITS.get(metric, ""), STEP, [Series("value", "a6", points)]))
     return charts
 
 

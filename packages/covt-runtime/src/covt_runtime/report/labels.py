@@ -49,6 +49,12 @@ def short_name(label: str) -> str:
     return SHORT.get(label, label.replace("_", " "))
 
 
+def card_name(label: str) -> str:
+    """The short name with a capital, for the small fields of a card."""
+    name = short_name(label)
+    return name[:1].upper() + name[1:]
+
+
 def color(label: str, index: int = 0) -> str:
     """The color name of a model; labels we don't know take the spare color number `index`."""
     return label if label in COLORS else SPARE[index % len(SPARE)]

@@ -6,25 +6,26 @@ the SVG, so it keeps its size on a phone.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from covt_runtime.report.numbers import log_ticks, nice_ticks, percent, plain
 
 PLOT_HEIGHT = 190  # pixels; report.css sets the same height
+Table = tuple[list[str], list[list[str]]]  # header, rows
 LABEL_GAP = 15 / PLOT_HEIGHT * 1000  # least distance of two labels at the right edge
 MOST_POINTS = 160
 
 
 @dataclass(frozen=True)
 class Series:
-    """points: (x, y) in data units, x ascending. band: (x, low, high). stop: a gap comes before these indices."""
+    """points: (x, y) in data units, x ascending. band: (x, low, high). dots: mark every point."""
 
     name: str
     color: str
     points: list[tuple[float, float]]
     band: list[tuple[float, float, float]] = field(default_factory=list)
     dots: bool = False
-    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,8 @@ class Line:
     path: str
     band: str
     dots: list[tuple[float, float]]
-    quiet: bool
+    label: str  # what stands at the right end: the name, or the last value where there is only one line
     label_at: float
-    label_from: float
     data: str  # JSON [[x, y, x text, y text], …] for the readout
 
 
@@ -50,7 +50,7 @@ class LineChart:
     y_ticks: list[tuple[float, str]]
     marks: list[tuple[float, str]]
     levels: list[tuple[float, str]]
-    table: tuple[list[str], list[list[str]]]
+    table: Table
     gutter: int  # characters the longest label at the right needs
     note: str = ""
 
@@ -101,7 +101,7 @@ def line_chart(
     for item in series:
         points, run = thin(item.points)
         averaged = max(averaged, run)
-        thinned.append(Series(item.name, item.color, points, item.band, item.dots, item.quiet))
+        thinned.append(Series(item.name, item.color, points, item.band, item.dots))
     xs = [x for item in thinned for x, _ in item.points]
     ys = [y for item in thinned for _, y in item.points] + [y for y, _ in levels or []]
     for item in thinned:
@@ -135,12 +135,11 @@ def line_chart(
             path="M" + " L".join(f"{x_at(x)} {y_at(y)}" for x, y in item.points),
             band=band_path([(x_at(x), y_at(low), y_at(high)) for x, low, high in item.band]),
             dots=[(x_at(x), y_at(y)) for x, y in item.points] if item.dots else [],
-            quiet=item.quiet,
-            label_at=round(label, 1),
-            label_from=end,
+            label=item.name if len(thinned) > 1 else y_text(item.points[-1][1]),
+            label_at=round(label_at, 1),
             data=json.dumps([[x_at(x), y_at(y), plain(x), y_text(y)] for x, y in item.points], ensure_ascii=False),
         )
-        for item, end, label in zip(thinned, ends, labels, strict=True)
+        for item, label_at in zip(thinned, labels, strict=True)
     ]
     notes = [f"each point is the mean of {averaged} records"] if averaged > 1 else []
     return LineChart(
@@ -153,7 +152,7 @@ def line_chart(
         marks=[(x_at(x), text) for x, text in marks or [] if x_low <= x <= x_high],
         levels=[(y_at(y), text) for y, text in levels or []],
         table=table(x_label, thinned, y_text),
-        gutter=max(len(item.name) for item in thinned),
+        gutter=max(len(line.label) for line in lines),
         note="; ".join(notes),
     )
 
@@ -178,7 +177,7 @@ def band_path(band: list[tuple[float, float, float]]) -> str:
     return "M" + " L".join(there + back) + " Z"
 
 
-def table(x_label: str, series: list[Series], y_text, most: int = 12) -> tuple[list[str], list[list[str]]]:  # noqa: ANN001
+def table(x_label: str, series: list[Series], y_text: Callable[[float], str], most: int = 12) -> Table:
     """The same numbers as text: header and at most `most` rows, evenly chosen, the last always among them."""
     xs = sorted({x for item in series for x, _ in item.points})
     if len(xs) > most:

@@ -5,7 +5,7 @@ from the start over the rows of the map. Which answer is right is the evaluation
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Cell = tuple[int, int]  # row, column
@@ -18,8 +18,7 @@ PLAN = re.compile(r"\s*[LRUDlrud](?:[\s,;>→-]*[LRUDlrud])*\s*")
 @dataclass(frozen=True)
 class Drawing:
     """Shapes in picture pixels. `path` is a polyline's points; `cell` (x, y, width, height) is outlined; `cross` is
-    where a plan fails; `faint` says that the path is the true one, shown for comparison. `remark` says in words what
-    can't be drawn."""
+    where a plan fails. `remark` says in words what can't be drawn."""
 
     path: str = ""
     start: tuple[float, float] | None = None
@@ -27,6 +26,10 @@ class Drawing:
     cell: tuple[float, float, float, float] | None = None
     cross: tuple[float, float] | None = None
     remark: str = ""
+
+    @property
+    def without_cell(self) -> "Drawing":
+        return replace(self, cell=None)
 
 
 @dataclass(frozen=True)

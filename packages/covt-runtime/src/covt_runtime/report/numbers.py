@@ -15,7 +15,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers (1, 2, 2.5, 5 × 10^k) inside [low, high], ascending."""
     if not high > low:
         return [low]
@@ -40,7 +40,7 @@ def plain(value: float) -> str:
         return "0"
     size = abs(value)
     if size >= 1e6 or size < 1e-4:
-        text = f"{value:.1e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+        text = f"{value:.1e}".replace(".0e", "e").replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
     elif size >= 100:
         text = f"{value:,.0f}".replace(",", " ")
     else:

@@ -77,6 +77,7 @@ def content(run: RunFiles) -> dict[str, Any]:
         "hops": by_hops.hops_chart(run),
         "supervised": curves.supervised(run),
         "reinforcement": curves.reinforcement(run),
+        "health": curves.health(run),
         "other_curves": curves.everything_else(run),
         "timing": timing,
         "total": total,
