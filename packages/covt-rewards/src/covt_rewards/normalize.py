@@ -1,6 +1,7 @@
 """From rewards to advantages within a group: sum then normalize, or normalize each reward and then sum.
 
-The first is GRPO's (Shao et al. 2024, arXiv:2402.03300). The second keeps a rare reward from drowning in a noisy one. Either way a constant added to all of a group cancels.
+The first is GRPO's (Shao et al. 2024, arXiv:2402.03300). The second keeps a rare reward from drowning in a noisy one.
+Either way a constant added to all of a group cancels.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from importlib import import_module, metadata, util
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from covt_rewards.errors import RewardError
 from covt_rewards.types import Reward
@@ -102,8 +102,29 @@ def make(name: str, settings: Mapping[str, object] | None = None) -> Reward:
             has = f"its settings are {', '.join(known)}" if known else "it has no settings"
             raise RewardError(f"reward {name!r} has no setting {key!r}", has)
     if inspect.isclass(target):
+        _check_types(name, target, given)
         return cast("Reward", target(**given))
     return cast("Reward", partial(target, **given) if given else target)
+
+
+def _check_types(name: str, target: type, given: Mapping[str, object]) -> None:
+    """Refuse a setting of the wrong plain type, or one that is not among a setting's named choices."""
+    if not is_dataclass(target):
+        return
+    kinds = get_type_hints(target)
+    for key, value in given.items():
+        kind = kinds[key]
+        choices: tuple[object, ...] = get_args(kind) if get_origin(kind) is Literal else ()
+        if choices and value not in choices:
+            raise RewardError(f"{name}.{key} is {value!r}", f"choose one of {', '.join(map(str, choices))}")
+        if kind in (bool, int, float, str) and not _is_a(value, kind):
+            raise RewardError(f"{name}.{key} is {value!r}", f"give {'text' if kind is str else f'a {kind.__name__}'}")
+
+
+def _is_a(value: object, kind: type) -> bool:
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool) and math.isfinite(cast("float", value))
+    return isinstance(value, kind)
 
 
 def setting_names(target: Callable[..., Any]) -> tuple[str, ...] | None:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from covt_rewards.errors import GoldError
 from covt_rewards.registry import ConfiguredReward
 from covt_rewards.types import Group, RewardResult
 
@@ -92,8 +93,12 @@ class Scores:
         return means | {f"reward/{name}/failures": float(count) for name, count in self.failures.items()}
 
 
-def score_group(group: Group, rewards: Sequence[ConfiguredReward]) -> GroupScore:
-    """All rewards of one group; never raises for what a reward does."""
+def score_group(group: Group, rewards: Sequence[ConfiguredReward], raise_gold: bool = False) -> GroupScore:
+    """All rewards of one group; never raises for what a reward does.
+
+    Args:
+        raise_gold: let `GoldError` through, for callers that check data rather than train.
+    """
     results: dict[str, tuple[RewardResult, ...]] = {}
     failures: dict[str, str] = {}
     for configured in rewards:
@@ -101,6 +106,8 @@ def score_group(group: Group, rewards: Sequence[ConfiguredReward]) -> GroupScore
             given = tuple(configured.reward(group))
             problem = _problem(given, len(group.rollouts))
         except Exception as error:
+            if raise_gold and isinstance(error, GoldError):
+                raise
             # The seam where foreign code is called: one reward's fault must not end a training run. It is reported.
             given, problem = (), f"{type(error).__name__}: {error}"
         if problem:
@@ -125,20 +132,23 @@ def _problem(results: Sequence[RewardResult], expected: int) -> str:
     return ""
 
 
-def iter_scores(groups: Iterable[Group], rewards: Sequence[ConfiguredReward], workers: int = 1) -> Iterator[GroupScore]:
+def iter_scores(
+    groups: Iterable[Group], rewards: Sequence[ConfiguredReward], workers: int = 1, raise_gold: bool = False
+) -> Iterator[GroupScore]:
     """Scores in the groups' order, in constant memory.
 
     Args:
         workers: groups scored at once (threads; the mathematics itself runs in as many worker processes).
+        raise_gold: as in `score_group`.
     """
     if workers <= 1:
         for group in groups:
-            yield score_group(group, rewards)
+            yield score_group(group, rewards, raise_gold)
         return
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[GroupScore]] = deque()
         for group in groups:
-            pending.append(pool.submit(score_group, group, rewards))
+            pending.append(pool.submit(score_group, group, rewards, raise_gold))
             if len(pending) >= 4 * workers:
                 yield pending.popleft().result()
         while pending:

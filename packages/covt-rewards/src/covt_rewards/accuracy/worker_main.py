@@ -1,4 +1,4 @@
-"""The algebra worker: reads JSON lines `{"gold", "answer"?, "precision"?}`, answers `{"equal", "reason"}`; ends with its input."""
+"""The algebra worker: lines of `{"gold", "answer"?, "precision"?}` in, `{"equal", "reason"}` out, until the input ends."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""Rows of `covt-rewards score`: JSON lines read one at a time, with errors that name file, line and field."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from covt_rewards.errors import RewardError
+from covt_rewards.types import Group
+
+
+def read_rows(path: str, grader: str = "") -> Iterator[tuple[object, Group]]:
+    """Pairs of a row's own id (of its own type) and its group; `-` reads standard input, blank lines are skipped.
+
+    Args:
+        grader: for rows that name none.
+
+    Raises:
+        RewardError: `FILE:LINE.field …`.
+    """
+    if path == "-":
+        yield from _read_lines(sys.stdin, "standard input", grader)
+    elif not Path(path).is_file():
+        raise RewardError(f"there is no file {path}", "give a JSONL file, or - for standard input")
+    else:
+        # Broken bytes become replacement characters: a completion may hold anything.
+        with Path(path).open(encoding="utf-8", errors="replace") as lines:
+            yield from _read_lines(lines, path, grader)
+
+
+def _read_lines(lines: Iterable[str], name: str, grader: str) -> Iterator[tuple[object, Group]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _read(line, f"{name}:{number}", grader)
+
+
+def _read(line: str, where: str, grader: str) -> tuple[object, Group]:
+    try:
+        record: object = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RewardError(f"{where} is not JSON: {error}", "one JSON object a line") from error
+    group = Group.from_json(record, where)
+    given = cast("dict[str, object]", record).get("id")
+    if given is None:
+        raise RewardError(f"{where}.id is missing", "give each row an id")
+    return given, group if group.grader else replace(group, grader=grader)

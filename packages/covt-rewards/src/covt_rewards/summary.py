@@ -1,0 +1,77 @@
+"""The running summary of `covt-rewards score`: counts, means, failures, progress; constant memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from covt_rewards.registry import ConfiguredReward
+from covt_rewards.score import GroupScore
+
+_TERMINAL_SECONDS = 0.5
+_LOG_SECONDS = 10.0
+
+
+class Summary:
+    """Sums over scored groups."""
+
+    def __init__(self, rewards: Sequence[ConfiguredReward]) -> None:
+        self._rewards = rewards
+        self._sums = {reward.name: 0.0 for reward in rewards}
+        self._failed = {reward.name: 0 for reward in rewards}
+        self._total = 0.0
+        self.groups = 0
+        self.completions = 0
+        self._began = time.monotonic()
+        self._shown = self._began
+        self._progress_open = False
+
+    def add(self, score: GroupScore) -> None:
+        self.groups += 1
+        self.completions += len(score.totals)
+        self._total += sum(score.totals)
+        for name, results in score.results.items():
+            self._sums[name] += sum(result.value for result in results)
+            self._failed[name] += name in score.failures
+
+    def show_progress(self, stream: TextIO, now: float) -> None:
+        """One line on a terminal, rewritten; elsewhere a line every ten seconds."""
+        terminal = stream.isatty()
+        if now - self._shown < (_TERMINAL_SECONDS if terminal else _LOG_SECONDS):
+            return
+        self._shown = now
+        rate = self.completions / (now - self._began)
+        line = f"{self.groups} groups, {self.completions} completions, {rate:.0f}/s"
+        self._progress_open = terminal
+        print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=stream, flush=True)
+
+    def end_progress(self, stream: TextIO) -> None:
+        if self._progress_open:
+            print(file=stream)
+
+    def to_json(self) -> dict[str, object]:
+        """Means are over completions; `failures` counts groups a reward failed on."""
+        count = max(1, self.completions)
+        return {
+            "groups": self.groups,
+            "completions": self.completions,
+            "mean_total": self._total / count,
+            "rewards": {
+                reward.name: {
+                    "weight": reward.weight,
+                    "mean": self._sums[reward.name] / count,
+                    "failures": self._failed[reward.name],
+                }
+                for reward in self._rewards
+            },
+            "seconds": time.monotonic() - self._began,
+        }
+
+    def table(self) -> str:
+        count = max(1, self.completions)
+        lines = [f"{self.groups} groups, {self.completions} completions", f"{'reward':16} weight     mean  failures"]
+        for reward in self._rewards:
+            mean = self._sums[reward.name] / count
+            lines.append(f"{reward.name:16} {reward.weight:6g} {mean:8.4f} {self._failed[reward.name]:9d}")
+        return "\n".join([*lines, f"{'total':16}        {self._total / count:8.4f}"])
