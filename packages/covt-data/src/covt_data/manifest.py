@@ -60,4 +60,6 @@ class Manifest(Record):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "file"
-            raise DataFileError(f"{path} is damaged, {field}: {first['msg']}", "prepare the set again") from None
+            raise DataFileError(
+                f"{path} is damaged, {field}: {first['msg']}", "remove the folder and prepare it again"
+            ) from None

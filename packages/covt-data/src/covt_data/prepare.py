@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from covt_data.errors import DataError, DataFileError
-from covt_data.manifest import FileHash, Manifest, SplitCount
+from covt_data.manifest import MANIFEST_NAME, FileHash, Manifest, SplitCount
 from covt_data.schema import Row
 from covt_data.sources import SOURCES, Source, SourceOptions, load_source
-from covt_data.store import write_split, written_aside
+from covt_data.store import PreparedSet, write_split, written_aside
 
 Progress = Callable[[str, int, int], None]
 """Called with (split, rows written, rows in all)."""
@@ -47,9 +47,10 @@ def prepare(
         inputs=spec.inputs(chosen),
     )
     out = Path(out)
-    if out.exists() and not overwrite:
-        existing = _existing(out)
+    existing = _existing(out)
+    if existing and not overwrite:
         if existing.same_origin(manifest):
+            PreparedSet(out).check_sizes()
             return existing
         raise DataFileError(
             f"{out} holds another set, made by `{existing.command}`",
@@ -103,14 +104,13 @@ def command_line(spec: Source, options: SourceOptions) -> str:
     return shlex.join(words)
 
 
-def _existing(out: Path) -> Manifest:
-    try:
-        return Manifest.read(out)
-    except DataFileError as error:
-        raise DataFileError(
-            f"{out} exists and is not a complete prepared set: {error}",
-            "choose another folder, or replace it with --overwrite",
-        ) from None
+def _existing(out: Path) -> Manifest | None:
+    """The manifest of the set in `out`, None when nothing is there. What isn't a prepared set is never replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / MANIFEST_NAME).is_file():
+        raise DataFileError(f"{out} exists and is not a prepared set", "choose another folder")
+    return Manifest.read(out)
 
 
 def _reported(rows: Iterable[Row], split: str, total: int, progress: Progress | None) -> Iterator[Row]:

@@ -125,19 +125,28 @@ class PreparedSet:
         """Validated rows, at most `limit` of them. Raises `DataFileError` on a missing or damaged shard."""
         return islice(self._rows(self.shards(split)), limit)
 
+    def check_sizes(self) -> None:
+        """Quick check that every shard is there with its size; raises `DataFileError` naming the first that isn't."""
+        for name, expected in self.manifest.files.items():
+            path = self.path / name
+            if not path.is_file() or path.stat().st_size != expected.bytes:
+                raise DataFileError(f"{path} is missing or cut short", "prepare the set again with --overwrite")
+
     def verify(self) -> None:
         """Compare every shard's hash with the manifest; raises `DataFileError` naming the first that differs."""
         for name, expected in self.manifest.files.items():
             path = self.path / name
             if not path.is_file() or _sha256(path) != expected.sha256:
-                raise DataFileError(f"{path} is missing or not what was written", "prepare the set again")
+                raise DataFileError(
+                    f"{path} is missing or not what was written", "prepare the set again with --overwrite"
+                )
 
     def _rows(self, shards: list[Path]) -> Iterator[Row]:
         for path in shards:
             try:
                 file = pq.ParquetFile(path)
             except (pa.ArrowInvalid, OSError) as error:
-                raise DataFileError(f"cannot read {path}: {error}", "prepare the set again") from error
+                raise DataFileError(f"cannot read {path}: {error}", "prepare the set again with --overwrite") from error
             with file:
                 for batch in file.iter_batches(READ_BATCH):
                     for data in batch.to_pylist():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from covt_data.schema import Row
 
@@ -15,6 +15,16 @@ class SourceOptions(BaseModel):
     """Base of the options of a source: frozen, all with defaults, an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_from_text(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A command line gives lists as `3,4`."""
+        lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
+        return {
+            key: [item for item in value.split(",") if item] if key in lists and isinstance(value, str) else value
+            for key, value in data.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""Reader of the published VSP maps: `rows.jsonl` (one map a line) and the pictures it names.
+
+A line has `id`, `level` (the map's size), `image` (a path below the folder) and `map_desc`: rows of 0 ice, -1 hole,
+1 start, 2 goal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pictures
+from PIL import UnidentifiedImageError
+
+from covt_data.errors import DataError, DataFileError
+from covt_data.schema import Image, Row
+from covt_data.tasks.grid import CELL_PIXELS
+from covt_data.tasks.vsp import shortest_plan
+from covt_data.tasks.vsp_rows import prompt_row
+
+TABLE = "rows.jsonl"
+LETTERS = {0: "F", -1: "H", 1: "S", 2: "G"}
+EXPECTED = "the folder of the published maps has rows.jsonl and level3/ ... level8/"
+
+
+@dataclass(frozen=True)
+class PublishedMap:
+    id: str
+    rows: tuple[str, ...]
+    picture: Path
+
+
+@dataclass(frozen=True)
+class PublishedMaps:
+    """The maps of the chosen levels, in the order of the table."""
+
+    folder: Path
+    maps: tuple[PublishedMap, ...]
+
+    @classmethod
+    def open(cls, folder: Path, levels: tuple[int, ...]) -> PublishedMaps:
+        """Read and check the table. Raises `DataFileError` without it or a picture, `DataError` for a bad line."""
+        table = folder / TABLE
+        if not table.is_file():
+            raise DataFileError(f"{table} does not exist", EXPECTED)
+        maps: list[PublishedMap] = []
+        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+            found = _parse(folder, line, f"{table}, line {number}")
+            if len(found.rows) in levels:
+                maps.append(found)
+        if not maps:
+            raise DataError(f"{table} has no maps of the levels {', '.join(map(str, levels))}", "choose other levels")
+        return cls(folder, tuple(maps))
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the table, and of the chosen pictures together."""
+        pictures = hashlib.sha256()
+        for item in self.maps:
+            pictures.update(hashlib.sha256(item.picture.read_bytes()).digest())
+        table = hashlib.sha256((self.folder / TABLE).read_bytes())
+        return {TABLE: table.hexdigest(), "pictures": pictures.hexdigest()}
+
+    def rows(self, split: str, keep_size: bool) -> Iterator[Row]:
+        """Prompt rows; pictures are resized to 28 pixels a cell unless `keep_size`."""
+        for item in self.maps:
+            picture = Image(bytes=_picture(item, keep_size), path=item.picture.relative_to(self.folder).as_posix())
+            yield prompt_row(item.rows, f"vsp-published-{item.id.replace('/', '-')}", split, picture, [])
+
+
+def _parse(folder: Path, line: str, where: str) -> PublishedMap:
+    try:
+        data: dict[str, Any] = json.loads(line)
+        rows = tuple("".join(LETTERS[value] for value in row) for row in data["map_desc"])
+        found = PublishedMap(str(data["id"]), rows, folder / data["image"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: not a map: {type(error).__name__} {error}", EXPECTED) from None
+    letters = "".join(rows)
+    if {len(row) for row in rows} != {len(rows)} or letters.count("S") != 1 or letters.count("G") != 1:
+        raise DataError(f"{where}: {rows} is not a square map with one start and one goal", "correct the line")
+    if shortest_plan(rows) is None:
+        raise DataError(f"{where}: {rows} has no way from start to goal", "remove the line")
+    if not found.picture.resolve().is_relative_to(folder.resolve()) or not found.picture.is_file():
+        raise DataFileError(f"{where}: no picture {data['image']!r} in {folder}", EXPECTED)
+    return found
+
+
+def _picture(item: PublishedMap, keep_size: bool) -> bytes:
+    """The picture's bytes, or a PNG of it at 28 pixels a cell."""
+    encoded = item.picture.read_bytes()
+    if keep_size:
+        return encoded
+    side = CELL_PIXELS * len(item.rows)
+    try:
+        with Pictures.open(io.BytesIO(encoded)) as picture:
+            resized = picture.convert("RGB").resize((side, side), Pictures.Resampling.BICUBIC)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataFileError(f"{item.picture} cannot be read: {error}", "fetch the picture again") from error
+    out = io.BytesIO()
+    resized.save(out, "PNG", compress_level=6)
+    return out.getvalue()

@@ -1,0 +1,57 @@
+"""Rows of the `vsp` task: question, plan, and the helper images of the path so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from covt_data.schema import Image, Row, Step
+from covt_data.tasks.grid import cell_box
+from covt_data.tasks.vsp import plan_path, shortest_plan
+from covt_data.tasks.vsp_render import LOOKS, draw_vsp
+
+HELPER_IMAGES = 8
+QUESTION = "<image>Plan a path from start to goal that avoids the holes."
+
+
+def moves_shown(length: int) -> list[int]:
+    """How many moves of a plan each helper image shows: one more each, or evenly spread when there are more than 8."""
+    if length <= HELPER_IMAGES:
+        return [min(h, length) for h in range(1, HELPER_IMAGES + 1)]
+    return [round(h * length / HELPER_IMAGES) for h in range(1, HELPER_IMAGES + 1)]
+
+
+def prompt_row(rows: Sequence[str], row_id: str, split: str, picture: Image, steps: list[Step], **more: object) -> Row:
+    """The row of a map with this picture. `more` goes into the metadata, beside `rows`, `plan` and `path`."""
+    plan = shortest_plan(rows)
+    assert plan is not None, f"{row_id} has no solution"
+    meta = {"rows": list(rows), "plan": plan, "path": plan_path(rows, plan), **more}
+    return Row(
+        id=row_id,
+        source="vsp",
+        split=split,
+        category=f"level {len(rows)}",
+        question=QUESTION,
+        images=[picture],
+        answer=",".join(plan),
+        grader="vsp",
+        steps=steps,
+        metadata=json.dumps(meta, separators=(",", ":")),
+    )
+
+
+def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool) -> Row:
+    """The row of a generated map; with steps it has one latent step of 8 helper images, and the answer as text."""
+    plan = shortest_plan(rows)
+    assert plan is not None, "generated maps have a solution"
+    path, look = plan_path(rows, plan), index % LOOKS
+    steps: list[Step] = []
+    focus: dict[str, object] = {}
+    if with_steps:
+        shown = moves_shown(len(plan))
+        drawn = {n: Image(bytes=draw_vsp(rows, path[: n + 1], plan[:n], look)) for n in dict.fromkeys(shown)}
+        steps.append(Step(type="latent", images=[drawn[n] for n in shown]))
+        steps.append(Step(type="text", text=f"\\boxed{{{','.join(plan)}}}"))
+        focus["focus"] = [[cell_box(path[n]) for n in shown]]
+    picture = Image(bytes=draw_vsp(rows, path[:1], [], look))
+    return prompt_row(rows, f"vsp-{split}-{index:06d}", split, picture, steps, **focus)
