@@ -17,7 +17,7 @@ class ServerError(OSError):
         self.remedy = remedy
 
 
-class ServerRefused(RolloutError):
+class ServerRefusedError(RolloutError):
     """The server answered that this request is wrong (HTTP 4xx): sending it again gives the same answer."""
 
     def __init__(self, message: str, remedy: str, status: int) -> None:
@@ -25,9 +25,13 @@ class ServerRefused(RolloutError):
         self.status = status
 
 
-class ServerUnreachable(ServerError):
+class ServerUnreachableError(ServerError):
     """No usable answer after all attempts: the server is down, hangs, or keeps failing."""
 
 
 class WeightPushError(ServerError):
     """A weight update did not take place; the server keeps answering with the version named in the message."""
+
+
+class StaleWeightsError(ServerError):
+    """The server answered with other weights than it was last given, for example after a restart."""

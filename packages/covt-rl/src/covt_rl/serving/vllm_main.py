@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
-from argparse import Namespace
+from typing import Any
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,13 +22,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(description="vLLM server"))
-    args = parser.parse_args(arguments)
+    args: Any = parser.parse_args(arguments)
     configure_logging_from_args(args)
     validate_parsed_serve_args(args)
     uvloop.run(_serve(args))
 
 
-async def _serve(args: Namespace) -> None:
+async def _serve(args: Any) -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.api_server.entry import build_and_serve
     from vllm.entrypoints.launchers.launcher import setup_server

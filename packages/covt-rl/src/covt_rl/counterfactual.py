@@ -1,0 +1,226 @@
+"""Continuations of a completion from the end of a latent span, with the latents kept, ablated or left out.
+
+The cut is the end marker of a span. Everything before it stays as it was sampled, except for the latents: those of
+*all* spans up to the cut are ablated, so that no earlier span can stand in for a later one. `drop_latents` and
+`drop_span` are edits of the ids and cost no transfer of latents; the other modes change what the server feeds. A
+continuation gets the tokens that its parent had left at the cut, so all modes have the same budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from covt_model.config import LatentConfig
+from covt_rl.client import LatentInput, Latents, RolloutClient, Sampling
+from covt_rl.errors import RolloutError, StaleWeightsError
+from covt_rl.records import Completion, PromptRequest, find_spans
+
+Mode = Literal["keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span"]
+Which = Literal["first", "last"]
+MODES: tuple[Mode, ...] = ("keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span")
+# Modes for which the parent's own latents must be known, and those for which another sample's must be.
+NEEDS_OWN = frozenset({"keep", "noise"})
+NEEDS_FOREIGN = frozenset({"shuffle"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a continuation starts from.
+
+    Attributes:
+        prefix: ids given to the server after the prompt, the edit done.
+        logprobs: the parent's, of the ids that are left.
+        pads: latent pads up to the cut in the parent, before the edit.
+        budget: tokens the continuation may still have.
+        fed: what the server feeds at pads.
+    """
+
+    prefix: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    pads: int
+    budget: int
+    fed: LatentInput
+
+
+def whole_spans(token_ids: Sequence[int], latent: LatentConfig) -> list[tuple[int, int]]:
+    """Pad ranges that stand between both markers and have exactly `latent.size` pads."""
+    return [
+        (start, end)
+        for start, end in find_spans(token_ids, latent.pad_id)
+        if end - start == latent.size
+        and start > 0
+        and token_ids[start - 1] == latent.start_id
+        and end < len(token_ids)
+        and token_ids[end] == latent.end_id
+    ]
+
+
+def cut(
+    completion: Completion,
+    mode: Mode,
+    latent: LatentConfig,
+    *,
+    max_tokens: int,
+    which: Which = "last",
+    own: Latents | None = None,
+    foreign: Latents | None = None,
+    seed: int = 0,
+) -> Cut | None:
+    """Where and how `completion` is continued, or None when it has no whole latent span.
+
+    max_tokens: what the completion itself was allowed. own: its latents [≥ pads, H] in order, for `keep` and `noise`
+    (their norms). foreign: another sample's, for `shuffle`; repeated when there are fewer than pads. seed: of `noise`.
+    Raises RolloutError for an unknown mode and for missing latents, and for a mode that needs latents where the
+    checkpoint has none (`head = "none"`).
+    """
+    spans = whole_spans(completion.token_ids, latent)
+    if latent.head == "none" and mode in ("zeros", "noise", "shuffle"):
+        raise RolloutError(f"mode {mode!r} of a checkpoint without latents", "use keep, drop_latents or drop_span")
+    if mode not in MODES:
+        raise RolloutError(f"there is no latent mode {mode!r}", f"use one of {', '.join(MODES)}")
+    if not spans:
+        return None
+    end = spans[0 if which == "first" else -1][1] + 1
+    pads = sum(token == latent.pad_id for token in completion.token_ids[:end])
+    left_out: set[int] = set()
+    if mode in ("drop_latents", "drop_span"):
+        around = 1 if mode == "drop_span" else 0
+        for start, stop in spans:
+            if stop < end:
+                left_out.update(range(start - around, stop + around))
+    kept = [position for position in range(end) if position not in left_out]
+    return Cut(
+        prefix=tuple(completion.token_ids[position] for position in kept),
+        logprobs=tuple(completion.logprobs[position] for position in kept),
+        pads=pads,
+        budget=max_tokens - end,
+        # Pads of a pause checkpoint are fed their own embedding: there is nothing to repeat.
+        fed=LatentInput() if latent.head == "none" else _latent_input(mode, pads, own, foreign, seed),
+    )
+
+
+def _latent_input(mode: Mode, pads: int, own: Latents | None, foreign: Latents | None, seed: int) -> LatentInput:
+    if mode in NEEDS_OWN:
+        if own is None or len(own) < pads:
+            have = "none" if own is None else str(len(own))
+            raise RolloutError(f"mode {mode!r} needs {pads} latents, there are {have}", "sample with hold_latents=True")
+        return LatentInput(mode=mode, latents=own[:pads], seed=seed)
+    if mode in NEEDS_FOREIGN:
+        if foreign is None or len(foreign) == 0:
+            raise RolloutError(f"mode {mode!r} needs another sample's latents", "give a sample that has latents")
+        rows = np.arange(pads) % len(foreign)
+        return LatentInput(mode="given", latents=np.ascontiguousarray(foreign[rows]))
+    return LatentInput(mode="zeros") if mode == "zeros" else LatentInput()
+
+
+async def continue_from(
+    client: RolloutClient,
+    prompts: Sequence[PromptRequest],
+    completions: Sequence[Completion],
+    mode: Mode,
+    sampling: Sampling,
+    *,
+    which: Which = "last",
+    own: Sequence[Latents | None] | None = None,
+    foreign: Sequence[Latents | None] | None = None,
+    spent: Sequence[int] | None = None,
+) -> list[list[Completion]]:
+    """`sampling.n` continuations of each completion; an empty list for one without a whole latent span.
+
+    prompts: the prompt of each completion, as it was sampled. sampling.max_tokens: what the completions were allowed;
+    continuations get what is left of it. own, foreign: latents, an entry a completion (see `cut`). spent: tokens of
+    that allowance which earlier cuts have taken out of each completion.
+
+    Each continuation repeats its parent's prompt and holds the given beginning in its `token_ids`, so it is graded
+    like any completion.
+    """
+    cuts = [
+        cut(
+            one,
+            mode,
+            client.latent,
+            max_tokens=sampling.max_tokens - (spent[index] if spent is not None else 0),
+            which=which,
+            own=own[index] if own is not None else None,
+            foreign=foreign[index] if foreign is not None else None,
+            seed=(sampling.seed or 0) + index,
+        )
+        for index, one in enumerate(completions)
+    ]
+    open_cuts = [index for index, one in enumerate(cuts) if one is not None and one.budget > 0]
+    requests = [extend(prompts[index], _at(cuts, index)) for index in open_cuts]
+    samplings = [
+        replace(
+            sampling,
+            max_tokens=_at(cuts, index).budget,
+            seed=None if sampling.seed is None else sampling.seed + index * sampling.n,
+        )
+        for index in open_cuts
+    ]
+    answers = await client.generate(requests, samplings, inputs=[_at(cuts, i).fed for i in open_cuts], mode=mode)
+    by_index = dict(zip(open_cuts, answers, strict=True))
+    results: list[list[Completion]] = []
+    for index, (parent, point) in enumerate(zip(completions, cuts, strict=True)):
+        if point is None:
+            results.append([])
+        elif index in by_index:
+            results.append([attach(parent, point, one, client) for one in by_index[index]])
+        else:
+            results.append([_exhausted(parent, point, mode, number, client) for number in range(sampling.n)])
+    return results
+
+
+def extend(prompt: PromptRequest, point: Cut) -> PromptRequest:
+    """The prompt with the beginning of the answer; pictures stay one pad each, the server expands them again."""
+    return replace(prompt, ids=(*prompt.ids, *point.prefix))
+
+
+def attach(parent: Completion, point: Cut, answer: Completion, client: RolloutClient) -> Completion:
+    """The continuation as a completion of the parent's prompt."""
+    if answer.prompt_ids != (*parent.prompt_ids, *point.prefix):
+        raise RolloutError(
+            f"the continuation of {parent.group_id!r} sample {parent.sample_index} was given another prompt",
+            "pass the prompts that the completions were sampled from, in the same order",
+        )
+    if answer.weight_version != parent.weight_version:
+        raise StaleWeightsError(
+            f"{parent.group_id!r} was sampled with version {parent.weight_version}, "
+            f"its continuation with {answer.weight_version}",
+            "push weights after the continuations, or sample the group again",
+        )
+    token_ids = (*point.prefix, *answer.token_ids)
+    return replace(
+        answer,
+        prompt_ids=parent.prompt_ids,
+        token_ids=token_ids,
+        logprobs=(*point.logprobs, *answer.logprobs),
+        text=client.decode(token_ids),
+        latent_spans=find_spans(token_ids, client.latent.pad_id),
+        parent=parent.sample_index,
+    )
+
+
+def _exhausted(parent: Completion, point: Cut, mode: Mode, number: int, client: RolloutClient) -> Completion:
+    """The continuation of a completion that ended at its cut: nothing is left to sample."""
+    return replace(
+        parent,
+        sample_index=number,
+        token_ids=point.prefix,
+        logprobs=point.logprobs,
+        text=client.decode(point.prefix),
+        finish_reason="length",
+        latent_spans=find_spans(point.prefix, client.latent.pad_id),
+        latent_key=None,
+        mode=mode,
+        parent=parent.sample_index,
+    )
+
+
+def _at(cuts: Sequence[Cut | None], index: int) -> Cut:
+    point = cuts[index]
+    assert point is not None
+    return point

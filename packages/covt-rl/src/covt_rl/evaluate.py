@@ -1,0 +1,214 @@
+"""Greedy evaluation through the server, with latents kept or ablated.
+
+All modes of a row share what the model writes before its first latents. `zeros`, `noise`, `shuffle` and `none` change
+what every pad is fed, from the first span on. `drop_latents` and `drop_span` cut the `keep` answer at its first
+span, take the pads (or the whole span) out, let the model go on, and do the same with each span that it then writes.
+Every mode has the budget of `keep`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from covt_data.schema import Row
+from covt_rewards import Group, Rollout
+from covt_rewards.accuracy import AccuracyReward
+from covt_rewards.answers import final_answer
+from covt_rl.client import LatentInput, Latents, RolloutClient, Sampling
+from covt_rl.counterfactual import continue_from, whole_spans
+from covt_rl.errors import RolloutError
+from covt_rl.records import Completion, PromptRequest, Spans
+
+if TYPE_CHECKING:
+    from covt_model.encode import EncodedPrompt
+
+EvalMode = Literal["keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span", "none"]
+MODES: tuple[EvalMode, ...] = ("keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span", "none")
+ABLATIONS: tuple[EvalMode, ...] = ("zeros", "noise", "shuffle", "drop_latents")
+Progress = Callable[[EvalMode, int, int], None]
+
+
+class PromptEncoder(Protocol):
+    """What renders a row: `covt_model.encode.Encoder`."""
+
+    def encode_prompt(self, row: Row) -> EncodedPrompt: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """One judged answer: a line of `eval/<label>.<mode>.jsonl`.
+
+    gold: the expected answer. answer: the final answer read from the text, empty when there is none. correct: 1 or 0,
+    or what a graded answer earned. text: without special tokens. latent_spans: into token_ids. meta: the row's.
+    """
+
+    id: str
+    gold: str
+    answer: str
+    correct: float
+    text: str
+    token_ids: tuple[int, ...]
+    latent_spans: Spans
+    finish_reason: str
+    meta: Mapping[str, Any]
+
+
+async def evaluate(
+    client: RolloutClient,
+    encoder: PromptEncoder,
+    rows: Sequence[Row],
+    modes: Sequence[EvalMode] = ("keep",),
+    *,
+    max_tokens: int,
+    grader: AccuracyReward | None = None,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> dict[EvalMode, list[EvalRow]]:
+    """Answer every row greedily in every mode and judge the answers; rows keep their order.
+
+    seed: of noise and of who is given whose latents. on_progress: called with mode, answered rows, all rows.
+    Raises RolloutError for no rows, an unknown mode, or a mode that needs latents where the checkpoint has none.
+    """
+    _check(client, rows, modes)
+    prompts = [request(encoder.encode_prompt(row), row) for row in rows]
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+    judge = grader or AccuracyReward()
+    tell = on_progress or (lambda _mode, _done, _all: None)
+    shuffled = "shuffle" in modes
+    kept: list[Completion] = []
+    own: list[Latents | None] = []
+    if set(modes) & {"keep", "shuffle", "drop_latents", "drop_span"}:
+        groups = await client.generate(
+            prompts, sampling, hold_latents=shuffled, on_done=lambda done: tell("keep", done, len(rows))
+        )
+        kept = [group[0] for group in groups]
+        own = await client.take_latents(kept) if shuffled else []
+    results: dict[EvalMode, list[EvalRow]] = {}
+    for mode in modes:
+        if mode == "keep":
+            answers = kept
+        elif mode == "drop_latents" or mode == "drop_span":
+            answers = await without_latents(client, prompts, kept, mode, max_tokens)
+        else:
+            inputs = [
+                _fed(mode, donor, seed + index) for index, donor in enumerate(_donors(mode, own, len(rows), seed))
+            ]
+            groups = await client.generate(
+                prompts, sampling, inputs=inputs, mode=mode, on_done=lambda done, m=mode: tell(m, done, len(rows))
+            )
+            answers = [group[0] for group in groups]
+        tell(mode, len(rows), len(rows))
+        results[mode] = [judged(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
+    return results
+
+
+async def without_latents(
+    client: RolloutClient,
+    prompts: Sequence[PromptRequest],
+    kept: Sequence[Completion],
+    mode: Literal["drop_latents", "drop_span"],
+    max_tokens: int,
+) -> list[Completion]:
+    """Answers with the latents of every span taken out, also of spans that the continuations begin."""
+    answers = list(kept)
+    removed = client.latent.size + (2 if mode == "drop_span" else 0)
+    spent = [0] * len(answers)
+    while open_rows := [i for i, one in enumerate(answers) if whole_spans(one.token_ids, client.latent)]:
+        continued = await continue_from(
+            client,
+            [prompts[i] for i in open_rows],
+            [answers[i] for i in open_rows],
+            mode,
+            Sampling(max_tokens=max_tokens, temperature=0.0),
+            which="first",
+            spent=[spent[i] for i in open_rows],
+        )
+        for i, (answer,) in zip(open_rows, continued, strict=True):
+            answers[i] = answer
+            spent[i] += removed
+    return answers
+
+
+def request(prompt: EncodedPrompt, row: Row) -> PromptRequest:
+    """The server's request for a row: unexpanded ids and the row's pictures as they are stored."""
+    ids = tuple(int(token) for token in prompt.ids)
+    return PromptRequest(ids, tuple(image.bytes for image in row.images), group_id=row.id)
+
+
+def judged(row: Row, completion: Completion, judge: AccuracyReward) -> EvalRow:
+    """The row's answer and whether it is right."""
+    group = Group(
+        answer=row.answer,
+        rollouts=(Rollout(completion.text),),
+        id=row.id,
+        grader=row.grader,
+        options=tuple(row.options),
+        metadata=row.meta,
+    )
+    return EvalRow(
+        id=row.id,
+        gold=row.answer,
+        answer=final_answer(completion.text, judge.lenient).text,
+        correct=judge.grade(group)[0].score,
+        text=completion.text,
+        token_ids=completion.token_ids,
+        latent_spans=completion.latent_spans,
+        finish_reason=completion.finish_reason,
+        meta=row.meta,
+    )
+
+
+def write_rows(rows: Sequence[EvalRow], path: Path) -> None:
+    """One JSON object a line; the file is complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("w") as file:
+            for row in rows:
+                record = asdict(row)
+                record["correct"] = int(row.correct) if row.correct in (0, 1) else row.correct
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _fed(mode: EvalMode, donor: Latents | None, seed: int) -> LatentInput:
+    if mode != "shuffle":
+        return LatentInput(mode=mode, seed=seed if mode == "noise" else 0)
+    # A row whose answers hold no latents anywhere can't be given foreign ones; it keeps its own.
+    return LatentInput() if donor is None else LatentInput(mode="given", latents=donor)
+
+
+def _donors(mode: EvalMode, own: Sequence[Latents | None], rows: int, seed: int) -> list[Latents | None]:
+    """For each row another row's latents: rows that have some pass theirs around one circle in random order."""
+    donors: list[Latents | None] = [None] * rows
+    if mode != "shuffle":
+        return donors
+    having = [index for index, latents in enumerate(own) if latents is not None and len(latents)]
+    if len(having) < 2:
+        return donors
+    order = np.random.default_rng(seed).permutation(having)
+    for giver, taker in zip(order, np.roll(order, 1), strict=True):
+        donors[taker] = own[giver]
+    return donors
+
+
+def _check(client: RolloutClient, rows: Sequence[Row], modes: Sequence[EvalMode]) -> None:
+    if not rows:
+        raise RolloutError("there are no rows to evaluate", "choose a split that has rows")
+    for mode in modes:
+        if mode not in MODES:
+            raise RolloutError(f"there is no evaluation mode {mode!r}", f"use some of {', '.join(MODES)}")
+        if mode in ("zeros", "noise", "shuffle") and client.latent.head == "none":
+            raise RolloutError(
+                f"mode {mode!r} replaces latents, and this checkpoint has none (head 'none')",
+                "evaluate it with keep, drop_latents or drop_span",
+            )

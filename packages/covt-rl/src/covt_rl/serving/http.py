@@ -1,0 +1,159 @@
+"""HTTP to one or several replicas of the server: pooled, bounded, retried, spread by load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from covt_rl.errors import RolloutError, ServerRefusedError, ServerUnreachableError
+
+# Too busy, or a gateway between us: sending again may help. Other 4xx answers won't change.
+RETRIED_STATUS = frozenset({408, 425, 429})
+
+
+@dataclass(slots=True)
+class Replica:
+    """One server: its address and the number of requests it is working on for us."""
+
+    url: str
+    in_flight: int = 0
+
+
+class Transport:
+    """Sends JSON to the least loaded replica; use it as an async context manager.
+
+    attempts: how often an idempotent request is sent before ServerUnreachableError. backoff: seconds before the second
+    attempt, doubled after each and capped at `max_backoff`, with jitter so that many requests don't come back at once.
+    on_down: awaited when all attempts failed, once for all requests that fail together; it brings the server back and
+    the requests start over. timeout: seconds an answer may take, the time in the server's queue included.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        api_key: str | None = None,
+        concurrency: int = 256,
+        timeout: float = 600.0,
+        attempts: int = 6,
+        backoff: float = 0.25,
+        max_backoff: float = 8.0,
+        on_down: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        if not urls:
+            raise RolloutError("no server address", "give at least one URL such as http://127.0.0.1:8000")
+        self.replicas = [Replica(url.rstrip("/")) for url in urls]
+        self.attempts, self.backoff, self.max_backoff = attempts, backoff, max_backoff
+        self.on_down = on_down
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=10)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._repair = asyncio.Lock()
+        self._repairs = 0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def post(self, path: str, body: Any = None, *, params: dict[str, str] | None = None) -> Any:
+        """POST to the least loaded replica, again where that can help; the answer's JSON.
+
+        Raises ServerRefusedError for a wrong request and ServerUnreachableError when nothing helped.
+        """
+        async with self._slots:
+            repairs = self._repairs
+            try:
+                return await self._attempt("POST", path, body, params)
+            except ServerUnreachableError:
+                if self.on_down is None:
+                    raise
+                await self._bring_back(repairs)
+                return await self._attempt("POST", path, body, params)
+
+    async def each(
+        self, method: str, path: str, body: Any = None, *, params: dict[str, str] | None = None, attempts: int = 1
+    ) -> list[Any]:
+        """The same call on every replica, in their order; sent once unless the caller knows that it is idempotent."""
+        calls = (self._attempt(method, path, body, params, replica, attempts) for replica in self.replicas)
+        return await asyncio.gather(*calls)
+
+    async def _bring_back(self, seen: int) -> None:
+        """Call `on_down` unless another request's call came back since this one was sent."""
+        assert self.on_down is not None
+        async with self._repair:
+            if self._repairs == seen:
+                await self.on_down()
+                self._repairs += 1
+
+    async def _attempt(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        params: dict[str, str] | None,
+        only: Replica | None = None,
+        attempts: int | None = None,
+    ) -> Any:
+        limit = attempts or self.attempts
+        delay, problem, replica = self.backoff, "", self.replicas[0]
+        for attempt in range(limit):
+            if attempt:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(2 * delay, self.max_backoff)
+            replica = only or min(self.replicas, key=lambda one: one.in_flight)
+            replica.in_flight += 1
+            try:
+                return await self._send(replica.url, method, path, body, params)
+            except (aiohttp.ClientError, ConnectionError, _FailedError) as error:
+                problem = f"{type(error).__name__}: {error}" if not isinstance(error, _FailedError) else str(error)
+            except TimeoutError:
+                problem = f"no answer within {self._timeout.total:.0f} s"
+            finally:
+                replica.in_flight -= 1
+        raise ServerUnreachableError(
+            f"{replica.url}{path} failed {limit} time{'s' if limit > 1 else ''}: {problem}",
+            "check that the server runs (`covt serve CKPT`) and look at its log",
+        )
+
+    async def _send(self, url: str, method: str, path: str, body: Any, params: dict[str, str] | None) -> Any:
+        if self._session is None:
+            raise AssertionError("the transport is used outside its `async with` block")
+        async with self._session.request(method, url + path, json=body, params=params) as response:
+            raw = await response.read()
+            if response.status < 300:
+                return json.loads(raw) if raw else None
+            problem = _message(raw)
+            if 400 <= response.status < 500 and response.status not in RETRIED_STATUS:
+                remedy = "give the API key" if response.status == 401 else "correct the request"
+                raise ServerRefusedError(f"{url}{path}: HTTP {response.status}: {problem}", remedy, response.status)
+            raise _FailedError(f"HTTP {response.status}: {problem}")
+
+
+class _FailedError(Exception):
+    """An answer that says the server failed; never leaves this module."""
+
+
+def _message(raw: bytes) -> str:
+    """The message inside an OpenAI-style error answer, or the answer's beginning."""
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return raw[:500].decode(errors="replace")
+    error = value.get("error", value.get("detail", value)) if isinstance(value, dict) else value
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:500]

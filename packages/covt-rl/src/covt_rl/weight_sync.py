@@ -1,0 +1,233 @@
+"""New weights into a running server: gather → shared memory → pause, load, name, resume.
+
+The order keeps every completion honest. Pausing aborts what runs and clears all caches, whose contents belong to the
+old weights. While weights are being replaced the server's version has a name that is no step, so an answer from a
+half-loaded model could never pass for one of either version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covt_model.errors import CheckpointError
+from covt_rl.client import RolloutClient
+from covt_rl.errors import RolloutError, ServerError, StaleWeightsError, WeightPushError
+
+if TYPE_CHECKING:
+    import torch
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "covt-weights-"
+LOADING = "loading"
+
+
+@dataclass(frozen=True, slots=True)
+class PushReport:
+    """What a push did: version, tensors and bytes written, seconds of gathering and writing, and of the server."""
+
+    version: int
+    tensors: int
+    bytes: int
+    write_seconds: float
+    push_seconds: float
+
+
+class ServedNames:
+    """The tensor names that the server expects, found by a trainer's parameter names.
+
+    Transformers names a parameter `model.language_model.layers…` or `model.visual…` where checkpoints may have
+    `model.layers…` and `visual…`; both name the same tensor.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._served = {_canonical(name): name for name in names}
+
+    @classmethod
+    def read(cls, checkpoint: Path | str) -> ServedNames:
+        """From the headers of a checkpoint's safetensors; raises CheckpointError when it has none."""
+        from safetensors import safe_open
+
+        files = sorted(Path(checkpoint).glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(
+                f"{checkpoint} has no *.safetensors", "give the folder that the server was started with"
+            )
+        names: list[str] = []
+        for path in files:
+            with safe_open(path, "pt") as file:
+                names += file.keys()
+        return cls(names)
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def find(self, name: str) -> str:
+        """The served name of a parameter; raises RolloutError when the served model has no such tensor."""
+        served = self._served.get(_canonical(name))
+        if served is None:
+            raise RolloutError(
+                f"the served checkpoint has no tensor {name!r}", "serve a checkpoint of the model that is trained"
+            )
+        return served
+
+
+def write_weights(
+    named_tensors: Iterable[tuple[str, torch.Tensor | None]],
+    folder: Path,
+    names: ServedNames,
+    *,
+    bucket_bytes: int = 1 << 30,
+) -> tuple[int, int]:
+    """Write tensors to `folder/weights-N.safetensors`, a bucket at a time; returns their number and bytes.
+
+    Nothing but one bucket and the folder's copy is held. A tied output matrix is left out: the server shares it, as
+    the checkpoint does.
+    """
+    from safetensors.torch import save_file
+
+    bucket: dict[str, torch.Tensor] = {}
+    held = total = count = files = 0
+
+    def flush() -> None:
+        nonlocal bucket, held, files
+        if bucket:
+            save_file(bucket, folder / f"weights-{files:05d}.safetensors")
+            files += 1
+        bucket, held = {}, 0
+
+    for name, tensor in named_tensors:
+        if tensor is None:
+            raise RolloutError(f"tensor {name!r} has no values on this rank", "publish from rank 0")
+        size = tensor.numel() * tensor.element_size()
+        if held and held + size > bucket_bytes:
+            flush()
+        bucket[names.find(name)] = tensor.detach().contiguous().cpu()
+        held, total, count = held + size, total + size, count + 1
+    flush()
+    return count, total
+
+
+async def push_weights(client: RolloutClient, folder: Path | str, version: int) -> None:
+    """Make all replicas serve `folder/*.safetensors` under `version`; completions must then come from it.
+
+    Requests under way are aborted; the client sends them again. Raises WeightPushError when a replica could not be
+    updated: one that refused the weights serves its old ones, under their old version.
+    """
+    transport = client.transport
+    before = await _version(client)
+    try:
+        await transport.each("POST", "/pause", params={"mode": "abort"}, attempts=client.attempts)
+        await _name(client, f"{LOADING} {version}")
+        body = {"method": "covt_load_weights", "args": [str(folder), version]}
+        await transport.each("POST", "/collective_rpc", body)
+        await _name(client, str(version))
+    except ServerError as error:
+        await _take_back(client, before)
+        raise WeightPushError(
+            f"weights of version {version} were not loaded, version {before} stays: {error}",
+            "see the server's log; push all tensors of the served model, from a folder that the server can read",
+        ) from error
+    client.version = version
+    await transport.each("POST", "/resume", attempts=client.attempts)
+
+
+async def _version(client: RolloutClient) -> int | None:
+    """The version served now; None when an earlier push has left none, or the replicas differ."""
+    try:
+        return await client.weight_version()
+    except StaleWeightsError:
+        return None
+
+
+async def _take_back(client: RolloutClient, before: int | None) -> None:
+    """Resume, under the old name where the old weights are whole.
+
+    The workers report the version of the last load that came to its end; a replica that has another keeps a name
+    that is no version, and its answers are refused until a push succeeds.
+    """
+    # The server may be gone altogether; the error that brought us here says so, and is the one to raise.
+    with contextlib.suppress(ServerError):
+        statuses = await client.transport.each("POST", "/collective_rpc", {"method": "covt_status"})
+        if all(status["results"][0]["weight_version"] == before for status in statuses):
+            await _name(client, str(before))
+        await client.transport.each("POST", "/resume", attempts=client.attempts)
+
+
+async def _name(client: RolloutClient, name: str) -> None:
+    body = {"new_version": name}
+    await client.transport.each("POST", "/update_weight_version", body, attempts=client.attempts)
+
+
+async def publish(
+    client: RolloutClient,
+    named_tensors: Iterable[tuple[str, torch.Tensor | None]],
+    version: int,
+    names: ServedNames,
+    *,
+    folder: Path | None = None,
+) -> PushReport:
+    """Write the trainer's tensors where the server can read them and push them as `version`.
+
+    named_tensors: all parameters, on rank 0; a ZeRO-3 gather is iterated once, to the end, also when something
+    fails, since the other ranks take part in it. names: of the served checkpoint. folder: where to write, by default
+    shared memory; a server on another machine needs a folder that both see.
+    """
+    pairs = iter(named_tensors)
+    try:
+        with scratch(folder) as target:
+            began = time.perf_counter()
+            count, size = write_weights(pairs, target, names)
+            if count != len(names):
+                raise RolloutError(
+                    f"{count} tensors were given, the served checkpoint has {len(names)}", "publish every parameter"
+                )
+            written = time.perf_counter()
+            await push_weights(client, target, version)
+            return PushReport(version, count, size, written - began, time.perf_counter() - written)
+    finally:
+        drain(pairs)
+
+
+def drain(named_tensors: Iterable[tuple[str, object]]) -> None:
+    """Take part in a gather without using it: what every rank but 0 does while rank 0 publishes."""
+    for _ in named_tensors:
+        pass
+
+
+@contextlib.contextmanager
+def scratch(folder: Path | None = None) -> Iterator[Path]:
+    """An empty folder in shared memory (or in `folder`), removed at the end.
+
+    Folders of publishers that died before their end are removed too.
+    """
+    root = folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir()))
+    for left in root.glob(f"{PREFIX}*"):
+        if not _alive(left.name.removeprefix(PREFIX).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
+    except OSError as error:
+        raise WeightPushError(f"can't write weights to {root}: {error}", "make room there") from error
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def _alive(pid: str) -> bool:
+    return not pid.isdigit() or Path("/proc", pid).exists()
+
+
+def _canonical(name: str) -> str:
+    for found, plain in (("model.language_model.", "language."), ("model.visual.", "visual."), ("model.", "language.")):
+        if name.startswith(found):
+            return plain + name.removeprefix(found)
+    return name
