@@ -1,0 +1,204 @@
+"""Jobs that the ZeRO-3 tests run in worker processes, and the same training without DeepSpeed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+VOCABULARY, HIDDEN, LENGTH = 31, 16, 12
+OPTIM = {"lr": 1e-2, "warmup_steps": 3, "schedule": "cosine", "clip": 0.5, "weight_decay": 0.1}
+
+
+class TinyModel(nn.Module):
+    """Two recurrent-looking layers with a norm, an optional branch and a frozen part; dropout makes the RNG count."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, HIDDEN)
+        self.layers = nn.ModuleList(nn.Linear(HIDDEN, HIDDEN) for _ in range(2))
+        self.branch = nn.Linear(HIDDEN, HIDDEN)
+        self.frozen = nn.Linear(HIDDEN, HIDDEN)
+        self.norm = nn.LayerNorm(HIDDEN)
+        self.dropout = nn.Dropout(dropout)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, ids: Tensor, repeats: int = 1, branch: bool = False) -> Tensor:
+        """Summed cross-entropy of the next token: []."""
+        hidden = self.embed(ids) + self.frozen(self.embed(ids))
+        for _ in range(repeats):
+            for layer in self.layers:
+                hidden = hidden + self.dropout(torch.tanh(layer(hidden)))
+        if branch:
+            hidden = hidden + self.branch(hidden)
+        logits = self.norm(hidden) @ self.embed.weight.T
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+
+
+def build(dropout: float = 0.0) -> TinyModel:
+    torch.manual_seed(7)
+    return TinyModel(dropout)
+
+
+def rows(step: int) -> list[Tensor]:
+    """Six rows of different lengths for a step, each [1, T]."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    lengths = torch.randint(3, LENGTH, (6,), generator=generator).tolist()
+    return [torch.randint(0, VOCABULARY, (1, length), generator=generator) for length in lengths]
+
+
+def train_alone(steps: int) -> list[float]:
+    """The losses of plain torch on one process, all rows of a step in one go."""
+    from covt_runtime.config import OptimConfig
+    from covt_runtime.schedule import lr_at
+
+    optim = OptimConfig.model_validate(OPTIM)
+    model = build()
+    decay = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    rest = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    adam = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=1.0)
+    losses = []
+    for step in range(steps):
+        for group in adam.param_groups:
+            group["lr"] = lr_at(step, steps, optim)
+        batch = rows(step)
+        tokens = sum(row.numel() - 1 for row in batch)
+        loss = torch.stack([model(row, branch=uses_branch(step, i)) for i, row in enumerate(batch)]).sum() / tokens
+        loss.backward()
+        for p in model.parameters():
+            if p.requires_grad and p.grad is None:
+                p.grad = torch.zeros_like(p)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        adam.step()
+        adam.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def uses_branch(step: int, row: int) -> bool:
+    """Row 0 of every other step: then only one rank has a gradient for the branch, and only in that step."""
+    return row == 0 and step % 2 == 0
+
+
+def _engine(payload: dict[str, Any]) -> Any:
+    from covt_runtime.config import OptimConfig, ZeroConfig
+    from covt_runtime.engine import ZeroEngine
+
+    zero = ZeroConfig.model_validate({"dtype": "fp32", "persistence_threshold": 0, **payload.get("zero", {})})
+    optim = OptimConfig.model_validate(OPTIM)
+    return ZeroEngine(build(payload.get("dropout", 0.0)), optim, zero, total_steps=payload["steps"])
+
+
+def _one_step(engine: Any, step: int, branch: bool = True) -> float:
+    """The global loss of one step; this rank's rows are accumulated one at a time."""
+    batch = rows(step)
+    mine = [(i, row) for i, row in enumerate(batch) if i % engine.world_size == engine.rank]
+    tokens = engine.global_sum(sum(row.numel() - 1 for _, row in mine)).float()
+    total = torch.zeros(())
+    for i, row in mine:
+        loss = engine(row, branch=branch and uses_branch(step, i)) / tokens
+        engine.backward(loss)
+        total += loss.detach()
+    engine.step()
+    return float(engine.global_sum(total))
+
+
+def train(payload: dict[str, Any], worker: Any) -> list[float]:
+    """The global losses of `steps` steps."""
+    engine = _engine(payload)
+    losses = [_one_step(engine, step, payload.get("branch", True)) for step in range(payload["steps"])]
+    engine.close()
+    return losses
+
+
+def train_and_save(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
+    """Train from the newest checkpoint on (or from the start), saving every `every` steps; may be killed on the way."""
+    from covt_runtime.checkpoint import CheckpointStore
+
+    engine = _engine(payload)
+    store = CheckpointStore(Path(payload["folder"]), keep=payload.get("keep", 2))
+    notes: list[str] = []
+    loaded = store.load(engine, payload.get("from_step"), notes.append)
+    start = loaded.extra["next"] if loaded else 0
+    if loaded is None:
+        torch.manual_seed(100 + worker.rank)
+    losses = {}
+    for step in range(start, payload["steps"]):
+        losses[step] = _one_step(engine, step)
+        if (step + 1) % payload["every"] == 0:
+            own = {"count": torch.tensor(step), "ema/norm.weight": engine.named_shards()["norm.weight"] * 2}
+            store.save(step + 1, engine, extra={"next": step + 1}, tensors=own, best=step + 1 == payload.get("best"))
+        worker.emit({"event": "step", "step": step, "loss": losses[step]})
+        if step == payload.get("kill_at") and worker.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    whole = {name: t.tolist() for name, t in engine.gathered_named_parameters(bucket_bytes=2000) if t is not None}
+    engine.close()
+    return {
+        "losses": losses,
+        "start": start,
+        "notes": notes,
+        "whole": whole,
+        "tensors": {name: t.tolist() for name, t in loaded.tensors.items()} if loaded else {},
+    }
+
+
+def phases(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
+    """Weights through a full save and load, and a fresh optimizer between two phases."""
+    from covt_runtime.config import OptimConfig
+
+    engine = _engine(payload)
+    first = [_one_step(engine, step) for step in range(3)]
+    engine.save_full(Path(payload["folder"]))
+    moments = len(engine.moment_shards())
+    engine.reset_optimizer(OptimConfig.model_validate(OPTIM), total_steps=3)
+    after_reset = {"lr": engine.lr, "moments": len(engine.moment_shards()), "step": engine.global_step}
+    second = [_one_step(engine, step) for step in range(3)]
+    engine.close()
+    again = _engine(payload)
+    again.load_full(Path(payload["folder"]))
+    repeated = [_one_step(again, step) for step in range(3)]
+    again.close()
+    return {"first": first, "moments": moments, "reset": after_reset, "second": second, "repeated": repeated}
+
+
+def shard_sizes(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
+    """How many elements this rank holds of everything, between steps."""
+    engine = _engine(payload)
+    _one_step(engine, 0)
+    held = sum(p.numel() for p in engine.module.parameters())
+    sharded = sum(shard.numel() for shard in engine.named_shards().values())
+    whole = sum(p.ds_numel for p in engine.module.parameters())
+    engine.close()
+    return {"held": held, "sharded": sharded, "whole": whole}
+
+
+def fail(payload: dict[str, Any], worker: Any) -> None:
+    """Fail on rank 1 in the way asked for, while rank 0 waits for it."""
+    from covt_runtime.errors import ConfigError
+
+    if worker.rank == 1:
+        if payload["how"] == "user":
+            raise ConfigError("the setting is wrong", "set it right")
+        if payload["how"] == "bug":
+            raise ZeroDivisionError("a bug")
+        os.kill(os.getpid(), signal.SIGKILL)
+    worker.barrier()
+
+
+def process_ids(payload: dict[str, Any], worker: Any) -> dict[str, int]:
+    """This rank's process id, after telling the parent."""
+    worker.emit({"event": "pid", "pid": os.getpid()})
+    return {"pid": os.getpid()}
+
+
+def wait_forever(payload: dict[str, Any], worker: Any) -> None:
+    """Write this rank's process id to a file and hang in a collective that the other rank never joins."""
+    Path(payload["folder"], f"pid_{worker.rank}").write_text(str(os.getpid()))
+    worker.emit({"event": "waiting"})
+    if worker.rank == 0:
+        worker.barrier()
+    signal.pause()
