@@ -129,18 +129,24 @@ def _mean_std(settings: ImageSettings) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+def resize(pictures: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
+    """uint8 [N, 3, H, W] → whole cells within the pixel limits, bicubic; pictures of that size stay as they are."""
+    fit = fit_size(*pictures.shape[-2:], settings)
+    if fit == tuple(pictures.shape[-2:]):
+        return pictures
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as transforms
+
+    return transforms.resize(pictures, list(fit), interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
 def patchify(pictures: torch.Tensor, settings: ImageSettings) -> tuple[torch.Tensor, Grid]:
     """Same-sized pictures, uint8 [N, 3, H, W] → (pixel_values float32 [N·rows·columns, D], grid of each).
 
     D = 3 · temporal · patch². Patches of one merged token are adjacent, as the vision tower expects.
     """
-    height, width = pictures.shape[-2:]
-    fit = fit_size(height, width, settings)
-    if fit != (height, width):
-        from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2 import functional as transforms
-
-        pictures = transforms.resize(pictures, list(fit), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    pictures = resize(pictures, settings)
+    fit = pictures.shape[-2:]
     mean, std = _mean_std(settings)
     values = pictures.to(torch.float32).sub_(mean).div_(std)
     patch, merge = settings.patch, settings.merge

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from covt_model.checkpoint import quiet_progress
 from covt_model.config import LatentConfig
 from covt_model.errors import ModelError
 from covt_model.images import ImageSettings, patchify
@@ -65,16 +65,17 @@ def build_tiny(
     """Write a randomly initialised model with its own tokenizer to `out_dir` and return that path.
 
     texts: what the byte-level BPE tokenizer is trained on. images: sample pictures, uint8 [3, H, W] of whole 28 px
-    cells (whole pictures and the crops that serve as targets); the merger's last linear layer is rescaled so that
-    their visual tokens have mean 0 in every dimension and rms 1 overall, since features of a random vision tower
-    share a large common component that hides the picture. All vision blocks use full attention: windowed ones loop
-    over windows. `vocab_size` is the most tokens the tokenizer may have; with few different texts it has fewer, and
-    the embedding has that number of rows rounded up to a multiple of 64.
+    cells, the distinct tiles of the data at best; the merger's last linear layer is rescaled so that their visual
+    tokens have mean 0 and standard deviation 1 in every dimension, since features of a random vision tower share a
+    large common component that hides the picture. With `window` 28 each cell is a vision window of its own, so a
+    crop of one cell has the very features that the cell has within its picture. `vocab_size` is the most tokens the
+    tokenizer may have; with few different texts it has fewer, and the embedding has that number of rows rounded up to
+    a multiple of 64.
     """
     if 2 * sum(mrope) != hidden // heads:
         raise ModelError(f"mrope {mrope} must sum to half the head size {hidden // heads}", "change mrope or heads")
-    if not images:
-        raise ModelError("build_tiny got no sample pictures", "pass some pictures of the training set")
+    if sum(picture.numel() for picture in images) < 2 * 3 * SETTINGS.cell**2:
+        raise ModelError("build_tiny got fewer than two cells of sample pictures", "pass pictures of the training set")
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(texts, vocab_size)
@@ -117,7 +118,7 @@ def build_tiny(
             "num_heads": max(1, vision_hidden // 32),
             "out_hidden_size": hidden,
             "window_size": window,
-            "fullatt_block_indexes": list(range(vision_depth)),
+            "fullatt_block_indexes": [],
             "initializer_range": init_std,
             "patch_size": SETTINGS.patch,
             "spatial_merge_size": SETTINGS.merge,
@@ -125,7 +126,7 @@ def build_tiny(
         },
     }
     model = _random_model(config, seed)
-    center_vision(model, images)
+    scale_vision(model, images, seed)
     with quiet_progress():
         model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -171,34 +172,37 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def distinct_cells(pictures: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """The different 28 px cells, uint8 [3, 28, 28] each, of pictures made of whole cells, in order of appearance."""
+    side = SETTINGS.cell
+    found: dict[bytes, torch.Tensor] = {}
+    for picture in pictures:
+        rows = picture.unfold(1, side, side).unfold(2, side, side)
+        for cell in rows.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side):
+            found.setdefault(cell.numpy().tobytes(), cell)
+    return list(found.values())
+
+
 @torch.no_grad()
-def center_vision(model: Qwen2_5_VLForConditionalGeneration, images: Sequence[torch.Tensor]) -> None:
-    """Rescale the last merger layer in place: the images' visual tokens get mean 0 and overall rms 1."""
+def scale_vision(model: Qwen2_5_VLForConditionalGeneration, images: Sequence[torch.Tensor], seed: int) -> None:
+    """Draw the vision tower's weights with variance 1/fan-in, then rescale its last linear layer, both in place.
+
+    Afterwards the images' visual tokens have mean 0 and standard deviation 1 in every dimension.
+    """
     visual = model.model.visual
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in visual.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
     features = []
     for picture in images:
         pixels, grid = patchify(picture[None], SETTINGS)
         features.append(visual(pixels, grid_thw=torch.tensor([grid])).pooler_output)
     tokens = torch.cat(features)
-    mean = tokens.mean(0)
-    scale = 1 / (tokens - mean).pow(2).mean().sqrt()
+    mean, scale = tokens.mean(0), 1 / (tokens.std(0) + 1e-8)
     last = visual.merger.mlp[2]
-    last.weight.mul_(scale)
+    last.weight.mul_(scale[:, None])
     last.bias.sub_(mean).mul_(scale)
-
-
-@contextmanager
-def quiet_progress() -> Iterator[None]:
-    """Keep Transformers' loading and saving bars off the terminal, which belongs to our own progress display."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _random_model(config: dict, seed: int) -> Qwen2_5_VLForConditionalGeneration:

@@ -1,0 +1,118 @@
+"""Our patches equal the Hugging Face processor's; crops and cached features are the right ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_samples import png, random_picture
+
+from covt_model.checkpoint import load_model
+from covt_model.errors import ModelError
+from covt_model.images import ImageSettings, crop, decode, patchify
+from covt_model.pictures import Picture
+from covt_model.vision import VisionFeatures, forward_pictures
+
+
+@pytest.mark.parametrize("size", [(112, 112), (28, 28), (56, 84), (50, 61), (20, 30), (1000, 300)])
+def test_patches_equal_the_processor(tiny, size):
+    from transformers import AutoImageProcessor
+
+    pictures = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = AutoImageProcessor.from_pretrained(tiny)(images=list(pictures), return_tensors="pt")
+    values, grid = patchify(pictures, ImageSettings.read(tiny))
+    assert expected["image_grid_thw"].tolist() == [list(grid)] * 3
+    torch.testing.assert_close(values, expected["pixel_values"], rtol=0, atol=2e-6)
+
+
+def test_whole_cells_keep_their_size(tiny):
+    settings = ImageSettings.read(tiny)
+    for cells in (1, 4, 16):
+        _, grid = patchify(torch.zeros(1, 3, 28 * cells, 28 * cells, dtype=torch.uint8), settings)
+        assert grid == (1, 2 * cells, 2 * cells)
+
+
+def test_png_bytes_decode_to_the_picture_and_boxes_outside_are_refused():
+    picture = random_picture(torch.Generator().manual_seed(1), 2)
+    assert torch.equal(decode(png(picture)), picture)
+    assert torch.equal(crop(picture, (28, 0, 56, 28)), picture[:, :28, 28:])
+    with pytest.raises(ModelError, match="not inside the 56×56"):
+        crop(picture, (28, 0, 57, 28))
+    with pytest.raises(ModelError, match="can't be decoded"):
+        decode(b"not a picture")
+
+
+@pytest.fixture(scope="module")
+def attentive(tiny) -> torch.nn.Module:
+    """A vision tower whose block attends to the whole picture, so that a cell's feature depends on its picture."""
+    visual = load_model(tiny).model.visual
+    visual.fullatt_block_indexes = visual.config.fullatt_block_indexes = [0]
+    return visual
+
+
+@pytest.fixture
+def forwards(tiny_model, attentive):
+    """Counts the forwards of both towers."""
+    calls: list[int] = []
+    handles = [
+        tower.register_forward_hook(lambda *_: calls.append(1)) for tower in (tiny_model.model.visual, attentive)
+    ]
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+def some_pictures(seed: int) -> list[Picture]:
+    generator = torch.Generator().manual_seed(seed)
+    pictures = [Picture(png(random_picture(generator, cells))) for cells in (2, 1, 2, 3)]
+    crops = [Picture(pictures[0].data, (0, 0, 28, 28)), Picture(pictures[0].data, (28, 28, 56, 56))]
+    return [*pictures, *crops, pictures[0]]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_cached_features_equal_the_tower_and_are_computed_once(tiny, tiny_model, attentive, forwards, whole):
+    visual = attentive if whole else tiny_model.model.visual
+    settings = ImageSettings.read(tiny)
+    wanted = some_pictures(2)
+    features = VisionFeatures(visual, settings, chunk=2)
+    first = features(wanted)
+    made = len(forwards)
+    again = features(wanted)
+    # Pictures: sizes 2 (two), 1 and two crops, 3, in chunks of two. Cells: 4 + 1 + 4 + 9.
+    assert made == (4 if whole else 9) and len(forwards) == made
+    with torch.no_grad():
+        for picture, ours, second in zip(wanted, first, again, strict=True):
+            values, grid = patchify(picture.pixels()[None], settings)
+            expected = visual(values, grid_thw=torch.tensor([grid])).pooler_output
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+            assert ours is second
+
+
+def test_a_cell_has_its_own_feature_only_under_one_cell_windows(tiny, tiny_model, attentive):
+    settings = ImageSettings.read(tiny)
+    wanted = some_pictures(3)
+    for visual, same in ((tiny_model.model.visual, True), (attentive, False)):
+        features = VisionFeatures(visual, settings)(wanted)
+        assert torch.allclose(features[4][0], features[0][0], atol=1e-4) == same
+
+
+def test_equal_looking_crops_of_different_pictures_share_a_forward(tiny, attentive, forwards):
+    picture = random_picture(torch.Generator().manual_seed(3), 2)
+    changed = picture.clone()
+    changed[:, 28:] = 0
+    features = VisionFeatures(attentive, ImageSettings.read(tiny), chunk=1)
+    one, other = features([Picture(png(picture), (0, 0, 28, 28)), Picture(png(changed), (0, 0, 28, 28))])
+    assert len(forwards) == 1 and torch.equal(one, other)
+
+
+def test_every_rank_runs_the_agreed_number_of_forwards(tiny, tiny_model, forwards):
+    picture = random_picture(torch.Generator().manual_seed(4), 2)
+    forward_pictures(
+        tiny_model.model.visual, [picture] * 3, ImageSettings.read(tiny), chunk=2, agree=lambda mine: mine + 3
+    )
+    assert len(forwards) == 2 + 3
+
+
+def test_trainable_vision_has_gradients(tiny, tiny_model):
+    features = VisionFeatures(tiny_model.model.visual, ImageSettings.read(tiny), frozen=False)
+    (feature,) = features([Picture(png(random_picture(torch.Generator().manual_seed(5), 1)))])
+    assert feature.requires_grad

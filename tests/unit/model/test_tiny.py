@@ -1,0 +1,71 @@
+"""The tiny checkpoint is complete, and its vision features are centred."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from model_samples import random_picture
+
+from covt_model.config import LatentConfig
+from covt_model.errors import CheckpointError, ModelError
+from covt_model.images import ImageSettings
+from covt_model.tiny import build_tiny
+from covt_model.vision import forward_pictures
+
+
+def test_transformers_loads_it_and_the_vocabulary_has_room(tiny, tiny_model):
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tiny)
+    latent = LatentConfig.read(tiny)
+    assert latent.size == 4 and latent.normalize == "rms" and latent.head == "identity"
+    tokens = processor.tokenizer.convert_ids_to_tokens([latent.start_id, latent.pad_id, latent.end_id])
+    assert tokens == ["<|latent_start|>", "<|latent_pad|>", "<|latent_end|>"]
+    rows = tiny_model.get_input_embeddings().weight.shape[0]
+    assert len(processor.tokenizer) <= rows == tiny_model.config.text_config.vocab_size
+    assert processor.tokenizer.decode([latent.start_id], skip_special_tokens=True) == ""
+    assert tiny_model.lm_head.weight is tiny_model.get_input_embeddings().weight
+
+
+def test_visual_tokens_of_the_sample_pictures_have_mean_zero_and_deviation_one(tmp_path):
+    generator = torch.Generator().manual_seed(7)
+    pictures = [random_picture(generator, 2) for _ in range(6)] + [random_picture(generator, 1) for _ in range(6)]
+    out = build_tiny(tmp_path / "tiny", ["some text"], pictures, seed=3)
+    from covt_model.checkpoint import load_model
+
+    visual = load_model(out).model.visual
+    with torch.no_grad():
+        tokens = torch.cat(forward_pictures(visual, pictures, ImageSettings.read(out), chunk=4, agree=None))
+    assert tokens.mean(0).abs().max() < 1e-4
+    assert (tokens.std(0) - 1).abs().max() < 1e-3
+
+
+def test_the_seed_decides_the_weights(tmp_path):
+    pictures = [random_picture(torch.Generator().manual_seed(1), 2)]
+    folders = [build_tiny(tmp_path / str(n), ["text"], pictures, seed=seed) for n, seed in enumerate((1, 1, 2))]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_latent_settings_survive_writing_and_bad_ones_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        LatentConfig.read(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    with pytest.raises(ModelError, match="no latent tokens") as caught:
+        LatentConfig.read(tmp_path)
+    assert "covt sft" in caught.value.remedy
+    config = LatentConfig(start_id=1, pad_id=2, end_id=3, head="none")
+    config.write(tmp_path)
+    assert LatentConfig.read(tmp_path) == config
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen2_5_vl"
+    for values, message in [
+        ({"start_id": 1, "pad_id": 2, "end_id": 3, "haed": "x"}, "haed"),
+        ({"start_id": 1, "pad_id": 2}, "end_id"),
+        ({"start_id": 1, "pad_id": 1, "end_id": 3}, "distinct"),
+        ({"start_id": 1, "pad_id": 2, "end_id": 3, "head": "mlp"}, "mlp"),
+        ({"start_id": 1, "pad_id": 2, "end_id": 3, "version": 2}, "version"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            LatentConfig.from_dict(values)
