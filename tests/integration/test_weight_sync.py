@@ -1,0 +1,116 @@
+"""Weight pushes into the real server: all of a completion from one version, a failed push changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from covt_rl.client import RolloutClient, Sampling
+from covt_rl.errors import StaleWeightsError, WeightPushError
+from covt_rl.records import PromptRequest
+from covt_rl.weight_sync import PREFIX, SHARED_MEMORY, ServedNames, publish
+
+PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]
+GREEDY = Sampling(max_tokens=6, temperature=0)
+
+
+def client_of(latent_server, **settings) -> RolloutClient:
+    return RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint, timeout=120, **settings)
+
+
+def parameters(checkpoint: Path, scale: float = 1.0) -> Iterator[tuple[str, torch.Tensor]]:
+    """The checkpoint's tensors under a trainer's parameter names, those of the language model scaled."""
+    for name, tensor in load_file(checkpoint / "model.safetensors").items():
+        if name.startswith("visual."):
+            yield f"model.{name}", tensor
+        else:
+            yield name.replace("model.", "model.language_model.", 1), tensor * scale
+
+
+@pytest.fixture
+def original_weights(latent_server) -> Iterator[None]:
+    yield
+
+    async def put_back() -> None:
+        async with client_of(latent_server) as client:
+            await publish(client, parameters(latent_server.checkpoint), 0, ServedNames.read(latent_server.checkpoint))
+
+    asyncio.run(put_back())
+
+
+async def logprobs(client: RolloutClient) -> list[tuple[float, ...]]:
+    return [group[0].logprobs for group in await client.generate(PROMPTS, GREEDY)]
+
+
+def test_pushed_weights_answer_and_the_old_ones_come_back(latent_server, original_weights) -> None:
+    async def work():
+        names = ServedNames.read(latent_server.checkpoint)
+        async with client_of(latent_server) as client:
+            before = await logprobs(client)
+            report = await publish(client, parameters(latent_server.checkpoint, 1.3), 7, names)
+            assert await client.weight_version() == 7
+            changed = await logprobs(client)
+            versions = {group[0].weight_version for group in await client.generate(PROMPTS, GREEDY)}
+            await publish(client, parameters(latent_server.checkpoint), 8, names)
+            return report, before, changed, versions, await logprobs(client)
+
+    report, before, changed, versions, after = asyncio.run(work())
+    assert (report.version, report.tensors) == (7, len(load_file(latent_server.checkpoint / "model.safetensors")))
+    assert versions == {7}
+    assert all(new != pytest.approx(old, abs=1e-3) for new, old in zip(changed, before, strict=True))
+    assert all(new == pytest.approx(old, abs=1e-5) for new, old in zip(after, before, strict=True))
+    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}-*"))
+
+
+def test_a_push_in_the_middle_leaves_no_completion_behind_and_none_mixed(latent_server, original_weights) -> None:
+    async def work():
+        names = ServedNames.read(latent_server.checkpoint)
+        async with client_of(latent_server) as client:
+            some_done = asyncio.Event()
+            prompts, sampling = PROMPTS * 8, [Sampling(max_tokens=4, n=2)] * 4 + [Sampling(max_tokens=400, n=2)] * 60
+            work = client.generate(prompts, sampling, on_done=lambda _done: some_done.set())
+            running = asyncio.create_task(work)
+            await some_done.wait()
+            assert not running.done(), "the requests were over before the push: make them longer"
+            await publish(client, parameters(latent_server.checkpoint, 1.1), 3, names)
+            return await running
+
+    groups = asyncio.run(work())
+    assert len(groups) == 64
+    assert all(len(group) == 2 for group in groups)
+    # The short requests were over before the push; all that it cut short were sampled again.
+    versions = [[one.weight_version for one in group] for group in groups]
+    assert versions[:4].count([0, 0]) > 0
+    assert [3, 3] in versions
+    assert all(pair in ([0, 0], [3, 3]) for pair in versions)
+    assert {one.finish_reason for group in groups for one in group} <= {"stop", "length"}
+
+
+def test_a_refused_push_leaves_the_old_version_answering(latent_server, original_weights) -> None:
+    async def work():
+        names = ServedNames.read(latent_server.checkpoint)
+        async with client_of(latent_server) as client:
+            version, before = await client.weight_version(), await logprobs(client)
+            wrong = ((name, torch.zeros(3)) for name, _ in parameters(latent_server.checkpoint))
+            with pytest.raises(WeightPushError, match=f"version {version} stays.*other shapes"):
+                await publish(client, wrong, 99, names)
+            assert await client.weight_version() == version
+            return before, await logprobs(client)
+
+    before, after = asyncio.run(work())
+    assert after == [pytest.approx(old, abs=1e-6) for old in before]
+
+
+def test_answers_of_other_weights_than_the_trainers_are_refused(latent_server) -> None:
+    async def work():
+        async with client_of(latent_server, version=41) as client:
+            await client.generate(PROMPTS, GREEDY)
+
+    with pytest.raises(StaleWeightsError, match="trainer is at 41"):
+        asyncio.run(work())
