@@ -66,6 +66,10 @@ class ServedNames:
                 names += file.keys()
         return cls(names)
 
+    def without_vision(self) -> ServedNames:
+        """Only the language model's tensors: what a trainer with a frozen vision tower publishes."""
+        return ServedNames(name for plain, name in self._served.items() if not plain.startswith("visual."))
+
     def __len__(self) -> int:
         return len(self._served)
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from covt_data.order import batch_indices
 from covt_data.schema import Row
 from covt_data.store import PreparedSet
 from covt_model.batch import Batch, collate
@@ -30,20 +29,9 @@ class SampleSource:
             self._samples[index] = self.encoder.encode(self.rows[index])
         return self._samples[index]
 
-    def indices(self, step: int, batch_size: int) -> list[int]:
-        """Rows of step `step` (from 0). Epochs follow each other without gaps; a last partial batch goes on into the
-        next epoch."""
-        count = len(self.rows)
-        wanted = range(step * batch_size, (step + 1) * batch_size)
-        orders = {epoch: self._order(epoch) for epoch in {position // count for position in wanted}}
-        return [int(orders[position // count][position % count]) for position in wanted]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
-
     def micro_batches(self, step: int, batch_size: int, micro: int, rank: int, ranks: int) -> Iterator[Batch]:
         """This rank's rows of a step, `micro` at a time."""
-        mine = self.indices(step, batch_size)[rank::ranks]
+        mine = batch_indices(len(self.rows), step, batch_size, self.seed)[rank::ranks]
         for start in range(0, len(mine), micro):
             samples = [self.sample(index) for index in mine[start : start + micro]]
             yield collate(samples, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id)

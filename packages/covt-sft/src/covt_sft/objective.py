@@ -1,4 +1,4 @@
-"""The supervised losses: token cross-entropy, and in stage 1 the alignment of hidden states to helper-image features."""
+"""Supervised losses: token cross-entropy, and in stage 1 the alignment of hidden states to helper-image features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

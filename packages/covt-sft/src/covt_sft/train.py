@@ -22,16 +22,16 @@ TINY_SAMPLES = 200
 def build_tiny_start(config: SftConfig, data: Path, out: Path) -> Path:
     """A tiny Qwen2.5-VL from scratch for this data: its words in the tokenizer, its pictures in the vision scale."""
     from covt_model.images import decode
-    from covt_model.tiny import build_tiny
+    from covt_model.tiny import build_tiny, distinct_cells
 
     rows = list(PreparedSet(data).rows(config.data.split, TINY_SAMPLES))
     texts = [text for row in rows for text in (row.question, row.answer, *(step.text or "" for step in row.steps))]
-    pictures = [decode(image.bytes) for row in rows for image in row.images]
+    images = [image for row in rows for image in (*row.images, *(i for step in row.steps for i in step.images or ()))]
     tiny = config.model.tiny
     return build_tiny(
         out,
         texts,
-        pictures,
+        distinct_cells([decode(image.bytes) for image in images]),
         hidden=tiny.hidden,
         layers=tiny.layers,
         heads=tiny.heads,
