@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 EPS = 1e-6
@@ -19,3 +20,13 @@ def feedback(hidden: torch.Tensor, normalize: str) -> torch.Tensor:
         raise ValueError(f"normalize is {normalize!r}, not 'none' or 'rms'")
     wide = hidden.float()
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)).to(hidden.dtype)
+
+
+def noise(seed: int, ordinal: int, own: torch.Tensor) -> torch.Tensor:
+    """Gaussian direction with the norm of `own` [H], for pad number `ordinal` of a sequence: the `noise` ablation.
+
+    A function of seed, ordinal and that norm only, on every device and in the server alike.
+    """
+    draw = np.random.default_rng((seed, ordinal)).standard_normal(own.shape[-1], dtype=np.float32)
+    direction = torch.from_numpy(draw).to(own.device)
+    return (direction * (own.float().norm() / direction.norm())).to(own.dtype)
