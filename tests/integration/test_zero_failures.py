@@ -37,9 +37,9 @@ def test_a_user_error_of_any_rank_reaches_the_parent_with_its_remedy(tmp_path: P
 
 
 def test_a_bug_is_reported_with_the_end_of_the_log(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"(?s)rank 1 raised ZeroDivisionError: a bug.*zero_jobs\.py") as error:
-        with group(tmp_path) as workers:
-            workers.run("zero_jobs:fail", {"how": "bug"})
+    expected = r"(?s)rank 1 raised ZeroDivisionError: a bug.*zero_jobs\.py"
+    with pytest.raises(LaunchError, match=expected) as error, group(tmp_path) as workers:
+        workers.run("zero_jobs:fail", {"how": "bug"})
     assert "rank_1.log" in error.value.remedy
 
 

@@ -17,13 +17,13 @@ OPTIM = {"lr": 1e-2, "warmup_steps": 3, "schedule": "cosine", "clip": 0.5, "weig
 class TinyModel(nn.Module):
     """Two recurrent-looking layers with a norm, an optional branch and a frozen part; dropout makes the RNG count."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, HIDDEN)
-        self.layers = nn.ModuleList(nn.Linear(HIDDEN, HIDDEN) for _ in range(2))
-        self.branch = nn.Linear(HIDDEN, HIDDEN)
-        self.frozen = nn.Linear(HIDDEN, HIDDEN)
-        self.norm = nn.LayerNorm(HIDDEN)
+        self.embed = nn.Embedding(VOCABULARY, hidden)
+        self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(2))
+        self.branch = nn.Linear(hidden, hidden)
+        self.frozen = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(dropout)
         self.frozen.requires_grad_(False)
 
@@ -39,9 +39,9 @@ class TinyModel(nn.Module):
         return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
 
 
-def build(dropout: float = 0.0) -> TinyModel:
+def build(dropout: float = 0.0, hidden: int = HIDDEN) -> TinyModel:
     torch.manual_seed(7)
-    return TinyModel(dropout)
+    return TinyModel(dropout, hidden)
 
 
 def rows(step: int) -> list[Tensor]:
@@ -90,7 +90,8 @@ def _engine(payload: dict[str, Any]) -> Any:
 
     zero = ZeroConfig.model_validate({"dtype": "fp32", "persistence_threshold": 0, **payload.get("zero", {})})
     optim = OptimConfig.model_validate(OPTIM)
-    return ZeroEngine(build(payload.get("dropout", 0.0)), optim, zero, total_steps=payload["steps"])
+    model = build(payload.get("dropout", 0.0), payload.get("hidden", HIDDEN))
+    return ZeroEngine(model, optim, zero, total_steps=payload["steps"])
 
 
 def _one_step(engine: Any, step: int, branch: bool = True) -> float:
@@ -130,7 +131,9 @@ def train_and_save(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     for step in range(start, payload["steps"]):
         losses[step] = _one_step(engine, step)
         if (step + 1) % payload["every"] == 0:
-            own = {"count": torch.tensor(step), "ema/norm.weight": engine.named_shards()["norm.weight"] * 2}
+            own = {"ema/norm.weight": engine.named_shards()["norm.weight"] * 2}
+            if payload.get("count", True):
+                own["count"] = torch.tensor(step)
             store.save(step + 1, engine, extra={"next": step + 1}, tensors=own, best=step + 1 == payload.get("best"))
         worker.emit({"event": "step", "step": step, "loss": losses[step]})
         if step == payload.get("kill_at") and worker.rank == 1:

@@ -38,7 +38,7 @@ class ZeroConfig(BaseModel):
       - `step`: once, before the first forward of a step, and given back after the optimizer step. A rank then holds the
         whole model in `dtype` during a step (2 bytes a parameter in bf16), which many short forwards, such as latent
         steps, need to be fast.
-    Sizes are counted in parameters, not in bytes. `persistence_threshold`: parameters up to this size are never sharded.
+    Sizes are counted in parameters, not in bytes. Parameters up to `persistence_threshold` are never sharded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

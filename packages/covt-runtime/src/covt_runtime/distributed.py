@@ -50,10 +50,8 @@ def launched_from_outside(env: Mapping[str, str] = os.environ) -> bool:
 
 def place_in_group(env: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
     """(rank, local_rank, world_size) from torchrun's variables, or from Slurm's."""
-    if "RANK" in env:
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    else:
-        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+    slurm = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if "RANK" in env else slurm
     missing = [name for name in names if name not in env]
     if missing:
         raise LaunchError(
@@ -76,9 +74,9 @@ def visible_gpus(env: Mapping[str, str] = os.environ) -> int:
 def join_group(
     *, log_dir: Path, init_method: str | None = None, emit: Callable[[Event], None] = _drop, timeout_minutes: float = 30
 ) -> Worker:
-    """Initialize torch.distributed for this process (NCCL on GPUs, gloo on CPUs, one thread a rank) and return its Worker.
+    """Initialize torch.distributed for this process and return its Worker.
 
-    `init_method` is torch's; None reads MASTER_ADDR and MASTER_PORT.
+    NCCL on GPUs; gloo and one thread a rank on CPUs. `init_method` is torch's; None reads MASTER_ADDR and MASTER_PORT.
     """
     rank, local_rank, world_size = place_in_group()
     on_gpu = visible_gpus() > 0

@@ -69,22 +69,24 @@ class ZeroEngine:
         self.dtype = torch.bfloat16 if zero.dtype == "bf16" else torch.float32
         model.to(self.dtype)
         trainable = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
-        self._engine, *_ = deepspeed.initialize(
+        initialized: Any = deepspeed.initialize(
             model=model,
             optimizer=build_optimizer(model, optim),
             config=deepspeed_config(zero, optim.clip, trainable),
             dist_init_required=False,
         )
+        self._engine: Any = initialized[0]
         self.module: nn.Module = model
         self.device = torch.device(self._engine.device)
         self._sharded: Any = self._engine.optimizer
         self._parameters = list(model.parameters())
+        self._names: dict[Any, str] = {p: name for name, p in model.named_parameters()}
         self._trainable = [p for p in self._parameters if p.requires_grad]
         if zero.gather == "step":
             self._remove_module_hooks()
 
     def _remove_module_hooks(self) -> None:
-        """With one gather a step there is nothing left to do around each module, and the hooks cost more than the math."""
+        """With one gather a step nothing is left to do around each module, and the hooks cost more than the math."""
         offload = self._sharded.parameter_offload
         for hook in (*offload.forward_hooks, *offload.backward_hooks, offload.fwd_pre_hook):
             hook.remove()
@@ -127,9 +129,11 @@ class ZeroEngine:
     def release(self) -> None:
         """Give gathered parameters back, after forwards that no optimizer step follows."""
         self._sharded.parameter_offload.partition_all_parameters()
-        persistent = self._sharded.persistent_parameters
-        if persistent:
-            persistent[0].all_gather(param_list=persistent)
+        self._gather_persistent()
+
+    def _gather_persistent(self) -> None:
+        """Parameters below the persistence threshold are whole at all times."""
+        weights.gather(self._sharded.persistent_parameters)
 
     def reset_optimizer(self, optim: OptimConfig, total_steps: int) -> None:
         """Start a new phase: fresh AdamW moments, and a new schedule from its first step on. The weights stay.
@@ -180,7 +184,7 @@ class ZeroEngine:
         return weights.iterate_gathered(self.module, bucket_bytes)
 
     def save_full(self, folder: Path, dtype: Literal["bf16", "fp32"] | None = None) -> None:
-        """Write the whole model as safetensors under its module parameter names (rank 0 writes); None keeps the dtype."""
+        """Write the whole model as safetensors under its parameter names (rank 0 writes); None keeps the dtype."""
         weights.save_gathered(self.gathered_named_parameters(), Path(folder), dtype, self.rank)
         dist.barrier()
 
@@ -189,6 +193,66 @@ class ZeroEngine:
         self.release()
         weights.load_gathered(self.module, tensors, self.rank)
         self.refresh()
+
+    def named_shards(self) -> dict[str, Tensor]:
+        """This rank's 1-D shard of every parameter, by name: AdamW's fp32 copy of trainable ones, the model's own of
+        frozen ones. A parameter's elements are cut into `world_size` equal shards, the last padded with zeros. The
+        tensors are the real ones: after changing them call `adopt_shards`.
+        """
+        masters = self._group_views(self._sharded.fp32_partitioned_groups_flat)
+        shards = {self._names[p]: view for views in masters for p, view in views}
+        frozen = {name: p.ds_tensor.data for p, name in self._names.items() if name not in shards}
+        return {name: (shards | frozen)[name] for name in self._names.values()}
+
+    def _group_views(self, flats: list[Tensor]) -> list[list[tuple[Any, Tensor]]]:
+        """For each of DeepSpeed's groups, its parameters with their slices of the group's flat tensor."""
+        views = []
+        for group, flat in zip(self._sharded.fp16_groups, flats, strict=True):
+            sizes = [p.ds_tensor.numel() for p in group]
+            assert sum(sizes) == flat.numel(), "DeepSpeed's flat shards have another layout than expected"
+            views.append(list(zip(group, flat.data.split(sizes), strict=True)))
+        return views
+
+    def moment_shards(self) -> dict[str, Tensor]:
+        """AdamW's moments as `exp_avg/<name>` and `exp_avg_sq/<name>`, and its step count as `adam_step/<group>`.
+
+        Empty before the first step of a phase. The layout is that of `named_shards`.
+        """
+        states = [self._sharded.optimizer.state.get(flat) for flat in self._sharded.fp32_partitioned_groups_flat]
+        if not all(states):
+            return {}
+        moments = {f"adam_step/{i}": state["step"].reshape(1) for i, state in enumerate(states)}
+        for key in ("exp_avg", "exp_avg_sq"):
+            for views in self._group_views([state[key] for state in states]):
+                moments.update({f"{key}/{self._names[p]}": view for p, view in views})
+        return moments
+
+    def create_moments(self) -> None:
+        """Give AdamW zero moments for `moment_shards` to show, as it does itself in its first step."""
+        for flat in self._sharded.fp32_partitioned_groups_flat:
+            self._sharded.optimizer.state[flat] = {
+                "step": torch.zeros((), dtype=torch.float32, device=flat.device),
+                "exp_avg": torch.zeros_like(flat.data),
+                "exp_avg_sq": torch.zeros_like(flat.data),
+            }
+
+    def adopt_shards(self) -> None:
+        """Make the model follow its `named_shards` after they were changed."""
+        self.release()
+        for i, flat in enumerate(self._sharded.fp32_partitioned_groups_flat):
+            self._sharded.fp16_partitioned_groups_flat[i].data.copy_(flat.data)
+            self._sharded._unflatten_partitioned_parameters(i)
+        self._sharded.parameter_offload.partition_all_parameters()
+        self._gather_persistent()
+
+    def schedule_state(self) -> dict[str, int]:
+        """Where the schedule stands, for `load_schedule_state` after a restart."""
+        return {"step": self.global_step, "start": self._schedule_start, "total": self.total_steps}
+
+    def load_schedule_state(self, state: Mapping[str, int]) -> None:
+        self.global_step = state["step"]
+        self._schedule_start = state["start"]
+        self.total_steps = state["total"]
 
     def close(self) -> None:
         """Free the engine, so that the next training can start in this process."""

@@ -197,7 +197,7 @@ class WorkerGroup:
         return [answers[rank] for rank in range(len(self._workers))]
 
     def _fail(self, selector: selectors.BaseSelector, failures: dict[int, dict[str, Any]]) -> None:
-        """Raise the error that explains the failure best: a user error, then a process that was killed, then the first."""
+        """Raise the error that explains the failure best: a user error, else a killed process, else the first."""
         end = time.monotonic() + FAILURE_GRACE_SECONDS
         while (left := end - time.monotonic()) > 0 and len(failures) < len(self._workers):
             for key, _ in selector.select(left):
@@ -209,7 +209,7 @@ class WorkerGroup:
                 for message in messages or ():
                     if message["kind"] == "error":
                         failures[worker.rank] = message
-        for rank, failure in failures.items():
+        for failure in failures.values():
             if failure["remedy"] is not None:
                 raise WorkerUserError(failure["message"], failure["remedy"], kind=failure["name"])
         killed = [rank for rank, failure in failures.items() if not failure["name"]]

@@ -114,7 +114,9 @@ def _read(source: Mapping[str, Tensor] | dict[str, Path], name: str) -> Tensor:
         return tensors.get_tensor(name)
 
 
-def load_gathered(module: nn.Module, source: Mapping[str, Tensor] | Path, rank: int, bucket_bytes: int = 64 << 20) -> None:
+def load_gathered(
+    module: nn.Module, source: Mapping[str, Tensor] | Path, rank: int, bucket_bytes: int = 64 << 20
+) -> None:
     """Overwrite every parameter of a sharded model by name. Every parameter must be there, with its shape."""
     import deepspeed
 

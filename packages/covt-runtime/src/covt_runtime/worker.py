@@ -1,8 +1,8 @@
 """A worker process: `python -m covt_runtime.worker EVENT_FD`. Started by `covt_runtime.launch`, never by hand.
 
-Commands come as JSON lines on stdin: {"target": "pkg.module:function", "payload": {...}}. Messages go back as JSON lines
-on EVENT_FD: ready, event, result, error. The end of stdin means that the parent is gone or done, and ends this process
-and everything it started, whatever it is doing.
+Commands come as JSON lines on stdin: {"target": "pkg.module:function", "payload": {...}}. Messages go back as JSON
+lines on EVENT_FD: ready, event, result, error. The end of stdin means that the parent is gone or done, and ends this
+process and everything it started, whatever it is doing.
 """
 
 from __future__ import annotations

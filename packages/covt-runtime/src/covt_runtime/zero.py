@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from contextlib import AbstractContextManager
@@ -22,11 +23,19 @@ def prepare_deepspeed(zero: ZeroConfig) -> None:
     compiler at all). It only does so for extensions it thinks this machine can build: we say none. Offloading to NVMe
     needs one, so there DeepSpeed may look for itself.
     """
-    import deepspeed
+    import deepspeed.ops
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.utils import logger
 
-    deepspeed.utils.logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.WARNING)
     if "nvme" not in (zero.offload_optimizer, zero.offload_parameters):
-        deepspeed.ops.__compatible_ops__ = {}
+        ops: Any = deepspeed.ops
+        ops.__compatible_ops__ = {}
+    accelerator: Any = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        # Ranges for NVIDIA's profiler, around some ten thousand calls a step.
+        ranges: Any = importlib.import_module("deepspeed.utils.nvtx")
+        ranges.enable_nvtx = False
     # DeepSpeed 0.19.8 calls torch 2.13's collectives by their old names, several times a step.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
 

@@ -1,0 +1,97 @@
+"""Files that are whole or absent: written aside, flushed, then renamed; and folders with a hash for each file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from covt_runtime.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors about writing below `path` into a user error."""
+    try:
+        yield
+    except OSError as error:
+        remedies = {
+            errno.ENOSPC: "free some space on the disk, then continue with --resume",
+            errno.EDQUOT: "free some of your quota, then continue with --resume",
+            errno.EACCES: "choose a folder you may write to",
+            errno.EROFS: "choose a folder you may write to",
+        }
+        if error.errno not in remedies:
+            raise
+        raise CheckpointError(f"can't write {path}: {error.strerror}", remedies[error.errno]) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one move."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file's content in one move."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def sync_file(path: Path) -> None:
+    """Have the system put a file's, or a folder's entries', content on the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Write down the size and hash of every file in `folder`; the last file a checkpoint gets."""
+    files = {p.name: {"size": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(folder.iterdir())}
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with a folder that has a manifest, or None. Of the hashes, only every `parts`-th from `part` on is
+    computed, so that several ranks can share the work."""
+    try:
+        files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())["files"]
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is not readable"
+    for i, (name, expected) in enumerate(sorted(files.items())):
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["size"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {expected['size']}"
+        if i % parts == part and file_hash(path) != expected["sha256"]:
+            return f"the content of {name} has changed"
+    return None
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that a half-deleted one is never seen under its name."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    folder.rename(gone)
+    shutil.rmtree(gone)
