@@ -1,4 +1,4 @@
-"""Writes folders that look like what `covt quickstart` leaves, with simulated numbers: input for the report's tests."""
+"""Writes folders that look like what `covt quickstart` leaves: real rows, simulated answers and curves."""
 
 import json
 import math
@@ -6,11 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from covt_data.schema import Row
+from covt_data.tasks.trace import draw_trace
+from covt_data.tasks.trace import make_row as trace_row
+from covt_data.tasks.vsp import VspConditions, generate_test
+from covt_data.tasks.vsp_rows import make_row as vsp_row
 
-CELL = 28
-MOVES = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
-ANGLE = {"R": 0, "D": 90, "L": 180, "U": 270}
 SPAN = "<|latent_start|>" + "<|latent_pad|>" * 8 + "<|latent_end|>"
 MODES = {"keep": 0.985, "zeros": 0.07, "noise": 0.08, "shuffle": 0.06, "drop_latents": 0.09}
 MODELS = {"plain": 0.667, "pause": 0.648, "stage1": 0.953, "stage2": 0.962, "sft_more": 0.965}
@@ -20,9 +21,11 @@ VSP_MODELS = {"plain": 0.71, "pause": 0.69, "stage1": 0.31, "stage2": 0.66, "sft
 def make_quickstart(folder: Path, task: str = "trace", seed: int = 0, n_test: int = 600, n_samples: int = 12) -> Path:
     """A complete quickstart folder under `folder`."""
     rng = random.Random(seed)
-    rows = [(trace_row if task == "trace" else vsp_row)(rng, index) for index in range(n_test)]
+    rows = make_rows(task, seed, n_test)
     models = {**(MODELS if task == "trace" else VSP_MODELS), "rl": 0.985 if task == "trace" else 0.74}
-    modes = MODES if task == "trace" else {"keep": 0.74, "zeros": 0.69, "noise": 0.7, "shuffle": 0.68, "drop_latents": 0.66}
+    modes = (
+        MODES if task == "trace" else {"keep": 0.74, "zeros": 0.69, "noise": 0.7, "shuffle": 0.68, "drop_latents": 0.66}
+    )
     accuracy: dict[str, float] = {}
     for label, share in models.items():
         latent = label not in ("plain", "pause")
@@ -75,100 +78,94 @@ def summary(task: str, seed: int, n: int, accuracy: dict[str, float], ablation: 
         },
         "baseline": {"chance": 0.0625} if task == "trace" else {"chance": 0.01, "manhattan": 0.63},
         "seconds": {
-            "data": 8.2, "tiny model": 1.1, "sft plain": 92.0, "sft pause": 121.4, "sft latent": 187.3, "server": 31.0,
-            "rl": 84.5, "sft_more": 84.9, "export": 2.4, "evaluation": 47.6, "total": 661.0,
+            "data": 8.2,
+            "tiny model": 1.1,
+            "sft plain": 92.0,
+            "sft pause": 121.4,
+            "sft latent": 187.3,
+            "server": 31.0,
+            "rl": 84.5,
+            "sft_more": 84.9,
+            "export": 2.4,
+            "evaluation": 47.6,
+            "total": 661.0,
         },
         "settings": {
             "run": {"seed": seed, "task": task},
             "data": {"rows": 20000, "size": 4, "cell": 28, "hops": [1, 8]},
-            "model": {"hidden": 64, "layers": 2, "heads": 2, "intermediate": 192, "vision": {"depth": 1, "width": 64, "frozen": True}},
+            "model": {
+                "hidden": 64,
+                "layers": 2,
+                "heads": 2,
+                "intermediate": 192,
+                "vision": {"depth": 1, "width": 64, "frozen": True},
+            },
             "latent": {"size": 8, "head": "identity", "normalize": "rms", "selection": "focus"},
             "stage1": {"steps": 650, "lr": 0.0025, "schedule": "constant", "warmup": 100, "input_noise": 0.2},
             "stage2": {"steps": 80, "lr": 0.0005, "schedule": "cosine", "warmup": 30},
             "zero": {"stage": 3, "ranks": 2, "backend": "gloo"},
             "rollout": {"samples": 8, "temperature": 1.0, "max_tokens": 24, "base_url": None},
-            "rewards": {"names": ["format", "accuracy", "necessity"], "necessity": {"mode": "drop_latents", "rerolls": 4}},
+            "rewards": {
+                "names": ["format", "accuracy", "necessity"],
+                "necessity": {"mode": "drop_latents", "rerolls": 4},
+            },
         },
     }
 
 
-def trace_row(rng: random.Random, index: int) -> dict[str, Any]:
-    size, length = 4, rng.randint(1, 8)
-    while True:
-        arrows = ["".join(rng.choice("LRUD") for _ in range(size)) for _ in range(size)]
-        path = [(rng.randrange(size), rng.randrange(size))]
-        for _ in range(length):
-            step = MOVES[arrows[path[-1][0]][path[-1][1]]]
-            path.append((path[-1][0] + step[0], path[-1][1] + step[1]))
-            if not (0 <= path[-1][0] < size and 0 <= path[-1][1] < size):
-                break
-        else:
-            break
-    helpers = [path[min(hop, length)] for hop in range(1, 9)]
-    focus = [[c * CELL, r * CELL, (c + 1) * CELL, (r + 1) * CELL] for r, c in helpers]
-    meta = {"size": size, "arrows": arrows, "start": list(path[0]), "hops": length, "path": [list(c) for c in path], "focus": [focus]}
-    question = f"<image>\nStart at the marked cell and follow {length} arrows. In which cell do you end?"
-    return {"id": f"trace-test-{index:05d}", "question": question, "gold": cell_name(path[-1]), "meta": meta, "helpers": helpers}
+def make_rows(task: str, seed: int, count: int) -> list[Row]:
+    """Test rows of a task as covt-data makes them."""
+    if task == "vsp":
+        conditions = VspConditions(sizes=(4,), hole_density=0.25, min_path=2, detour_share=0.5)
+        return [
+            vsp_row(rows, i, "test", True) for i, rows in enumerate(generate_test(str(seed), count, conditions, set()))
+        ]
+    rng = random.Random(seed)
+    return [trace_row(draw_trace(rng, 4, rng.randint(1, 8)), i, "test", True) for i in range(count)]
 
 
-def vsp_row(rng: random.Random, index: int) -> dict[str, Any]:
-    size = 4
-    while True:
-        cells = [(r, c) for r in range(size) for c in range(size)]
-        start, goal = rng.sample(cells, 2)
-        holes = set(rng.sample([cell for cell in cells if cell not in (start, goal)], rng.randint(2, 5)))
-        plan = shortest(size, start, goal, holes)
-        if plan:
-            break
-    rows = ["".join("S" if (r, c) == start else "G" if (r, c) == goal else "H" if (r, c) in holes else "F" for c in range(size)) for r in range(size)]
-    path = [start]
-    for move in plan:
-        path.append((path[-1][0] + MOVES[move][0], path[-1][1] + MOVES[move][1]))
-    helpers = path[1:9]
-    focus = [[c * CELL, r * CELL, (c + 1) * CELL, (r + 1) * CELL] for r, c in helpers]
-    question = "<image>\nFind a way from the start to the goal that avoids the holes."
-    return {"id": f"vsp-test-{index:05d}", "question": question, "gold": ",".join(plan), "meta": {"rows": rows, "focus": [focus]}, "helpers": helpers}
-
-
-def shortest(size: int, start: tuple[int, int], goal: tuple[int, int], holes: set[tuple[int, int]]) -> str:
-    queue, seen = [(start, "")], {start}
-    for cell, plan in queue:
-        if cell == goal:
-            return plan
-        for move, (dr, dc) in MOVES.items():
-            after = (cell[0] + dr, cell[1] + dc)
-            if 0 <= after[0] < size and 0 <= after[1] < size and after not in seen | holes:
-                seen.add(after)
-                queue.append((after, plan + move))
-    return ""
-
-
-def cell_name(cell: tuple[int, int]) -> str:
-    return f"{'ABCDEFGH'[cell[1]]}{cell[0] + 1}"
-
-
-def write_eval(folder: Path, rng: random.Random, rows: list[dict[str, Any]], label: str, mode: str, share: float, task: str, latent: bool) -> float:
+def write_eval(
+    folder: Path,
+    rng: random.Random,
+    rows: list[Row],
+    label: str,
+    mode: str,
+    share: float,
+    task: str,
+    latent: bool,
+) -> float:
     """Rows of one evaluation, harder with more hops, about `share` right; returns the share that came out."""
     records = []
     for row in rows:
-        length = row["meta"].get("hops") or len(row["gold"].split(","))
+        length = len(row.meta["path"]) - 1
         right = rng.random() < min(1.0, max(0.03, share + (4.5 - length) * (1 - share) * 0.22))
-        answer = row["gold"] if right else wrong_answer(rng, row, task)
+        answer = row.answer if right else wrong_answer(rng, row, task)
         span = SPAN if latent or label == "pause" else ""
         span = "<|latent_start|><|latent_end|>" if mode == "drop_latents" else span
         said = answer if task == "trace" else f"\\boxed{{{answer}}}"
         text = f"I follow the arrows. {span} The answer is {said}<|im_end|>"
-        records.append({"id": row["id"], "gold": row["gold"], "answer": answer, "correct": int(right), "text": text, "token_ids": [5, 6, 7],
-                        "latent_spans": [[4, 12]] if span else [], "finish_reason": "stop", "meta": row["meta"]})  # fmt: skip
+        records.append(
+            {
+                "id": row.id,
+                "gold": row.answer,
+                "answer": answer,
+                "correct": int(right),
+                "text": text,
+                "token_ids": [5, 6, 7],
+                "latent_spans": [[4, 12]] if span else [],
+                "finish_reason": "stop",
+                "meta": row.meta,
+            }
+        )
     write_lines(folder / "eval" / f"{label}.{mode}.jsonl", records)
     return sum(record["correct"] for record in records) / len(records)
 
 
-def wrong_answer(rng: random.Random, row: dict[str, Any], task: str) -> str | None:
+def wrong_answer(rng: random.Random, row: Row, task: str) -> str | None:
     if task == "vsp":
         return ",".join(rng.choice("LRUD") for _ in range(rng.randint(2, 6)))
     other = rng.choice([f"{letter}{number}" for letter in "ABCD" for number in range(1, 5)] + ["Z9", None])
-    return other if other != row["gold"] else "A1" if row["gold"] != "A1" else "B1"
+    return other if other != row.answer else "A1" if row.answer != "A1" else "B1"
 
 
 def write_metrics(folder: Path, rng: random.Random) -> None:
@@ -184,14 +181,24 @@ def sft_lines(rng: random.Random, label: str) -> list[dict[str, Any]]:
         stage1 = label == "latent" and step <= 650
         floor, speed = (0.002, 60) if label == "latent" else (0.55, 110)
         ce = floor + 4.6 * math.exp(-step / speed) * rng.uniform(0.9, 1.1) + rng.uniform(0, floor)
-        line: dict[str, Any] = {"step": step if label != "latent" or step <= 650 else step - 650, "time": 1.7e9 + step * 0.25,
-                                "phase": "stage2" if label == "latent" and step > 650 else "stage1" if label == "latent" else label,
-                                "ce": ce, "loss": ce, "lr": 2.5e-3 * min(1, step / 100), "grad_norm": rng.uniform(0.4, 1.6)}  # fmt: skip
+        line: dict[str, Any] = {
+            "step": step if label != "latent" or step <= 650 else step - 650,
+            "time": 1.7e9 + step * 0.25,
+            "phase": "stage2" if label == "latent" and step > 650 else "stage1" if label == "latent" else label,
+            "ce": ce,
+            "loss": ce,
+            "lr": 2.5e-3 * min(1, step / 100),
+            "grad_norm": rng.uniform(0.4, 1.6),
+        }
         if stage1:
             line["align"] = 0.02 + 0.9 * math.exp(-step / 140) * rng.uniform(0.95, 1.05)
             line["loss"] = ce + line["align"]
         if step % 50 == 0:
-            jump = 0.08 + 0.89 / (1 + math.exp(-(step - 430) / 22)) if label == "latent" else 0.08 + 0.58 * (1 - math.exp(-step / 200))
+            jump = (
+                0.08 + 0.89 / (1 + math.exp(-(step - 430) / 22))
+                if label == "latent"
+                else 0.08 + 0.58 * (1 - math.exp(-step / 200))
+            )
             line["eval/accuracy"] = min(1.0, max(0.0, jump + rng.uniform(-0.02, 0.02)))
         lines.append(line)
     return lines
@@ -204,59 +211,51 @@ def rl_lines(rng: random.Random) -> list[dict[str, Any]]:
         accuracy = 0.82 + 0.14 * rise + rng.uniform(-0.02, 0.02)
         form = 0.97 + 0.03 * rise
         necessity = 0.7 + 0.2 * rise + rng.uniform(-0.03, 0.03)
-        lines.append({"step": step, "time": 1.7e9 + step * 2, "phase": "rl", "reward": (accuracy + form + necessity) / 3,
-                      "reward_std": 0.16 - 0.06 * rise, "rewards/accuracy/mean": accuracy, "rewards/format/mean": form,
-                      "rewards/necessity/mean": necessity, "necessity/nu": necessity - 0.02, "frac_reward_zero_std": 0.3 + 0.3 * rise,
-                      "completions/mean_length": 21 + rng.uniform(-0.5, 0.5), "entropy": 0.35 - 0.2 * rise, "kl": 0.002 + 0.02 * rise,
-                      "latent/logprob_gap": rng.uniform(1e-5, 4e-5), "perf/tokens_per_second": 900 + rng.uniform(-50, 50),
-                      "time/collect": 1.1 + rng.uniform(-0.1, 0.1)})  # fmt: skip
+        lines.append(
+            {
+                "step": step,
+                "time": 1.7e9 + step * 2,
+                "phase": "rl",
+                "reward": (accuracy + form + necessity) / 3,
+                "reward_std": 0.16 - 0.06 * rise,
+                "rewards/accuracy/mean": accuracy,
+                "rewards/format/mean": form,
+                "rewards/necessity/mean": necessity,
+                "necessity/nu": necessity - 0.02,
+                "frac_reward_zero_std": 0.3 + 0.3 * rise,
+                "completions/mean_length": 21 + rng.uniform(-0.5, 0.5),
+                "entropy": 0.35 - 0.2 * rise,
+                "kl": 0.002 + 0.02 * rise,
+                "latent/logprob_gap": rng.uniform(1e-5, 4e-5),
+                "perf/tokens_per_second": 900 + rng.uniform(-50, 50),
+                "time/collect": 1.1 + rng.uniform(-0.1, 0.1),
+            }
+        )
     return lines
 
 
-def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
-    samples = []
+def write_samples(folder: Path, rows: list[Row]) -> None:
     (folder / "samples").mkdir(parents=True, exist_ok=True)
+    samples = []
     for row in rows:
+        image = f"samples/{row.id}.png"
+        (folder / image).write_bytes(row.images[0].bytes)
         helpers = []
-        draw_map(row["meta"], None).save(folder / "samples" / f"{row['id']}.png")
-        for hop, cell in enumerate(row["helpers"], start=1):
-            name = f"samples/{row['id']}.h{hop}.png"
-            draw_map(row["meta"], cell).save(folder / name)
-            helpers.append(name)
-        samples.append({"id": row["id"], "question": row["question"], "image": f"samples/{row['id']}.png", "helpers": helpers,
-                        "focus": row["meta"]["focus"][0], "meta": row["meta"]})  # fmt: skip
+        for number, helper in enumerate(row.steps[0].images or [], start=1):
+            helpers.append(f"samples/{row.id}.h{number}.png")
+            (folder / helpers[-1]).write_bytes(helper.bytes)
+        focus = row.meta["focus"][0]
+        samples.append(
+            {
+                "id": row.id,
+                "question": row.question,
+                "image": image,
+                "helpers": helpers,
+                "focus": focus,
+                "meta": row.meta,
+            }
+        )
     write_json(folder / "samples" / "samples.json", samples)
-
-
-def draw_map(meta: dict[str, Any], marker: tuple[int, int] | None) -> Image.Image:
-    rows = meta.get("arrows") or meta["rows"]
-    size = len(rows)
-    image = Image.new("RGB", (size * CELL, size * CELL), (226, 220, 205))
-    draw = ImageDraw.Draw(image)
-    stripes = [(196, 92, 80), (86, 140, 190), (110, 165, 96), (202, 160, 70)]
-    for r, row in enumerate(rows):
-        for c, mark in enumerate(row):
-            x, y = c * CELL, r * CELL
-            draw.rectangle([x, y, x + CELL - 1, y + CELL - 1], outline=(180, 172, 155))
-            draw.rectangle([x + 1, y + 1, x + 3, y + CELL - 2], fill=stripes[c % 4])
-            draw.rectangle([x + 1, y + CELL - 4, x + CELL - 2, y + CELL - 2], fill=stripes[r % 4])
-            if mark in ANGLE and "arrows" in meta:
-                draw_arrow(draw, x + CELL // 2, y + CELL // 2, ANGLE[mark])
-            elif mark == "H":
-                draw.ellipse([x + 5, y + 5, x + 22, y + 22], fill=(60, 80, 110))
-            elif mark in "SG":
-                draw.rectangle([x + 8, y + 8, x + 19, y + 19], fill=(60, 150, 80) if mark == "S" else (230, 190, 40))
-    spot = marker or (tuple(meta["start"]) if "start" in meta else None)
-    if spot:
-        x, y = spot[1] * CELL, spot[0] * CELL
-        draw.rectangle([x + 5, y + 4, x + CELL - 5, y + CELL - 7], outline=(190, 30, 120), width=2)
-    return image
-
-
-def draw_arrow(draw: ImageDraw.ImageDraw, x: int, y: int, angle: int) -> None:
-    cos, sin = round(math.cos(math.radians(angle))), round(math.sin(math.radians(angle)))
-    draw.line([x - 6 * cos, y - 6 * sin, x + 4 * cos, y + 4 * sin], fill=(20, 20, 24), width=2)
-    draw.polygon([(x + 7 * cos, y + 7 * sin), (x + 2 * cos - 4 * sin, y + 2 * sin + 4 * cos), (x + 2 * cos + 4 * sin, y + 2 * sin - 4 * cos)], fill=(20, 20, 24))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ from covt_runtime.report.lines import LineChart, Series, line_chart
 from covt_runtime.report.maps import hops
 from covt_runtime.report.numbers import wilson
 
+LEAST_ROWS = 10  # a share of fewer rows says nothing and makes the lines jump
 BANDED = ("pause", "rl")  # the two that the question is about; six bands would hide one another
 
 
@@ -22,14 +23,14 @@ def model_labels(run: RunFiles) -> list[str]:
 
 
 def count_by_hops(rows: list[Record]) -> dict[int, tuple[int, int]]:
-    """hops → (right, all)."""
+    """hops → (right, all), lengths with at least LEAST_ROWS rows."""
     counts: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for row in rows:
         length = hops(object_or_empty(row.get("meta")), row.get("gold"))
         if length is not None:
             counts[length][0] += bool(number(row.get("correct")) or row.get("correct") is True)
             counts[length][1] += 1
-    return {length: (right, total) for length, (right, total) in sorted(counts.items())}
+    return {length: (right, total) for length, (right, total) in sorted(counts.items()) if total >= LEAST_ROWS}
 
 
 def hops_chart(run: RunFiles) -> LineChart | None:
@@ -39,11 +40,16 @@ def hops_chart(run: RunFiles) -> LineChart | None:
         counts = count_by_hops(list(run.evals[label, mode].values())) if mode else {}
         if len(counts) < 2:
             continue
-        band = [(x, *wilson(right, total)) for x, (right, total) in counts.items()] if label in BANDED else []
+        band = [(float(x), *wilson(right, total)) for x, (right, total) in counts.items()] if label in BANDED else []
         points = [(float(x), right / total) for x, (right, total) in counts.items()]
         series.append(Series(labels.short_name(label), labels.color(label, index), points, band, dots=True))
     if not series:
         return None
     return line_chart(
-        "Accuracy by number of hops", "share of rows answered right", "hops from start to answer", series, share=True, whole_x=True
+        "Accuracy by number of hops",
+        "share of rows answered right",
+        "hops from start to answer",
+        series,
+        share=True,
+        whole_x=True,
     )

@@ -6,7 +6,7 @@ from typing import Any
 from covt_runtime.report import labels
 from covt_runtime.report.by_hops import main_mode, model_labels
 from covt_runtime.report.files import Record, RunFiles, number, object_or_empty
-from covt_runtime.report.maps import Drawing, draw_answer, draw_truth, grid_of, hops
+from covt_runtime.report.maps import Drawing, draw_answer, draw_truth, grid_of, hops, plan_map
 from covt_runtime.report.pictures import Picture, read_picture
 from covt_runtime.report.spans import Piece, split_text
 
@@ -40,6 +40,7 @@ class Card:
     hops: int | None
     picture: Picture | None
     truth: Drawing
+    many: bool  # whether other paths than `truth` are right as well
     helpers: list[Helper]
     pieces: list[Piece]
     chosen: Answer | None
@@ -52,7 +53,10 @@ class Card:
 def judged_model(run: RunFiles) -> str | None:
     """The model whose text the cards show: the last of the chain that was evaluated."""
     present = model_labels(run)
-    return next((label for label in ("rl", "sft_more", "stage2", "stage1") if label in present), present[-1] if present else None)
+    return next(
+        (label for label in ("rl", "sft_more", "stage2", "stage1") if label in present),
+        present[-1] if present else None,
+    )
 
 
 def make_cards(run: RunFiles) -> list[Card]:
@@ -103,6 +107,7 @@ def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
         gold=str((row or {}).get("gold") or sample.get("answer") or ""),
         hops=hops(meta, (row or {}).get("gold")),
         picture=picture,
+        many=bool(plan_map(meta)),
         truth=draw_truth(meta, grid) if grid else Drawing(),
         helpers=make_helpers(run, sample, notes),
         pieces=split_text(str((row or {}).get("text") or "")),
@@ -115,7 +120,8 @@ def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
 
 
 def make_helpers(run: RunFiles, sample: Record, notes: list[str]) -> list[Helper]:
-    boxes = sample.get("focus") if isinstance(sample.get("focus"), list) else []
+    focus = sample.get("focus")
+    boxes = focus if isinstance(focus, list) else []
     helpers: list[Helper] = []
     for index, name in enumerate(sample.get("helpers") or []):
         picture = read_picture(run.folder, str(name), notes)

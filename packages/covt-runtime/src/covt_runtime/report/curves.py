@@ -60,7 +60,9 @@ def phase_marks(lines: list[Record]) -> list[tuple[float, str]]:
         current = line.get("phase")
         if isinstance(current, str) and current not in (phase, "eval"):
             if phase is not None:
-                marks.append((x, f"{current.replace('_', ' ').replace('stage1', 'stage 1').replace('stage2', 'stage 2')} →"))
+                marks.append(
+                    (x, f"{current.replace('_', ' ').replace('stage1', 'stage 1').replace('stage2', 'stage 2')} →")
+                )
             phase = current
     return marks if len(marks) <= 3 else []
 
@@ -93,16 +95,22 @@ def supervised(run: RunFiles) -> list[LineChart]:
             charts.append(line_chart("Cross-entropy", "nats per token", STEP, loss, marks=marks))
         align = sft_series(run, lambda found: "align" if has(found, "align") else None)
         if align:
-            charts.append(line_chart("Alignment to the helper images", "1 − cosine", STEP, align, marks=marks, from_zero=True))
-    more = run.metrics.get("sft_more", [])
-    longer = points_of(more, "ce") or points_of(more, "loss")
-    if longer:
-        charts.append(line_chart("Stage 2 continued for RL's time", "nats per token", STEP, [Series("longer", "sft_more", longer)]))
+            charts.append(
+                line_chart("Alignment to the helper images", "1 − cosine", STEP, align, marks=marks, from_zero=True)
+            )
     own = sft_series(run, lambda found: "eval/accuracy" if has(found, "eval/accuracy") else None)
     if own:
         dotted = [Series(item.name, item.color, item.points, dots=len(item.points) <= 40) for item in own]
         title = "Accuracy with self-generated latents" if "latent" in run.metrics else "Accuracy"
         charts.append(line_chart(title, "held-out rows", STEP, dotted, share=True, marks=marks))
+    more = run.metrics.get("sft_more", [])
+    longer = points_of(more, "ce") or points_of(more, "loss")
+    if longer:
+        charts.append(
+            line_chart(
+                "Stage 2 continued for RL's time", "nats per token", STEP, [Series("longer", "sft_more", longer)]
+            )
+        )
     return charts
 
 
@@ -127,7 +135,11 @@ def reinforcement(run: RunFiles) -> list[LineChart]:
         charts.append(line_chart("Rewards by name", "mean a completion", STEP, parts))
     nu = points_of(lines, "necessity/nu")
     if nu:
-        charts.append(line_chart("Necessity ν", "accuracy kept − accuracy ablated", STEP, [Series("ν", "stage2", nu)], levels=[(0.0, "")]))
+        charts.append(
+            line_chart(
+                "Necessity ν", "accuracy kept − accuracy ablated", STEP, [Series("ν", "stage2", nu)], levels=[(0.0, "")]
+            )
+        )
     return charts
 
 

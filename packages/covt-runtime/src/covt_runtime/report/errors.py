@@ -1,9 +1,7 @@
-"""Errors a user of the report can act on."""
+"""Errors of the report that a user can act on."""
+
+from covt_runtime.errors import RuntimeUserError
 
 
-class ReportError(ValueError):
-    """The report can't be made; `remedy` says what to do instead."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
+class ReportError(RuntimeUserError):
+    """A folder is no run folder, or holds nothing a report could show."""

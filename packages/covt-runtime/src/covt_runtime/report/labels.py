@@ -10,13 +10,20 @@ MODELS = {
 }
 MODEL_NOTES = {
     "plain": "no extra tokens",
-    "pause": "same pads, a learned constant input",
+    "pause": "same pads, constant input",
     "stage1": "aligned to the helper images",
     "stage2": "feeds back its own hidden states",
     "sft_more": "stage 2 for as long as RL took",
     "rl": "GRPO from stage 2",
 }
-SHORT = {"pause": "pause", "stage1": "stage 1", "stage2": "stage 2", "sft_more": "longer", "rl": "RL", "latent": "latents"}
+SHORT = {
+    "pause": "pause",
+    "stage1": "stage 1",
+    "stage2": "stage 2",
+    "sft_more": "longer",
+    "rl": "RL",
+    "latent": "latents",
+}
 MODES = {
     "keep": "Kept",
     "zeros": "Zeros",
@@ -27,13 +34,12 @@ MODES = {
 }
 MODE_NOTES = {
     "keep": "as the model made them",
-    "zeros": "every latent is the zero vector",
+    "zeros": "every latent is zero",
     "noise": "random, same norm",
     "shuffle": "latents of another row",
     "drop_latents": "only the markers stay",
     "drop_span": "markers and latents removed",
 }
-ABLATED = [mode for mode in MODES if mode != "keep"]
 TASKS = {"trace": "follow the arrows", "vsp": "find a way across the ice"}
 
 # Names of the CSS custom properties (report.css defines --c-<name>); a label outside gets one of the spare colors.

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from covt_runtime.report.numbers import log_ticks, nice_ticks, percent, plain
+from covt_runtime.report.numbers import log_ticks, nice_ticks, percent, plain, tick_texts
 
 PLOT_HEIGHT = 190  # pixels; report.css sets the same height
 Table = tuple[list[str], list[list[str]]]  # header, rows
@@ -37,7 +37,7 @@ class Line:
     dots: list[tuple[float, float]]
     label: str  # what stands at the right end: the name, or the last value where there is only one line
     label_at: float
-    data: str  # JSON [[x, y, x text, y text], …] for the readout
+    data: str  # JSON [[x, x text, y text], …] for the readout
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def thin(points: list[tuple[float, float]], most: int = MOST_POINTS) -> tuple[li
 
 
 def spread(wanted: list[float], gap: float, top: float = 1000.0) -> list[float]:
-    """Move label positions apart to at least `gap`, as little as needed, keeping their order and staying in [0, top]."""
+    """Move label positions apart to at least `gap`, keeping their order and, where they fit, inside [0, top]."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = [0.0] * len(wanted)
     at = -gap
@@ -128,6 +128,10 @@ def line_chart(
     labels = spread(ends, LABEL_GAP)
     x_ticks = sorted(set(xs)) if whole_x else nice_ticks(x_low, x_high)
     y_ticks = log_ticks(y_low, y_high) if log else nice_ticks(y_low, y_high)
+    if share:
+        y_texts = [f"{y * 100:.0f} %" for y in y_ticks]
+    else:
+        y_texts = [plain(y) for y in y_ticks] if log else tick_texts(y_ticks)
     lines = [
         Line(
             name=item.name,
@@ -137,7 +141,7 @@ def line_chart(
             dots=[(x_at(x), y_at(y)) for x, y in item.points] if item.dots else [],
             label=item.name if len(thinned) > 1 else y_text(item.points[-1][1]),
             label_at=round(label_at, 1),
-            data=json.dumps([[x_at(x), y_at(y), plain(x), y_text(y)] for x, y in item.points], ensure_ascii=False),
+            data=json.dumps([[x_at(x), plain(x), y_text(y)] for x, y in item.points], ensure_ascii=False),
         )
         for item, label_at in zip(thinned, labels, strict=True)
     ]
@@ -147,8 +151,8 @@ def line_chart(
         unit=unit + (", log scale" if log else ""),
         x_label=x_label,
         lines=lines,
-        x_ticks=[(x_at(x), plain(x)) for x in x_ticks],
-        y_ticks=[(y_at(y), f"{y * 100:.0f} %" if share else plain(y)) for y in y_ticks],
+        x_ticks=[(x_at(x), text) for x, text in zip(x_ticks, tick_texts(x_ticks), strict=True)],
+        y_ticks=[(y_at(y), text) for y, text in zip(y_ticks, y_texts, strict=True)],
         marks=[(x_at(x), text) for x, text in marks or [] if x_low <= x <= x_high],
         levels=[(y_at(y), text) for y, text in levels or []],
         table=table(x_label, thinned, y_text),

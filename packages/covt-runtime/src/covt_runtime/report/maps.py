@@ -28,8 +28,8 @@ class Drawing:
     remark: str = ""
 
     @property
-    def without_cell(self) -> "Drawing":
-        return replace(self, cell=None)
+    def line_only(self) -> "Drawing":
+        return replace(self, cell=None, end=None)
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,34 @@ class Grid:
 
 def grid_of(meta: dict[str, Any], width: int, height: int) -> Grid | None:
     """The grid a row's metadata describes, or None for rows that aren't maps."""
-    rows = meta.get("rows") or meta.get("arrows")
-    size = meta.get("size") or (len(rows) if isinstance(rows, list) else None)
+    size = meta.get("size") or len(plan_map(meta))
     return Grid(size, width, height) if isinstance(size, int) and size > 0 else None
 
 
+def plan_map(meta: dict[str, Any]) -> list[str]:
+    """The rows of a `vsp` map, or [] where the metadata holds none that are square."""
+    rows = meta.get("rows")
+    if not isinstance(rows, list) or any(not isinstance(row, str) or len(row) != len(rows) for row in rows):
+        return []
+    return rows
+
+
 def draw_truth(meta: dict[str, Any], grid: Grid) -> Drawing:
-    """The true path of a `trace` row; empty for tasks with many right answers."""
-    cells = true_path(meta)
+    """The path in the metadata: the true one of a `trace` row, one of the shortest of a `vsp` row."""
+    cells = [cell for cell in true_path(meta) if grid.inside(cell)]
     if not cells:
         return Drawing()
-    return Drawing(path=grid.polyline(cells), start=grid.center(cells[0]), cell=grid.box(cells[-1]))
+    target = None if plan_map(meta) else grid.box(cells[-1])
+    return Drawing(path=grid.polyline(cells), start=grid.center(cells[0]), end=grid.center(cells[-1]), cell=target)
 
 
 def draw_answer(answer: str | None, meta: dict[str, Any], grid: Grid) -> Drawing:
     """The answer on the map; a `remark` when it names nothing that could be drawn."""
     if not answer:
         return Drawing(remark="no answer found in the text")
-    if isinstance(meta.get("rows"), list) and not meta.get("path"):
-        return draw_plan(answer, [str(row) for row in meta["rows"]], grid)
+    rows = plan_map(meta)
+    if rows:
+        return draw_plan(answer, rows, grid)
     match = CELL_NAME.fullmatch(answer)
     cell = (int(match.group(2)) - 1, ord(match.group(1).upper()) - ord("A")) if match else None
     if cell is None or not grid.inside(cell):
@@ -107,19 +116,25 @@ def draw_plan(plan: str, rows: list[str], grid: Grid) -> Drawing:
 
 def true_path(meta: dict[str, Any]) -> list[Cell]:
     """The cells of `meta["path"]` from the start, without the repeats after arrival."""
-    cells = [(int(cell[0]), int(cell[1])) for cell in meta.get("path") or [] if len(cell) == 2]
-    start = meta.get("start")
-    if cells and isinstance(start, list) and len(start) == 2 and cells[0] != (start[0], start[1]):
-        cells.insert(0, (int(start[0]), int(start[1])))
+    path = meta.get("path")
+    found = [read_cell(cell) for cell in [meta.get("start"), *(path if isinstance(path, list) else [])]]
+    cells = [cell for cell in found if cell is not None]
     return [cell for index, cell in enumerate(cells) if index == 0 or cell != cells[index - 1]]
+
+
+def read_cell(value: Any) -> Cell | None:
+    """[row, column] as a cell, None for anything else."""
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(part, int) for part in value):
+        return value[0], value[1]
+    return None
 
 
 def hops(meta: dict[str, Any], gold: Any) -> int | None:
     """How many steps a row takes: `hops` where it stands in the metadata, else the path's, else the gold plan's."""
     if isinstance(meta.get("hops"), int):
         return meta["hops"]
-    if meta.get("path"):
+    if true_path(meta):
         return len(true_path(meta)) - 1
-    if isinstance(meta.get("rows"), list) and isinstance(gold, str) and PLAN.fullmatch(gold):
+    if plan_map(meta) and isinstance(gold, str) and PLAN.fullmatch(gold):
         return len(re.findall("[LRUD]", gold.upper()))
     return None

@@ -34,6 +34,16 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [10.0**power for power in range(first, last + 1, stride)]
 
 
+def tick_texts(ticks: list[float]) -> list[str]:
+    """Evenly spaced ticks with the decimals their step needs, the same for all."""
+    step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 0.0
+    if not 1e-4 <= step < 1e4:
+        return [plain(tick) for tick in ticks]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    decimals += round(step * 10**decimals, 6) != round(step * 10**decimals)
+    return [f"{tick:.{decimals}f}".replace("-", "−") for tick in ticks]
+
+
 def plain(value: float) -> str:
     """Three significant digits, no exponent where that stays readable, a real minus sign."""
     if value == 0:

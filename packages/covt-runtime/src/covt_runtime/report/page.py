@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from covt_runtime.report import by_hops, cards, curves, labels, results
 from covt_runtime.report.files import Record, RunFiles, read_run
+from covt_runtime.report.headline import headline
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def asset(name: str) -> str:
 
 def content(run: RunFiles) -> dict[str, Any]:
     """What the template shows, by name."""
-    first, second = results.headline(run)
+    first, second = headline(run)
     judged = cards.judged_model(run)
     rows, ticks = results.differences(run.summary)
     timing, total = results.time_chart(run.summary)
@@ -71,7 +72,9 @@ def content(run: RunFiles) -> dict[str, Any]:
         "standfirst": second,
         "facts": facts(run, total),
         "comparison": results.share_chart(run, "accuracy", labels.MODELS, labels.MODEL_NOTES, "Accuracy by model"),
-        "ablation": results.share_chart(run, "ablation", labels.MODES, labels.MODE_NOTES, "Accuracy by latent ablation"),
+        "ablation": results.share_chart(
+            run, "ablation", labels.MODES, labels.MODE_NOTES, "Accuracy by latent ablation"
+        ),
         "differences_rows": rows,
         "difference_ticks": ticks,
         "hops": by_hops.hops_chart(run),

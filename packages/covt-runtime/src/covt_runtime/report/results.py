@@ -1,12 +1,11 @@
-"""Accuracies, ablations and differences of a quickstart as charts, and the sentence that sums them up."""
+"""Accuracies, ablations, differences and times of a quickstart as charts."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from covt_runtime.report import labels
 from covt_runtime.report.bars import SHARE_TICKS, BarChart, Value, bar_chart
 from covt_runtime.report.files import Record, RunFiles, number, object_or_empty
-from covt_runtime.report.numbers import duration, nice_ticks, percent, points, wilson
+from covt_runtime.report.numbers import duration, nice_ticks, percent, points, tick_texts, wilson
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,18 @@ def interval_of(summary: Record, group: str, key: str, share: float) -> tuple[fl
 
 def share_chart(run: RunFiles, group: str, names: dict[str, str], notes: dict[str, str], label: str) -> BarChart | None:
     """`summary[group]` (shares by key) as bars with intervals and the baselines as lines."""
-    shares = {key: share for key, value in object_or_empty(run.summary.get(group)).items() if (share := number(value)) is not None}
+    shares = {
+        key: share
+        for key, value in object_or_empty(run.summary.get(group)).items()
+        if (share := number(value)) is not None
+    }
     if not shares:
         return None
     values: list[Value] = []
     for index, key in enumerate(labels.in_order(list(shares), names)):
         share = shares[key]
         ends = interval_of(run.summary, group, key, share)
-        if group == "accuracy":
-            color = labels.color(key, index)
-        else:
-            color = "rl" if key == "keep" else "off"
+        color = labels.color(key, index) if group == "accuracy" else "rl" if key == "keep" else "off"
         values.append(
             Value(
                 name=names.get(key, key.replace("_", " ")),
@@ -58,7 +58,9 @@ def share_chart(run: RunFiles, group: str, names: dict[str, str], notes: dict[st
                 color=color,
             )
         )
-    return bar_chart(values, 1.0, SHARE_TICKS, lines=baselines(run.summary), axis="share of test rows answered right", label=label)
+    return bar_chart(
+        values, 1.0, SHARE_TICKS, lines=baselines(run.summary), axis="share of test rows answered right", label=label
+    )
 
 
 def baselines(summary: Record) -> list[tuple[float, str]]:
@@ -96,7 +98,7 @@ def differences(summary: Record) -> tuple[list[Difference], list[tuple[float, st
         ours, _, base = key.partition("-")
         rows.append(
             Difference(
-                name=f"{labels.model_name(ours)} − {labels.model_name(base)}",
+                name=f"{labels.card_name(ours)} − {labels.short_name(base)}",
                 value=points(value),
                 interval=f"{points(lo)} to {points(hi)}",
                 at=place(value),
@@ -106,12 +108,18 @@ def differences(summary: Record) -> tuple[list[Difference], list[tuple[float, st
             )
         )
     ticks = nice_ticks(low * 100, high * 100)
-    return rows, [(place(tick / 100), "0" if tick == 0 else f"{tick:+.0f}".replace("-", "−")) for tick in ticks]
+    texts = [
+        "0" if tick == 0 else text if tick < 0 else f"+{text}"
+        for tick, text in zip(ticks, tick_texts(ticks), strict=True)
+    ]
+    return rows, [(place(tick / 100), text) for tick, text in zip(ticks, texts, strict=True)]
 
 
 def time_chart(summary: Record) -> tuple[BarChart | None, str]:
     """Seconds per phase as bars, in the order they ran, and the total as text."""
-    seconds = {key: value for key, raw in object_or_empty(summary.get("seconds")).items() if (value := number(raw)) is not None}
+    seconds = {
+        key: value for key, raw in object_or_empty(summary.get("seconds")).items() if (value := number(raw)) is not None
+    }
     total = seconds.pop("total", sum(seconds.values()))
     if not seconds:
         return None, duration(total) if total else ""
@@ -121,61 +129,3 @@ def time_chart(summary: Record) -> tuple[BarChart | None, str]:
         for key, value in seconds.items()
     ]
     return bar_chart(values, top * 1.02, [], label="Seconds per phase"), duration(total)
-
-
-def headline(run: RunFiles) -> tuple[str, str]:
-    """One sentence with the result, and one that qualifies it; both follow from the intervals, not from hope."""
-    accuracy = {key: number(value) for key, value in object_or_empty(run.summary.get("accuracy")).items()}
-    best_label = next((key for key in ("rl", "stage2", "stage1") if accuracy.get(key) is not None), None)
-    if best_label is None:
-        return training_headline(run)
-    rows = f"{run.summary['n_test']} held-out rows" if run.summary.get("n_test") else "held-out rows"
-    gap = read_difference(run.summary, "stage2-pause")
-    best = accuracy[best_label] or 0.0
-    if gap is None:
-        first = f"{labels.model_name(best_label)}: {percent(best)} of {rows}"
-    elif gap[1] > 0:
-        first = f"Latents beat pause tokens by {gap[0] * 100:.1f} points on {rows}"
-    elif gap[2] < 0:
-        first = f"Latents fall {-gap[0] * 100:.1f} points short of pause tokens on {rows}"
-    else:
-        first = f"No measurable difference between latents and pause tokens on {rows}"
-    return first, " ".join(filter(None, [levels_sentence(accuracy), rl_sentence(run.summary), ablation_sentence(run.summary)]))
-
-
-def levels_sentence(accuracy: dict[str, float | None]) -> str:
-    named = {"plain": "plain", "pause": "pause tokens", "stage2": "latents"}
-    parts = [f"{name} {percent(share)}" for key, name in named.items() if (share := accuracy.get(key)) is not None]
-    return f"Same model, same steps, same tokens: {', '.join(parts)}." if len(parts) > 1 else ""
-
-
-def rl_sentence(summary: Record) -> str:
-    gain = read_difference(summary, "rl-stage2")
-    if gain is None:
-        return ""
-    span = f"{points(gain[0])} points (95 % interval {points(gain[1])} to {points(gain[2])})"
-    if gain[1] > 0:
-        return f"Reinforcement learning adds to it: {span}."
-    return f"Reinforcement learning makes it worse: {span}." if gain[2] < 0 else f"Reinforcement learning changes nothing measurable: {span}."
-
-
-def ablation_sentence(summary: Record) -> str:
-    shares = {key: share for key, raw in object_or_empty(summary.get("ablation")).items() if (share := number(raw)) is not None}
-    keep = shares.pop("keep", None)
-    if keep is None or not shares:
-        return ""
-    mode, best = max(shares.items(), key=lambda item: item[1])
-    name = {"zeros": "zeroed", "noise": "replaced by noise", "shuffle": "swapped with another row's", "drop_latents": "dropped"}
-    verdict = "the answer comes through the latents" if keep - best >= 0.4 else "the answer hardly depends on them" if keep - best < 0.05 else "part of the answer comes through them"
-    return f"Once the latents are {name.get(mode, mode)}, {percent(best)} is left of {percent(keep)}: {verdict}."
-
-
-def training_headline(run: RunFiles) -> tuple[str, str]:
-    """For a folder that holds one training run and no comparison."""
-    for metric, words in (("reward", "The reward went"), ("eval/accuracy", "Accuracy went"), ("ce", "Cross-entropy went"), ("loss", "The loss went")):
-        for lines in run.metrics.values():
-            values: list[tuple[Any, float]] = [(line.get("step"), value) for line in lines if (value := number(line.get(metric))) is not None]
-            if len(values) >= 2:
-                tail = [value for _, value in values[-max(1, len(values) // 20) :]]
-                return f"{words} from {values[0][1]:.3g} to {sum(tail) / len(tail):.3g} in {values[-1][0]} steps", ""
-    return "Nothing to compare yet", "This folder holds no accuracies and no training curve."

@@ -4,9 +4,7 @@ import re
 from dataclasses import dataclass
 
 START, PAD, END = "<|latent_start|>", "<|latent_pad|>", "<|latent_end|>"
-SPAN = re.compile(
-    rf"(?P<start>{re.escape(START)})?(?P<pads>(?:{re.escape(PAD)})*)(?P<end>{re.escape(END)})?"
-)
+SPAN = re.compile(rf"(?P<start>{re.escape(START)})?(?P<pads>(?:{re.escape(PAD)})*)(?P<end>{re.escape(END)})?")
 CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad)\|>")
 
 

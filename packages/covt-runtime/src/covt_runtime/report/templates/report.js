@@ -68,8 +68,8 @@ for (const card of document.querySelectorAll(".card")) {
       for (const overlay of card.querySelectorAll(".overlay")) overlay.classList.toggle("on", overlay.dataset.key === button.dataset.key);
       const caption = card.querySelector(".shown");
       if (caption) caption.textContent = button.dataset.caption;
-      const color = card.querySelector(".color");
-      if (color) color.textContent = button.dataset.line;
+      const truth = card.querySelector(".truth");
+      if (truth) truth.textContent = button.dataset.truth;
     });
   }
 }
