@@ -179,26 +179,7 @@ class RolloutClient:
         hold_latents: bool,
     ) -> list[Completion]:
         body = request_body(prompt, sampling, seed, fed)
-        for _ in range(self.attempts):
-            if hold_latents:
-                # A new name for every attempt: an aborted one may have left latents behind.
-                body["sampling_params"]["extra_args"]["latent_key"] = uuid.uuid4().hex
-            answer = await self._post(body)
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            versions = {version for choice in choices for version in choice_versions(choice)}
-            if len(versions) == 1 and all(choice["finish_reason"] != "abort" for choice in choices):
-                break
-        else:
-            raise ServerUnreachableError(
-                f"prompt {prompt.group_id!r} was interrupted by weight updates {self.attempts} times",
-                "push weights less often, or raise the client's attempts",
-            )
-        (version,) = versions
-        if self.version is not None and version != self.version:
-            raise StaleWeightsError(
-                f"the server sampled with weights of version {version}, the trainer is at {self.version}",
-                "push the current weights and sample again",
-            )
+        answer, choices, version = await self._whole_answer(prompt, body, hold_latents)
         key = body["sampling_params"]["extra_args"].get("latent_key")
         return [
             Completion(
@@ -217,6 +198,35 @@ class RolloutClient:
             )
             for index, choice in enumerate(choices)
         ]
+
+    async def _whole_answer(
+        self, prompt: PromptRequest, body: dict[str, Any], hold_latents: bool
+    ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
+        """Send until all samples of the prompt are whole and of one version; the answer, its choices, the version."""
+        stale = 0
+        for _ in range(self.attempts):
+            if hold_latents:
+                # A new name for every attempt: an aborted one may have left latents behind.
+                body["sampling_params"]["extra_args"]["latent_key"] = uuid.uuid4().hex
+            answer = await self._post(body)
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            versions = {version for choice in choices for version in choice_versions(choice)}
+            if len(versions) != 1 or any(choice["finish_reason"] == "abort" for choice in choices):
+                continue
+            (version,) = versions
+            if self.version is None or version == self.version:
+                return answer, choices, version
+            # One answer may have been under way while the new weights were pushed; two say that the server has others.
+            stale += 1
+            if stale == 2:
+                raise StaleWeightsError(
+                    f"the server sampled with weights of version {version}, the trainer is at {self.version}",
+                    "push the current weights and sample again",
+                )
+        raise ServerUnreachableError(
+            f"prompt {prompt.group_id!r} was interrupted by weight updates {self.attempts} times",
+            "push weights less often, or raise the client's attempts",
+        )
 
     async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
         try:
