@@ -107,7 +107,7 @@ def score_group(group: Group, rewards: Sequence[ConfiguredReward], raise_gold: b
             problem = _problem(given, len(group.rollouts))
         except Exception as error:
             if raise_gold and isinstance(error, GoldError):
-                raise
+                raise GoldError(f"row {group.id!r}: {error.message}", error.remedy) from error
             # The seam where foreign code is called: one reward's fault must not end a training run. It is reported.
             given, problem = (), f"{type(error).__name__}: {error}"
         if problem:

@@ -10,29 +10,34 @@ import re
 from collections.abc import Sequence
 
 from covt_rewards.accuracy.grade import Grade, Task
+from covt_rewards.accuracy.latex import compact, strip_text_commands
 from covt_rewards.accuracy.text import normalize_text
 from covt_rewards.answers import final_answer, strip_special_tokens
 from covt_rewards.errors import GoldError
 
 _LETTER = re.compile(r"\(?\s?([A-Za-z])\s?\)?\s?[.:,)]?")
 _LETTER_THEN_TEXT = re.compile(r"\(?([A-Za-z])(?:\)|[.:])\s{0,4}(.*)", re.DOTALL)
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s{0,4}\{([^{}]{0,200})\}")
 _LETTER_IN_WORDS = re.compile(r"\(([A-Z])\)|\b(?:option|choice|answer)\s{1,4}\(?([A-Z])\b", re.IGNORECASE)
 
 
 def read_option(answer: str, options: Sequence[str]) -> int | None:
     """The index of the option an answer names; None when it names none or more than one.
 
-    In order: the option's text, its letter (`B`, `(b)`, `B.`), letter with text (`B. Snake`), a letter in words
-    (`option B`, `(B) because …`), the one option whose text stands in the answer.
+    In order: the option's text (as text, then as LaTeX), its letter (`B`, `(b)`, `B.`, alone or on the first line),
+    letter with text (`B. Snake`), a letter in words (`option B`, `(B) because …`), the one option whose text stands in
+    the answer.
     """
     plain = normalize_text(answer)
     texts = [normalize_text(option) for option in options]
     same = [i for i, text in enumerate(texts) if text and text == plain]
     if len(same) == 1:
         return same[0]
-    stripped = _TEXT_COMMAND.sub(r"\1", answer[:2000]).strip(" \t\r\n*$`\"'")
-    letter = _LETTER.fullmatch(stripped)
+    small = compact(answer)
+    same = [i for i, option in enumerate(options) if small and compact(option) == small]
+    if len(same) == 1:
+        return same[0]
+    stripped = strip_text_commands(answer[:2000]).strip(" \t\r\n*$`\"'")
+    letter = _LETTER.fullmatch(stripped) or _LETTER.fullmatch(stripped.partition("\n")[0].strip(" *"))
     if letter:
         return _index(letter.group(1), options)
     with_text = _LETTER_THEN_TEXT.fullmatch(stripped)

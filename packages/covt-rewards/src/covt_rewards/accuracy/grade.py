@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -68,6 +69,11 @@ def load_grader(name: str) -> Grader:
     return cast("Grader", import_module(_MODULES[name]).grade)
 
 
+def is_letter(gold: str) -> bool:
+    """Whether a gold answer is one capital letter, bare or in brackets: a choice even where no options are given."""
+    return re.fullmatch(r"\s*\(?[A-Z]\)?\s*", gold) is not None
+
+
 def choose_grader(group: Group, default: str = "") -> str:
     """The group's own grader, else `default`, else the one its options, metadata and gold answer ask for."""
     if group.grader or default:
@@ -82,4 +88,4 @@ def choose_grader(group: Group, default: str = "") -> str:
         except ValueError:
             return "math"
         return "boxes"
-    return "math"
+    return "choice" if is_letter(group.answer) else "math"

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from covt_rewards.accuracy.grade import Grade, Task
+from covt_rewards.accuracy.choice import grade as grade_choice
+from covt_rewards.accuracy.grade import Grade, Task, is_letter
 from covt_rewards.accuracy.workers import shared_pool
 from covt_rewards.answers import FinalAnswer, final_answer, strip_special_tokens
 from covt_rewards.errors import GoldError
@@ -40,6 +41,12 @@ def fast_verdict(gold: str, answer: str, precision: int = 6) -> bool | None:
     return False if precision >= 6 else None
 
 
+def as_latex(gold: str) -> str:
+    """A gold answer in mathematical delimiters when it needs them: bare `25\\pi` is read only as `$25\\pi$`."""
+    bare = not any(mark in gold for mark in ("$", "\\(", "\\[", "\\boxed"))
+    return f"${gold.strip()}$" if bare and ("\\" in gold or gold.lstrip().startswith("+")) else gold
+
+
 def _shown(answer: FinalAnswer, text: str) -> str:
     """What math-verify is to read: a tag's content as mathematics, otherwise the completion with its own markers."""
     if answer.kind == "tag":
@@ -53,6 +60,8 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     Raises:
         GoldError: when nothing can be read from the gold answer.
     """
+    if is_letter(task.gold):  # a choice among math rows; math-verify reads no letters
+        return grade_choice(task, texts)
     answers = [final_answer(text, task.lenient) for text in texts]
     grades: list[Grade | None] = [_without_algebra(task, answer) for answer in answers]
     open_items = [i for i, grade in enumerate(grades) if grade is None]
@@ -60,7 +69,7 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     if open_items or needs_gold:
         pool = shared_pool()
         shown = [_shown(answers[i], texts[i]) for i in open_items]
-        verdicts = pool.verify(task.gold, shown, task.time_limit, task.precision)
+        verdicts = pool.verify(as_latex(task.gold), shown, task.time_limit, task.precision)
         if verdicts.gold_problem:
             message = f"nothing can be read from the gold answer {task.gold[:200]!r}: {verdicts.gold_problem}"
             raise GoldError(message, "mend or drop the row, or choose another grader")

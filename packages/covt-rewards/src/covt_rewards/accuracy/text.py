@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 
 from covt_rewards.accuracy.grade import Grade, Task
+from covt_rewards.accuracy.latex import strip_text_commands
 from covt_rewards.answers import final_answer
 from covt_rewards.errors import GoldError
 
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit)\s{0,4}\{([^{}]{0,2000})\}")
 _AROUND = " \t\r\n.,;:!?\"'`*$«»“”‘’。，、"
 LONGEST = 10_000
 
@@ -20,8 +19,7 @@ def normalize_text(text: str) -> str:
 
     A sign or bracket inside the answer stays; `-5` and `5` differ.
     """
-    text = text[:LONGEST]
-    text = _TEXT_COMMAND.sub(r"\1", text)
+    text = strip_text_commands(text[:LONGEST])
     text = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(text.split()).strip(_AROUND)
 

@@ -1,4 +1,4 @@
-"""The algebra worker: lines of `{"gold", "answer"?, "precision"?}` in, `{"equal", "reason"}` out, until the input ends."""
+"""The algebra worker: lines `{"gold", "answer"?, "precision"?}` in and `{"equal", "reason"}` out, until input ends."""
 
 from __future__ import annotations
 

@@ -1,0 +1,197 @@
+"""The math grader with its real worker processes: verdicts, time limits, hostile answers, and a light import."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covt_rewards import GoldError, Group, Rollout, parse_rewards, score_groups
+from covt_rewards.accuracy import AccuracyReward
+from covt_rewards.accuracy.math import as_latex, fast_verdict
+from covt_rewards.accuracy.workers import WorkerPool, shared_pool
+
+
+def grade(gold: str, text: str, **options: object) -> float:
+    return AccuracyReward(grader="math", **options)(Group(gold, (Rollout(text),)))[0].value  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "right"),
+    [
+        ("4", r"so it is \boxed{4}", True),
+        ("4", r"\boxed{\frac{8}{2}}", True),
+        ("0.5", r"<answer>\frac12</answer>", True),
+        (r"25\pi", r"\boxed{25\pi}", True),
+        ("$[0, 1)$", r"\boxed{[0, 1]}", False),
+        (r"\{1, 2\}", r"\boxed{\{2, 1\}}", True),
+        ("4", "no idea", False),
+        ("4", "", False),
+        ("B", r"\boxed{\text{(B)}}", True),
+        ("1,234", r"\boxed{1234}", True),
+    ],
+)
+def test_mathematics_is_compared_by_value(gold: str, text: str, right: bool) -> None:
+    assert grade(gold, text) == float(right)
+
+
+def test_decimals_can_be_asked_for() -> None:
+    assert grade(r"$\frac{1}{3}$", r"\boxed{0.33}") == 0.0
+    assert grade(r"$\frac{1}{3}$", r"\boxed{0.33}", precision=2) == 1.0
+
+
+def test_a_gold_answer_without_mathematics_is_an_error() -> None:
+    with pytest.raises(GoldError):
+        AccuracyReward(grader="math").check_gold(Group("???", ()))
+
+
+number = st.tuples(st.sampled_from(["", "-", "+"]), st.integers(0, 99999), st.integers(-1, 999), st.integers(1, 6)).map(
+    lambda n: f"{n[0]}{n[1]}" + (f".{n[2]:0{n[3]}d}"[: 1 + n[3]] if n[2] >= 0 else "")
+)
+
+
+@given(st.lists(st.tuples(number, number, st.booleans()), min_size=1, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_the_fast_path_gives_the_verdict_of_the_full_path(pairs: list[tuple[str, str, bool]]) -> None:
+    for gold, other, same in pairs:
+        answer = gold.removeprefix("+") if same else other
+        fast = fast_verdict(gold, answer)
+        (full,) = shared_pool().verify(as_latex(gold), [rf"\boxed{{{answer}}}"], 20.0).items
+        assert fast is not None
+        assert fast == full.equal, (gold, answer)
+
+
+def test_an_answer_that_takes_too_long_is_really_ended_and_the_next_one_is_judged() -> None:
+    pool = shared_pool()
+    killed = pool.killed
+    bomb = r"\boxed{" + "^".join(["{9"] * 6) + "}" * 6 + "}"
+    group = Group(r"\frac{1}{2}", (Rollout(bomb), Rollout(r"\boxed{0.5}")))
+    began = time.monotonic()
+    first, second = AccuracyReward(grader="math", time_limit=2.0)(group)
+    assert time.monotonic() - began < 120
+    assert first.value == 0.0
+    assert second.value == 1.0
+    assert pool.killed > killed or first.reason
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
+    pool = WorkerPool(1)
+    assert [v.equal for v in pool.verify("$x+1$", ["$1+x$"], 20.0).items] == [True]
+    late = pool.verify("$x+2$", ["$x+3$"], 0.0)
+    assert late.gold_problem
+    assert pool.killed == 1
+    assert [v.equal for v in pool.verify("$x+1$", ["$1+x$"], 20.0).items] == [True]
+    pool.close()
+
+
+SLOW_TO_JUDGE = [
+    r"\boxed{" + "{" * 3000 + "}" * 3001,
+    r"\boxed{" + "(" * 2000 + ")" * 2000 + "}",
+    r"\boxed{10^{10^{10^{10}}}}",
+    r"\boxed{" + r"\frac{1}{" * 500 + "1" + "}" * 501,
+    r"\boxed{1000000!!!}",
+    r"\boxed{\int_0^1 \sin(x^x^x) dx}",
+    "<answer>" + "1+" * 20_000 + "1</answer>",
+]
+"""Each of these runs into the time limit."""
+
+HOSTILE = [
+    *SLOW_TO_JUDGE,
+    "\x00",
+    "\ud800\\boxed{\udfff}",
+    r"\boxed{" * 3000,
+    r"\boxed{" + "9" * 100_000 + "}",
+    r"\boxed{__import__('os').system('true')}",
+    r"\def\a{\a\a}\boxed{\a}",
+    "$" * 50_000,
+    "\n" * 50_000 + "1",
+    "x" * 5_000_000,
+    r"\boxed{\sqrt[" + "9" * 50 + "]{2}}",
+    r"\boxed{e^{" * 100,
+]
+
+
+LIMIT = 2.0
+
+
+def judge_hostile(texts: list[str], rewards: str) -> None:
+    """Each alone beside a sound neighbor, which must get its point whatever happened before it."""
+    configured = parse_rewards(rewards, {"accuracy": {"time_limit": LIMIT}})
+    for i, text in enumerate(texts):
+        group = Group(r"\frac{7}{3}", (Rollout(text), Rollout(r"\boxed{\frac{14}{6}}")), id=str(i))
+        began = time.monotonic()
+        score = score_groups([group], configured).groups[0]
+        assert not score.failures, (text[:80], score.failures)
+        assert score.values["accuracy"] == [0.0, 1.0], text[:80]
+        # accuracy and necessity each ask; a killed worker's successor has to import sympy again
+        assert time.monotonic() - began < 4 * LIMIT + 60, text[:80]
+
+
+def test_nothing_a_model_writes_raises_or_takes_more_than_its_time() -> None:
+    judge_hostile([text for text in HOSTILE if text not in SLOW_TO_JUDGE[1:]], "format,accuracy,reasoning,usage")
+
+
+@pytest.mark.slow
+def test_no_bomb_raises_or_takes_more_than_its_time() -> None:
+    judge_hostile(HOSTILE, "format,accuracy,reasoning,usage,necessity")
+
+
+def test_threads_share_the_workers() -> None:
+    groups = [Group(rf"\frac{{{i}}}{{3}}", (Rollout(rf"\boxed{{\frac{{{2 * i}}}{{6}}}}"),)) for i in range(1, 30)]
+    scores = score_groups(groups, parse_rewards("accuracy"), workers=2)
+    assert all(score.totals == (1.0,) for score in scores.groups)
+    assert threading.active_count() < 10
+
+
+def test_workers_end_with_their_process() -> None:
+    code = (
+        "import json, os; from covt_rewards.accuracy.workers import shared_pool; p = shared_pool();"
+        "p.verify('$x$', ['$x$'], 60.0); print(p._slots.get()._process.pid, flush=True); os._exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    worker = int(done.stdout)
+    deadline = time.monotonic() + 20
+    while alive(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_importing_the_package_imports_no_algebra_and_no_torch() -> None:
+    """In a fresh interpreter: this one has everything loaded."""
+    code = (
+        "import sys, covt_rewards; covt_rewards.parse_rewards('format,accuracy,necessity');"
+        "print([m for m in ('sympy', 'math_verify', 'torch', 'numpy', 'covt_data') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.shared_data
+def test_the_cases_of_math_verify_get_their_verdicts(shared_data: Path) -> None:
+    accuracy = AccuracyReward(grader="math", time_limit=30.0)
+    lines = (shared_data / "reference_vectors" / "math_verify_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    cases = [json.loads(line) for line in lines]
+    right = 0
+    for case in cases:
+        precision = {"precision": case["extra"]["precision"]} if "precision" in case["extra"] else {}
+        (result,) = accuracy(Group(case["gold"], (Rollout(case["pred"]),), metadata=precision))
+        right += bool(result.value) == case["expected"]
+    assert len(cases) == 168
+    assert right / len(cases) >= 0.99

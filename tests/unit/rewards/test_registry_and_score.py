@@ -1,0 +1,174 @@
+"""Names, weights, settings; and a faulty reward costing its own items only."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from covt_rewards import (
+    ConfiguredReward,
+    GoldError,
+    Group,
+    LatentFormat,
+    RewardError,
+    RewardResult,
+    Rollout,
+    available,
+    iter_scores,
+    load,
+    parse_rewards,
+    score_groups,
+)
+from covt_rewards.registry import BUILTIN
+
+GROUP = Group("A1", (Rollout("<answer>A1</answer>"), Rollout("<answer>B1</answer>")), id="g", grader="text")
+
+
+def names_and_weights(rewards: list[ConfiguredReward]) -> list[tuple[str, float]]:
+    return [(reward.name, reward.weight) for reward in rewards]
+
+
+def test_names_carry_weights() -> None:
+    rewards = parse_rewards("format, accuracy=1.5,necessity=-2e-1")
+    assert names_and_weights(rewards) == [("format", 1.0), ("accuracy", 1.5), ("necessity", -0.2)]
+    assert names_and_weights(parse_rewards(["format", "accuracy=0"])) == [("format", 1.0), ("accuracy", 0.0)]
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_every_built_in_reward_loads_and_scores(name: str) -> None:
+    (reward,) = parse_rewards(name)
+    boxes = '[{"bbox_2d": [0, 0, 9, 9], "point_2d": [5, 5]}]'
+    group = Group(boxes, (Rollout(f"<answer>{boxes}</answer>", (1, 2)), Rollout("", ())))
+    scores = score_groups([group], [reward])
+    assert not scores.failures
+    assert len(scores.groups[0].totals) == 2
+    assert name in available()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("acuracy", "did you mean 'accuracy'.*the rewards are accuracy, format"),
+        ("xyzzy", "there is no reward 'xyzzy' .the rewards are"),
+        ("", "no reward is named"),
+        ("format,format=2", "named twice"),
+        ("format=heavy", "weight in 'format=heavy'"),
+        ("format=nan", "weight in"),
+        ("./nowhere.py:f", "there is no file"),
+    ],
+)
+def test_a_bad_specification_says_what_is_wrong(spec: str, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        parse_rewards(spec)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"necessity": {"w_hram": 1}}, "no setting 'w_hram'.*w_gain"),
+        ({"necessity": {"w_harm": "x"}}, "necessity.w_harm is 'x'"),
+        ({"necessity": {"w_harm": True}}, "necessity.w_harm is True"),
+        ({"necessity": {"form": "both"}}, "choose one of counterfactual, contrast"),
+        ({"format": {"think": True}}, "settings are given for 'format'"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, dict[str, object]], message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        parse_rewards("necessity", settings)
+
+
+def test_common_settings_reach_the_rewards_that_have_them() -> None:
+    latent = LatentFormat(10, 11, 12, 1)
+    rewards = parse_rewards("format,accuracy,usage,necessity", common={"latent": latent})
+    group = Group("A1", (Rollout("<answer>A1</answer>", (11,)),), grader="text")
+    scores = score_groups([group], rewards)
+    assert scores.groups[0].values["format"] == [0.0]
+    assert scores.groups[0].values["accuracy"] == [1.0]
+
+
+def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from covt_rewards import RewardResult\n"
+        "def short(group, limit=20):\n"
+        "    return [RewardResult(float(len(r.text) < limit)) for r in group.rollouts]\n"
+        "value = 3\n"
+    )
+    rewards = parse_rewards(f"{file}:short=2", {f"{file}:short": {"limit": 5}})
+    assert names_and_weights(rewards) == [("short", 2.0)]
+    assert score_groups([GROUP], rewards).groups[0].totals == (0.0, 0.0)
+    assert score_groups([GROUP], parse_rewards(f"{file}:short=2")).groups[0].totals == (2.0, 2.0)
+    with pytest.raises(RewardError, match="has no 'long'"):
+        load(f"{file}:long")
+    with pytest.raises(RewardError, match="cannot be called"):
+        load(f"{file}:value")
+
+
+def test_totals_are_the_weighted_sum() -> None:
+    scores = score_groups([GROUP], parse_rewards("format=0.5,accuracy=2"))
+    assert scores.groups[0].totals == (2.5, 0.5)
+    assert scores.groups[0].values == {"format": [1.0, 1.0], "accuracy": [1.0, 0.0]}
+    assert scores.metrics()["reward/total"] == 1.5
+    assert scores.metrics()["reward/accuracy/accuracy"] == 0.5
+    assert "gold" in scores.groups[0].reasons["accuracy"][1]
+
+
+def broken(group: Group) -> list[RewardResult]:
+    if group.id == "bad":
+        raise KeyError("boom")
+    return [RewardResult(1.0) for _ in group.rollouts]
+
+
+def short_of_one(group: Group) -> list[RewardResult]:
+    return [RewardResult(1.0) for _ in group.rollouts[1:]]
+
+
+def endless(group: Group) -> list[RewardResult]:
+    return [RewardResult(math.inf) for _ in group.rollouts]
+
+
+def foreign(group: Group) -> list[RewardResult]:
+    return [1.0 for _ in group.rollouts]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("reward", "why"),
+    [(short_of_one, "1 results for 2"), (endless, "value inf"), (foreign, "float, not a RewardResult")],
+)
+def test_results_that_do_not_fit_are_failures(reward: object, why: str) -> None:
+    scores = score_groups([GROUP], [ConfiguredReward("odd", 1.0, reward)])  # type: ignore[arg-type]
+    assert why in scores.groups[0].failures["odd"]
+    assert scores.groups[0].totals == (0.0, 0.0)
+
+
+def test_a_reward_that_raises_costs_its_own_items_of_that_group_only() -> None:
+    bad = Group("A1", GROUP.rollouts, id="bad", grader="text")
+    rewards = [ConfiguredReward("odd", 1.0, broken), *parse_rewards("accuracy")]
+    scores = score_groups([GROUP, bad], rewards)
+    assert [group.totals for group in scores.groups] == [(2.0, 1.0), (1.0, 0.0)]
+    assert scores.failures == {"odd": 1}
+    assert scores.metrics()["reward/odd/failures"] == 1.0
+    assert "KeyError" in scores.groups[1].reasons["odd"][0]
+
+
+def test_an_unreadable_gold_answer_is_counted_in_training_and_raised_when_checking_data() -> None:
+    bad = Group(" ", GROUP.rollouts, id="bad", grader="text")
+    rewards = parse_rewards("accuracy")
+    assert score_groups([bad], rewards).failures == {"accuracy": 1}
+    with pytest.raises(GoldError):
+        list(iter_scores([bad], rewards, raise_gold=True))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_scores_come_in_order_and_one_at_a_time(workers: int) -> None:
+    drawn: list[int] = []
+
+    def groups() -> object:
+        for i in range(100):
+            drawn.append(i)
+            yield Group("A1", GROUP.rollouts, id=str(i), grader="text")
+
+    scores = iter_scores(groups(), parse_rewards("accuracy"), workers)  # type: ignore[arg-type]
+    assert next(scores).id == "0"
+    assert len(drawn) <= 4 * workers + 1  # a million rows are never held at once
+    assert [score.id for score in scores] == [str(i) for i in range(1, 100)]

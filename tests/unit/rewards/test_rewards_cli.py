@@ -1,0 +1,130 @@
+"""`covt-rewards` on the command line: rows in, rows out, and one clear line for each mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from covt_rewards.cli import main
+
+ROWS = [
+    {"id": 1, "answer": "A1", "grader": "text", "completions": ["<answer>A1</answer>", "?"]},
+    {
+        "id": "two",
+        "answer": "B",
+        "options": ["cat", "dog"],
+        "completions": [
+            {"text": "<answer>dog</answer>", "latent_spans": [[0, 2]], "ablated": ["<answer>cat</answer>"]}
+        ],
+    },
+]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "in.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    return file
+
+
+def lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_rows_go_to_stdout_with_json(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(rows), "--rewards", "format,accuracy=2,necessity=0.5", "--json"]) == 0
+    one, two = lines(capsys.readouterr().out)
+    assert (one["id"], two["id"]) == (1, "two")
+    assert one["rewards"] == {"format": [1.0, 0.0], "accuracy": [1.0, 0.0], "necessity": [0.0, 0.0]}
+    assert one["total"] == [3.0, 0.0]
+    assert two["total"] == [3.5]
+    assert one["reasons"]["format"] == ["", "no final answer"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_rows_go_to_a_file_and_the_summary_to_stdout(
+    rows: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    out = rows.with_name("out.jsonl")
+    assert main(["score", str(rows), "--out", str(out), "--json", "--workers", workers]) == 0
+    assert [row["id"] for row in lines(out.read_text())] == [1, "two"]
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["groups"], summary["completions"]) == (2, 3)
+    assert summary["rewards"]["accuracy"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_a_table_without_json(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(rows)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_settings_and_a_default_grader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "vsp.jsonl"
+    file.write_text(json.dumps({"id": 0, "answer": "R", "metadata": {"rows": ["SGF"]}, "completions": [r"\boxed{RR}"]}))
+    arguments = ["score", str(file), "--rewards", "accuracy", "--grader", "vsp", "--json"]
+    assert main(arguments) == 0
+    assert lines(capsys.readouterr().out)[0]["total"] == [1.0]
+    assert main([*arguments, "--set", "accuracy.vsp_rule=end_on_goal"]) == 0
+    assert lines(capsys.readouterr().out)[0]["total"] == [0.0]
+
+
+def test_latents_are_judged_by_a_checkpoints_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latent = {"version": 1, "size": 2, "start_id": 7, "pad_id": 8, "end_id": 9, "head": "identity", "normalize": "none"}
+    (tmp_path / "config.json").write_text(json.dumps({"covt_latent": latent}))
+    file = tmp_path / "in.jsonl"
+    texts = [{"text": "<answer>x</answer>", "token_ids": ids} for ids in ([7, 8, 8, 9], [7, 8, 9])]
+    file.write_text(json.dumps({"id": 0, "answer": "x", "completions": texts}))
+    assert main(["score", str(file), "--rewards", "format", "--latents-of", str(tmp_path), "--json"]) == 0
+    assert lines(capsys.readouterr().out)[0]["total"] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("{", ":2 is not JSON"),
+        ('{"id": 1, "completions": ["x"]}', ":2.answer is missing"),
+        ('{"answer": "1", "completions": ["x"]}', ":2.id is missing"),
+        ('{"id": 1, "answer": "1", "completions": [1]}', ":2.completions[0] is int"),
+        ('{"id": "row-9", "answer": " ", "grader": "text", "completions": ["x"]}', "row-9"),
+    ],
+)
+def test_a_bad_row_names_file_line_and_field(
+    rows: Path, capsys: pytest.CaptureFixture[str], line: str, named: str
+) -> None:
+    rows.write_text(json.dumps(ROWS[0]) + "\n" + line + "\n")
+    out = rows.with_name("out.jsonl")
+    assert main(["score", str(rows), "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert named in message
+    assert len(message.splitlines()) == 1
+    assert sorted(file.name for file in rows.parent.iterdir()) == ["in.jsonl"]  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["score", "nowhere.jsonl"], "there is no file nowhere.jsonl"),
+        (["score", "-", "--rewards", "acuracy"], "did you mean 'accuracy'"),
+        (["score", "-", "--set", "nonsense"], "REWARD.KEY=VALUE"),
+        (["score", "-", "--out", "/nowhere/out.jsonl"], "there is no folder /nowhere"),
+        (["score", "-", "--latents-of", "nowhere"], "cannot read nowhere"),
+        (["explain", "formt"], "did you mean 'format'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert named in message
+    assert len(message.splitlines()) == 1
+
+
+def test_list_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert "were the latents needed" in listed
+    assert main(["list", "--json"]) == 0
+    assert {"name": "format", "from": "covt_rewards.format:FormatReward"} in json.loads(capsys.readouterr().out)
+    assert main(["explain", "necessity"]) == 0
+    assert "w_harm = 0.5" in capsys.readouterr().out
