@@ -14,21 +14,34 @@ from covt_model.errors import CheckpointError, ModelError
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+HEAD = "language_model.lm_head.weight"
 Shapes = dict[str, tuple[int, ...]]
 
 
 def load(runner: GPUModelRunner, folder: Path) -> dict[str, Any]:
-    """Load every tensor of `folder/*.safetensors` (the names of the served checkpoint) into the running model.
+    """Load every tensor of `folder/*.safetensors`, under the names of checkpoints or of parameters, into the model.
 
     Names and shapes are compared with the served checkpoint first, so that a bad folder changes nothing: raises
     CheckpointError or ModelError. The caller pauses the engine and clears its caches.
     """
     begun = time.perf_counter()
+    model: Any = runner.get_model()
     shapes = read_shapes(folder)
-    compare(shapes, read_shapes(Path(runner.model_config.model)), folder)
+    names = model.hf_to_vllm_mapper.map_name
+    served = read_shapes(checkpoint_folder(runner.model_config.model))
+    compare({names(n): s for n, s in shapes.items()}, {names(n): s for n, s in served.items()}, folder)
     runner.reload_weights(weights_iterator=tensors(folder))
-    repack_tied_head(runner.get_model())
+    repack_tied_head(model)
     return {"tensors": len(shapes), "seconds": time.perf_counter() - begun}
+
+
+def checkpoint_folder(model: str) -> Path:
+    """The served checkpoint's folder; a model named by its hub id was downloaded when the server started."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, local_files_only=True))
 
 
 def files(folder: Path) -> list[Path]:
@@ -53,9 +66,12 @@ def read_shapes(folder: Path) -> Shapes:
 
 
 def compare(new: Shapes, served: Shapes, folder: Path) -> None:
-    """Raise ModelError unless `new` has exactly the served checkpoint's tensors; a tied output matrix may be there."""
-    unknown = sorted(set(new) - set(served) - {"lm_head.weight"})
-    missing = sorted(set(served) - set(new) - {"lm_head.weight"})
+    """Raise ModelError unless `new` has exactly the served checkpoint's tensors.
+
+    A tied output matrix is no tensor of its own, and may be among the new ones all the same.
+    """
+    unknown = sorted(set(new) - set(served) - {HEAD})
+    missing = sorted(set(served) - set(new))
     other = sorted(name for name in set(new) & set(served) if new[name] != served[name])
     for names, what in ((missing, "lacks"), (unknown, "has unknown"), (other, "has other shapes for")):
         if names:
