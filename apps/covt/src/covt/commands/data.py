@@ -23,9 +23,8 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Write a data set as Parquet shards with the pictures inside, and its manifest."""
-    from covt_runtime.progress import Progress
-
     from covt_data.prepare import prepare as prepare_set
+    from covt_runtime.progress import Progress
 
     target = out or Path("data") / source
     settings = apply_overrides({}, options or [])
@@ -46,7 +45,6 @@ def inspect(
 ) -> None:
     """Show what a prepared set holds."""
     from covt_data.inspect import contact_sheet
-
     from covt_data.store import PreparedSet
 
     prepared = PreparedSet(path)

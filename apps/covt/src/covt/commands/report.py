@@ -14,9 +14,8 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw a run's curves, comparisons and samples as one self-contained page."""
-    from covt_runtime.run import newest
-
     from covt_runtime.report import write_report
+    from covt_runtime.run import newest
 
     folder = run or newest(Path("runs"), "run")
     page = write_report(folder, out or folder / "report.html")

@@ -16,10 +16,9 @@ def rl(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train with group-relative rewards, 8 rollouts a prompt: recipe `tiny` unless another is named."""
+    from covt_rl.config import RlConfig
     from covt_rl.train import plan, train
     from covt_runtime.progress import Progress
-
-    from covt_rl.config import RlConfig
 
     overrides = list(arguments or [])
     if rewards is not None:

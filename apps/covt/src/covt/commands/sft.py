@@ -16,7 +16,6 @@ def sft(
 ) -> None:
     """Train a latent model on interleaved samples: recipe `tiny` unless another is named."""
     from covt_runtime.progress import Progress
-
     from covt_sft.config import SftConfig
     from covt_sft.train import plan, train
 

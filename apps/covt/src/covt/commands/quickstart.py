@@ -1,0 +1,44 @@
+"""`covt quickstart`: the whole job in small."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from covt.output import emit
+
+
+def quickstart(
+    task: Annotated[str, typer.Option(help="trace (follow arrows) or vsp (FrozenLake path planning).")] = "trace",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for everything; default covt-quickstart/<task>-<seed>.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of data, weights and sampling.")] = 0,
+    vsp_maps: Annotated[Path | None, typer.Option(help="Folder of the published VSP maps, to test on.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
+) -> None:
+    """Train, roll out, reward, export and judge a tiny latent model on real components, on a CPU, in minutes.
+
+    Interrupted, the same command goes on after the last finished phase.
+    """
+    from covt.quickstart.tasks import find_task
+
+    chosen = find_task(task, vsp_maps)
+    folder = out or Path("covt-quickstart") / f"{task}-{seed}"
+
+    from covt.quickstart.run import Quickstart
+    from covt.quickstart.state import State
+    from covt.quickstart.summary import table
+    from covt_runtime.progress import Progress
+
+    settings = {"task": task, "seed": seed, "data": chosen.data_options, "recipe": chosen.recipe}
+    state = State(folder, settings)
+    with Progress() as progress:
+        progress.note(f"quickstart {task}, seed {seed} → {folder}: about {chosen.minutes:.0f} minutes on two CPU cores")
+        summary = Quickstart(chosen, folder, seed, state, progress).run()
+    text = (
+        f"{table(summary)}\n"
+        f"report: {folder / 'report.html'}\nmodel:  {folder / 'exported'}\n"
+        f"serve:  covt serve {folder / 'exported'}"
+    )
+    emit(summary, as_json=as_json, text=text)

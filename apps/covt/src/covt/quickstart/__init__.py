@@ -1,0 +1,1 @@
+"""The whole job in small, on real components: what `covt quickstart` runs."""

@@ -1,0 +1,197 @@
+"""`covt quickstart`: data → three trainings → GRPO → export → evaluation → report, each phase resumable."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covt.config import apply_overrides, read_recipe, validate
+from covt.exporting import export_checkpoint
+from covt.quickstart.judging import judge
+from covt.quickstart.machine import Machine
+from covt.quickstart.samples import write_samples
+from covt.quickstart.state import State
+from covt.quickstart.summary import ABLATIONS, MODELS, summarize
+from covt.quickstart.tasks import Task
+from covt_data.store import PreparedSet
+from covt_runtime.progress import Progress
+
+METHODS = ("plain", "pause", "latent")
+RANKS = 2
+
+
+@dataclass
+class Quickstart:
+    """One quickstart: its folder, its task, and what is done."""
+
+    task: Task
+    out: Path
+    seed: int
+    state: State
+    progress: Progress
+    stack: ExitStack = field(default_factory=ExitStack)
+    machine: Machine | None = None
+
+    def run(self) -> dict[str, Any]:
+        """All phases that aren't done yet; returns `summary.json`'s content."""
+        with self.stack:
+            for name, phase in self.phases():
+                if name in self.state.done:
+                    self.progress.note(f"{name}: done before")
+                    continue
+                started = time.monotonic()
+                result = phase()
+                self.state.finish(name, result, time.monotonic() - started)
+        return self.state.result("report")["summary"]
+
+    def phases(self) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Name and function of every phase, in order."""
+        trainings = [(method, lambda method=method: self.train(method)) for method in METHODS]
+        return [
+            ("data", self.data),
+            ("model", self.model),
+            *trainings,
+            ("rl", self.rl),
+            ("sft_more", self.sft_more),
+            ("export", self.export),
+            ("evaluate", self.evaluate),
+            ("report", self.report),
+        ]
+
+    def running(self) -> Machine:
+        """Workers and server, started at the first need."""
+        if self.machine is None:
+            self.machine = self.stack.enter_context(Machine(self.out, self.out / "model", RANKS, self.progress))
+        return self.machine
+
+    def data(self) -> dict[str, Any]:
+        from covt_data.prepare import prepare
+
+        with self.progress.phase("prepare data", unit="row") as phase:
+            manifest = prepare(
+                self.task.source,
+                self.out / "data",
+                options=self.task.data_options | {"seed": self.seed},
+                overwrite=True,
+                progress=lambda split, done, total: phase.update(done, split=split),
+            )
+        write_samples(list(PreparedSet(self.out / "data").rows("test", 12)), self.out)
+        return {split: count.rows for split, count in manifest.counts.items()}
+
+    def model(self) -> dict[str, Any]:
+        from covt_sft.train import build_tiny_start
+
+        build_tiny_start(self.sft_config("latent", {}), self.out / "data", self.out / "model")
+        self.running()
+        return {"path": str(self.out / "model")}
+
+    def sft_config(self, method: str, changes: dict[str, Any]) -> Any:
+        """The task's SFT recipe with this quickstart's places."""
+        from covt_sft.config import SftConfig
+
+        tables, origin = read_recipe("sft", self.task.recipe)
+        settings = {
+            "method": method,
+            "run.seed": self.seed,
+            "run.out": str(self.out / "sft"),
+            "run.name": method,
+            "run.ranks": RANKS,
+            "data.path": str(self.out / "data"),
+            "model.path": str(self.out / "model") if (self.out / "model").is_dir() else "tiny",
+        }
+        return validate(SftConfig, _set(tables, settings | changes), origin)
+
+    def train(self, method: str) -> dict[str, Any]:
+        from covt_sft.train import plan, train
+
+        config = self.sft_config(method, {})
+        return train(config, plan(config), progress=self.progress, workers=self.running().workers)
+
+    def rl(self) -> dict[str, Any]:
+        from covt_rl.config import RlConfig
+        from covt_rl.train import plan, train
+
+        tables, origin = read_recipe("rl", self.task.recipe)
+        machine = self.running()
+        settings = {
+            "run.seed": self.seed,
+            "run.out": str(self.out),
+            "run.name": "rl",
+            "run.ranks": RANKS,
+            "data.path": str(self.out / "data"),
+            "model.path": self.state.result("latent")["hf"],
+            "rollout.base_url": machine.server_url(),
+        }
+        config = validate(RlConfig, _set(tables, settings), origin)
+        return train(config, plan(config), progress=self.progress, workers=machine.workers)
+
+    def sft_more(self) -> dict[str, Any]:
+        """Stage 2 continued from where RL started, for as many seconds as RL took."""
+        from covt_sft.train import plan, train
+
+        changes = {
+            "run.out": str(self.out),
+            "run.name": "sft_more",
+            "model.path": self.state.result("latent")["hf"],
+            "stage1.steps": 0,
+            "stage2.steps": 1_000_000,
+            "stage2.seconds": self.state.result("rl")["seconds"],
+            "stage2.schedule": "constant",
+        }
+        config = self.sft_config("latent", changes)
+        return train(config, plan(config), progress=self.progress, workers=self.running().workers)
+
+    def export(self) -> dict[str, Any]:
+        _, checkpoint, folder = export_checkpoint(self.out / "rl", self.out / "exported")
+        return {"checkpoint": str(checkpoint), "model": str(folder)}
+
+    def evaluate(self) -> dict[str, Any]:
+        rows = list(PreparedSet(self.out / "data").rows("test"))
+        folders = {
+            "plain": self.state.result("plain")["hf"],
+            "pause": self.state.result("pause")["hf"],
+            "stage1": str(self.out / "sft" / "latent" / "stage1" / "hf"),
+            "stage2": self.state.result("latent")["hf"],
+            "sft_more": self.state.result("sft_more")["hf"],
+            "rl": self.state.result("export")["model"],
+        }
+        url = self.running().server_url()
+        return {
+            label: judge(
+                url,
+                self.out / "model",
+                Path(folders[label]),
+                rows,
+                ABLATIONS if label == "rl" else ("keep",),
+                label=label,
+                out=self.out / "eval",
+                max_tokens=self.task.max_tokens,
+                seed=self.seed,
+                progress=self.progress,
+            )
+            for label in MODELS
+        }
+
+    def report(self) -> dict[str, Any]:
+        import json
+
+        from covt_runtime.report import write_report
+
+        seconds = {name: done["seconds"] for name, done in self.state.done.items()}
+        seconds["total"] = round(sum(seconds.values()), 2)
+        rows = list(PreparedSet(self.out / "data").rows("test"))
+        summary = summarize(self.out, self.seed, self.task.baseline(rows), seconds)
+        extra = {"task": self.task.name, "settings": self.state.settings}
+        (self.out / "summary.json").write_text(json.dumps(summary | extra, indent=2), encoding="utf-8")
+        page = write_report(self.out, self.out / "report.html")
+        return {"summary": summary | extra, "report": str(page)}
+
+
+def _set(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    return apply_overrides(tables, [f"{key}={_toml(value)}" for key, value in settings.items()])
+
+
+def _toml(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)

@@ -1,0 +1,63 @@
+"""The two generated tasks of the quickstart: data options, recipe, and what an uninformed answer reaches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covt.config import nearest
+from covt.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task; `recipe` names an SFT and an RL recipe."""
+
+    name: str
+    recipe: str
+    data_options: dict[str, Any] = field(default_factory=dict)
+    max_tokens: int = 32
+    minutes: float = 12.0
+    """Expected wall time on two CPU cores."""
+
+    @property
+    def source(self) -> str:
+        return self.name
+
+    def baseline(self, rows: Sequence[Any]) -> dict[str, float]:
+        """`chance`, and for vsp `manhattan`: always walking straight to the goal, ignoring holes."""
+        if self.name == "trace":
+            return {"chance": 1 / rows[0].meta["size"] ** 2}
+        from covt_data.tasks.vsp import manhattan, simulate
+
+        right = [simulate(row.meta["rows"], manhattan(row.meta["rows"])) for row in rows]
+        return {"manhattan": sum(right) / len(right)}
+
+
+def find_task(name: str, vsp_maps: Path | None) -> Task:
+    """The task of that name.
+
+    Raises:
+        UsageError: unknown task, or maps given for a task that has none.
+    """
+    tasks = {"trace": trace, "vsp": vsp}
+    if name not in tasks:
+        raise UsageError(f"unknown task {name!r}{nearest(name, tasks)}", f"use one of {', '.join(tasks)}")
+    if vsp_maps is not None and name != "vsp":
+        raise UsageError(f"--vsp-maps with --task {name}", "add --task vsp")
+    return tasks[name](vsp_maps)
+
+
+def trace(_: Path | None) -> Task:
+    """Follow D arrows on a 4×4 map. Demonstrations are few, prompts many, as with CoMT and ViRL39K."""
+    return Task("trace", "tiny", {"n_train": 300, "n_prompts": 8000, "n_test": 600})
+
+
+def vsp(maps: Path | None) -> Task:
+    """Plan a path on a 3×3 FrozenLake map; with `maps`, the published level-3 maps are the test set."""
+    options: dict[str, Any] = {"sizes": (3,)}
+    if maps is not None:
+        if not maps.is_dir():
+            raise UsageError(f"--vsp-maps {maps} is not a folder", "give the folder of the published maps")
+        options["maps"] = str(maps)
+    return Task("vsp", "vsp", options, minutes=25.0)
