@@ -1,0 +1,94 @@
+"""Evaluation in every mode through the real server, with a model that begins latent spans by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image as Pil
+from safetensors.torch import load_file
+
+from covt_data.schema import Image, Row
+from covt_model.encode import Encoder
+from covt_rl.client import RolloutClient, Sampling
+from covt_rl.evaluate import MODES, evaluate, request
+from covt_rl.weight_sync import ServedNames, publish
+
+ROWS, MAX_TOKENS = 12, 24
+
+
+def row(number: int) -> Row:
+    pixels = np.random.default_rng(number).integers(0, 256, (56, 56, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Pil.fromarray(pixels).save(buffer, "PNG")
+    return Row(
+        id=f"row{number}",
+        source="test",
+        split="test",
+        question=f"<image>Which cell is reached after {number} steps?",
+        images=[Image(bytes=buffer.getvalue())],
+        answer="B3",
+        grader="text",
+    )
+
+
+@pytest.fixture
+def spans_begin(latent_server):
+    """Weights under which the start marker is chosen where the most common first token was; put back at the end."""
+    encoder = Encoder(latent_server.checkpoint)
+    weights = load_file(latent_server.checkpoint / "model.safetensors")
+    names = ServedNames.read(latent_server.checkpoint)
+
+    async def push(begin: bool) -> None:
+        async with RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint) as client:
+            tensors = dict(weights)
+            if begin:
+                prompts = [request(encoder.encode_prompt(row(number)), row(number)) for number in range(ROWS)]
+                first = await client.generate(prompts, Sampling(max_tokens=1, temperature=0))
+                (token, _), *_ = Counter(group[0].token_ids[0] for group in first).most_common()
+                embedding = weights["model.embed_tokens.weight"].clone()
+                embedding[client.latent.start_id] = 1.5 * embedding[token]
+                tensors["model.embed_tokens.weight"] = embedding
+            await publish(client, tensors.items(), 0, names)
+
+    asyncio.run(push(True))
+    yield encoder
+    asyncio.run(push(False))
+
+
+def test_every_mode_answers_and_only_the_latents_differ(latent_server, spans_begin) -> None:
+    rows = [row(number) for number in range(ROWS)]
+
+    async def work():
+        async with RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint, timeout=120) as client:
+            modes = await evaluate(client, spans_begin, rows, MODES, max_tokens=MAX_TOKENS)
+            again = await evaluate(client, spans_begin, rows, ("zeros", "shuffle"), max_tokens=MAX_TOKENS)
+            return client.latent, modes, again
+
+    latent, results, again = asyncio.run(work())
+    assert set(results) == set(MODES)
+    kept = results["keep"]
+    using = [
+        index for index, one in enumerate(kept) if any(end - start == latent.size for start, end in one.latent_spans)
+    ]
+    assert len(using) >= 3, "too few rows began a span to test anything"
+    for mode, answers in results.items():
+        assert [one.id for one in answers] == [one.id for one in rows]
+        assert all(len(one.token_ids) <= MAX_TOKENS for one in answers)
+        for index, (one, keep) in enumerate(zip(answers, kept, strict=True)):
+            if index not in using:
+                assert one.token_ids == keep.token_ids, "a row without latents has nothing to ablate"
+                continue
+            start = keep.latent_spans[0][0]
+            assert one.token_ids[: start - 1] == keep.token_ids[: start - 1]
+            if mode.startswith("drop"):
+                assert latent.pad_id not in one.token_ids[: len(one.token_ids) - latent.size]
+            else:
+                assert one.latent_spans[0] == keep.latent_spans[0]
+        if mode != "keep":
+            assert any(answers[index].token_ids != kept[index].token_ids for index in using), f"{mode} changed nothing"
+    for mode, answers in again.items():
+        assert [one.token_ids for one in answers] == [one.token_ids for one in results[mode]], f"{mode} doesn't repeat"

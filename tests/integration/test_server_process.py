@@ -1,0 +1,185 @@
+"""Starting, watching and ending the server's processes, with small stand-ins for vLLM where it makes no difference."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from covt_model.errors import ModelError
+from covt_rl.errors import ServerError
+from covt_rl.serving import options, supervisor
+from covt_rl.serving.process import LatentServer, check_port, free_port
+
+# A server that says it is healthy and has a child in a session of its own, whose id it writes to a file.
+HEALTHY = """
+import subprocess, sys, http.server
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+open(sys.argv[2], "w").write(str(child.pid))
+print("INFO Starting to load model somewhere", flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+TRAINER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from test_server_process import stand_in
+server = stand_in(Path(sys.argv[1]), sys.argv[2])
+server.launch()
+Path(sys.argv[3]).write_text(f"{server.pid}")
+time.sleep(600)
+"""
+
+
+def stand_in(folder: Path, program: str = HEALTHY) -> LatentServer:
+    port = free_port("127.0.0.1")
+    line = [sys.executable, "-c", program, str(port), str(folder / "grandchild")]
+    return LatentServer(folder, "127.0.0.1", port, None, folder / "server.log", line)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def eventually(true: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_a_server_ends_with_all_its_descendants_and_its_port_is_free_again(tmp_path) -> None:
+    stages: list[str] = []
+    with stand_in(tmp_path) as server:
+        server.launch(lambda stage, _seconds: stages.append(stage))
+        supervised, grandchild = server.pid, int((tmp_path / "grandchild").read_text())
+        assert supervised is not None
+        assert alive(grandchild)
+        with pytest.raises(ServerError, match=str(server.port)):
+            check_port(server.host, server.port)
+    assert not alive(supervised)
+    assert not alive(grandchild)
+    check_port(server.host, server.port)
+    assert stages[0] == "importing vLLM"
+    assert stages[-1] == "ready"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_a_trainer_that_is_killed(tmp_path, how) -> None:
+    told = tmp_path / "supervisor"
+    arguments = [sys.executable, "-c", TRAINER, str(tmp_path), HEALTHY, str(told), str(Path(__file__).parent)]
+    trainer = subprocess.Popen(arguments)
+    assert eventually(lambda: told.exists() and told.read_text() != "", 60)
+    supervised, grandchild = int(told.read_text()), int((tmp_path / "grandchild").read_text())
+    assert alive(supervised)
+    assert alive(grandchild)
+    trainer.send_signal(how)
+    trainer.wait()
+    assert eventually(lambda: not alive(supervised) and not alive(grandchild))
+
+
+def test_a_killed_supervisor_takes_the_server_with_it(tmp_path) -> None:
+    with stand_in(tmp_path) as server:
+        server.launch()
+        assert server.pid is not None
+        children = supervisor._descendants(server.pid)
+        assert children
+        os.kill(server.pid, signal.SIGKILL)
+        assert eventually(lambda: not alive(children[0]))
+        assert server.pid is None
+        os.kill(int((tmp_path / "grandchild").read_text()), signal.SIGKILL)
+
+
+def test_a_stopped_server_can_still_be_ended(tmp_path) -> None:
+    with stand_in(tmp_path) as server:
+        server.launch()
+        assert server.pid is not None
+        children = supervisor._descendants(server.pid)
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)
+    assert not any(alive(pid) for pid in children)
+
+
+def test_a_server_that_dies_early_is_reported_with_its_reason(tmp_path) -> None:
+    program = "print('starting'); raise RuntimeError('no room for the KV cache')"
+    with pytest.raises(ServerError, match="importing vLLM: RuntimeError: no room for the KV cache") as caught:
+        stand_in(tmp_path, program).launch()
+    assert "server.log" in caught.value.remedy
+
+
+def test_a_server_that_is_never_ready_is_ended(tmp_path) -> None:
+    server = stand_in(tmp_path, "import time; time.sleep(600)")
+    with pytest.raises(ServerError, match="not ready after 1 s"):
+        server.launch(timeout=1)
+    assert server.pid is None
+
+
+def test_a_dead_server_is_noticed_and_can_be_started_again(tmp_path) -> None:
+    with stand_in(tmp_path) as server:
+        server.launch()
+        server.check()
+        assert server.pid is not None
+        os.kill(supervisor._descendants(server.pid)[0], signal.SIGKILL)
+        assert eventually(lambda: server.pid is None)
+        with pytest.raises(ServerError, match="has died"):
+            server.check()
+        server.restart()
+        server.check()
+
+
+def test_a_port_in_use_is_named(tmp_path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ServerError, match=f"port {port}") as caught:
+            LatentServer.start(tmp_path, port=port)
+    assert "--port" in caught.value.remedy
+
+
+def test_a_checkpoint_without_latent_settings_is_refused_before_anything_starts(tmp_path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}))
+    with pytest.raises(ModelError, match="no latent tokens") as caught:
+        LatentServer.start(tmp_path)
+    assert "covt sft" in caught.value.remedy
+
+
+def test_other_machines_are_served_only_with_a_key(tmp_path) -> None:
+    with pytest.raises(ServerError, match=r"0\.0\.0\.0 without an API key"):
+        LatentServer.start(tmp_path, host="0.0.0.0")
+
+
+def test_a_missing_vllm_is_named_with_the_command_that_installs_it(monkeypatch) -> None:
+    def none(_name: str) -> str:
+        raise options.importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(options.importlib.metadata, "version", none)
+    with pytest.raises(ServerError, match="vLLM is not installed") as caught:
+        options.require_vllm()
+    assert "uv sync" in caught.value.remedy
+
+
+def test_the_key_is_in_the_environment_and_not_on_the_command_line(monkeypatch, tiny_checkpoint) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    line = options.command(tiny_checkpoint, "0.0.0.0", 9, options.ServerOptions())
+    env = options.environment("secret")
+    assert "secret" not in " ".join(line)
+    assert env["VLLM_API_KEY"] == "secret"
+    assert "covt_rl.serving.guard.RequireKey" in line
+    assert not {"RANK", "PYTHONDONTWRITEBYTECODE"} & set(env)

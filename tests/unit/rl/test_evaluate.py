@@ -1,0 +1,182 @@
+"""Judging answers, dropping latents from answers with several spans, writing rows."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_server import completed, run, serving
+
+from covt_data.schema import Row
+from covt_model.config import LatentConfig
+from covt_model.vllm_plugin.protocol import decode_latents
+from covt_rewards.accuracy import AccuracyReward
+from covt_rl.client import RolloutClient
+from covt_rl.errors import RolloutError
+from covt_rl.evaluate import evaluate, judged, write_rows
+from covt_rl.records import Completion
+
+START, PAD, END = 100, 101, 102
+LATENT = LatentConfig(start_id=START, pad_id=PAD, end_id=END, size=2)
+SPAN = [START, PAD, PAD, END]
+
+
+def row(number: int = 0, **values) -> Row:
+    defaults = {
+        "id": f"r{number}",
+        "source": "trace",
+        "split": "test",
+        "question": "Which?",
+        "answer": "B3",
+        "grader": "text",
+    }
+    return Row(**(defaults | values))
+
+
+def answered(text: str) -> Completion:
+    return Completion(
+        group_id="r0", sample_index=0, prompt_ids=(), token_ids=(4,), logprobs=(0.0,), text=text, finish_reason="stop",
+        latent_spans=(),
+    )  # fmt: skip
+
+
+class Numbers:
+    """Renders row N as the prompt [N]."""
+
+    def encode_prompt(self, row: Row):
+        return SimpleNamespace(ids=np.array([int(row.id[1:])]))
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "answer", "correct"),
+    [
+        ({}, r"so \boxed{B3}", "B3", 1),
+        ({}, r"so \boxed{B4}", "B4", 0),
+        ({}, "", "", 0),
+        ({"grader": "vsp", "answer": "R,D", "metadata": '{"rows": ["SF", "FG"]}'}, r"\boxed{D,R}", "D,R", 1),
+        ({"grader": "vsp", "answer": "R,D", "metadata": '{"rows": ["SF", "HG"]}'}, r"\boxed{D,R}", "D,R", 0),
+    ],
+)
+def test_answers_are_judged_by_the_rows_grader(values, text, answer, correct) -> None:
+    result = judged(row(**values), answered(text), AccuracyReward())
+    assert (result.answer, result.correct, result.text) == (answer, correct, text)
+    assert result.meta == row(**values).meta
+
+
+def test_rows_are_written_one_a_line_and_whole(tmp_path) -> None:
+    path = tmp_path / "eval" / "rl.keep.jsonl"
+    write_rows(
+        [judged(row(n, metadata='{"hops": 3}'), answered(r"\boxed{B3}"), AccuracyReward()) for n in range(3)], path
+    )
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["r0", "r1", "r2"]
+    assert set(lines[0]) == {
+        "id", "gold", "answer", "correct", "text", "token_ids", "latent_spans", "finish_reason", "meta"
+    }  # fmt: skip
+    assert lines[0]["correct"] == 1
+    assert isinstance(lines[0]["correct"], int)
+    assert lines[0]["meta"] == {"hops": 3}
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+class Model:
+    """Answers a prompt with two spans, text between them and an end; continues what it is given likewise."""
+
+    def __init__(self) -> None:
+        self.bodies = []
+
+    def __call__(self, body):
+        self.bodies.append(body)
+        number, *begun = body["token_ids"]
+        whole = [10 + number, *SPAN, 20, *SPAN, 30]
+        if not begun:
+            return completed(body, whole)
+        # After the first dropped span comes the text and a second span; after the second only the end.
+        rest = [31] if 20 in begun else [20, *SPAN, 30]
+        return completed(body, rest[: body["sampling_params"]["max_tokens"]])
+
+
+def evaluated(modes, rows=3, max_tokens=40, latent=LATENT, **settings):
+    model = Model()
+
+    async def work():
+        decode = lambda ids: " ".join(map(str, ids))  # noqa: E731
+        async with serving(model) as url, RolloutClient(url, latent=latent, decode=decode) as client:
+
+            async def taken(completions):
+                return [np.full((4, 2), float(one.prompt_ids[0]), np.float32) for one in completions]
+
+            client.take_latents = taken  # pyright: ignore[reportAttributeAccessIssue]
+            return await evaluate(
+                client, Numbers(), [row(n) for n in range(rows)], modes, max_tokens=max_tokens, **settings
+            )
+
+    return run(work()), model.bodies
+
+
+def test_every_span_is_dropped_also_those_begun_later() -> None:
+    results, bodies = evaluated(["keep", "drop_latents"])
+    assert [one.token_ids for one in results["keep"]] == [(10 + n, *SPAN, 20, *SPAN, 30) for n in range(3)]
+    assert [one.token_ids for one in results["drop_latents"]] == [
+        (10 + n, START, END, 20, START, END, 31) for n in range(3)
+    ]
+    assert all(body["sampling_params"]["extra_args"] == {"latent_mode": "keep"} for body in bodies)
+
+
+def test_dropped_latents_still_cost_their_share_of_the_budget() -> None:
+    results, bodies = evaluated(["drop_latents"], rows=1, max_tokens=15)
+    budgets = [body["sampling_params"]["max_tokens"] for body in bodies]
+    # 15, less the 5 tokens up to the first cut, less the 5 up to the second.
+    assert budgets == [15, 10, 5]
+    assert results["drop_latents"][0].token_ids[-1] == 31
+
+
+def test_dropped_spans_leave_the_text_only() -> None:
+    results, _ = evaluated(["drop_span"], rows=1)
+    assert results["drop_span"][0].token_ids[:2] == (10, 20)
+    assert START not in results["drop_span"][0].token_ids
+
+
+def test_shuffled_rows_get_another_rows_latents_and_every_row_gives_once() -> None:
+    results, bodies = evaluated(["shuffle"], rows=5)
+    given = [body for body in bodies if body["sampling_params"]["extra_args"]["latent_mode"] == "given"]
+    donors = {body["token_ids"][0]: decode_latents(body["sampling_params"]["extra_args"])[0, 0] for body in given}
+    assert len(results["shuffle"]) == 5
+    assert sorted(donors.values()) == [0, 1, 2, 3, 4]
+    assert all(taker != giver for taker, giver in donors.items())
+    assert all(body["cache_salt"] for body in given)
+
+
+def test_noise_differs_from_row_to_row_and_repeats_with_the_seed() -> None:
+    seeds = [
+        [
+            body["sampling_params"]["extra_args"].get("latent_seed", 0)
+            for body in sorted(bodies, key=lambda b: b["token_ids"])
+        ]
+        for bodies in (evaluated(["noise"], seed=seed)[1] for seed in (1, 1, 2))
+    ]
+    assert seeds[0] == seeds[1] == [1, 2, 3]
+    assert seeds[0] != seeds[2]
+
+
+def test_progress_is_told_for_every_mode() -> None:
+    told = []
+    evaluated(["keep", "zeros", "drop_latents"], on_progress=lambda *what: told.append(what))
+    for mode in ("keep", "zeros", "drop_latents"):
+        assert (mode, 3, 3) in told
+
+
+@pytest.mark.parametrize(("modes", "rows", "match"), [(["keep"], 0, "no rows"), (["blank"], 1, "no evaluation mode")])
+def test_senseless_evaluations_are_refused(modes, rows, match) -> None:
+    with pytest.raises(RolloutError, match=match):
+        evaluated(modes, rows=rows)
+
+
+def test_a_pause_checkpoint_has_no_latents_to_replace() -> None:
+    pause = LatentConfig(start_id=START, pad_id=PAD, end_id=END, size=2, head="none")
+    with pytest.raises(RolloutError, match="has none"):
+        evaluated(["zeros"], latent=pause)
+    results, _ = evaluated(["keep", "none", "drop_latents"], latent=pause)
+    assert set(results) == {"keep", "none", "drop_latents"}
