@@ -107,6 +107,7 @@ def test_answers_can_be_put_on_the_map_from_the_keyboard(page: Page) -> None:
     overlays = [attrs["data-key"] for tag, attrs in page.tags if tag == "g"]
     assert len(answers) == 12 * (6 + 4)  # six models, four ablations
     assert [attrs["data-key"] for attrs in answers] == overlays
+    assert (page.count("g", "overlay"), page.count("g", "on")) == (len(overlays), 12)
     assert sum(1 for attrs in answers if attrs["aria-pressed"] == "true") == 12
 
 
