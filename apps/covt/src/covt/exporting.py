@@ -1,5 +1,6 @@
 """From a run's sharded checkpoint to a Hugging Face folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from covt.errors import UsageError
@@ -24,7 +25,9 @@ def export_checkpoint(source: Path | None, out: Path | None) -> tuple[Path, Path
     if checkpoint is None or not checkpoint.is_dir():
         raise UsageError(f"{run.path} has no checkpoint", "name a run that has checkpoints/step_N, or such a folder")
     base = Path(run.config["resolved"]["model"])
-    latent = LatentConfig.from_dict(run.config["resolved"]["latent"])
+    latent = LatentConfig.read(base)
+    if run.config.get("method") == "pause":
+        latent = replace(latent, head="none")
     folder = out or run.path / "export"
     write_checkpoint(consolidate(checkpoint), base, folder, latent, title=run.path.name)
     return run.path, checkpoint, folder

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Collector:
         continued = self._continue(flat, step, needs_latents)
         sizes = [len(group) for group in groups]
         edges = np.cumsum([0, *sizes])
-        ablated = [continued[start:end] for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        ablated = [continued[start:end] for start, end in pairwise(edges.tolist())]
         extra = sum(
             max(len(each.token_ids) - self._cut_at(one), 0)
             for (_, one), continuations in zip(flat, continued, strict=True)

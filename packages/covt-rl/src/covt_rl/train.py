@@ -6,9 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from covt_runtime.progress import Progress
-from covt_runtime.run import RunFolder, newest
-
 from covt_data.store import PreparedSet
 from covt_model.config import LatentConfig
 from covt_rl.config import RlConfig
@@ -17,6 +14,8 @@ from covt_rl.scoring import build_rewards
 from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
 from covt_runtime.launch import WorkerGroup
+from covt_runtime.progress import Progress
+from covt_runtime.run import RunFolder, newest
 
 TARGET = "covt_rl.worker:train_worker"
 
@@ -70,14 +69,17 @@ def train(
     *,
     progress: Progress,
     resume: bool = False,
+    overwrite: bool = False,
     workers: WorkerGroup | None = None,
 ) -> dict[str, Any]:
     """Train and return `{"run", "hf", "steps", "seconds"}`.
 
-    `workers` are running worker processes to use; without them, this starts and ends its own.
+    `overwrite` replaces a run of the same name. `workers` are running worker processes to use; without them, this
+    starts and ends its own.
     """
     name = config.run.name or f"rl-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = RunFolder.create(config.run.out, name, config.model_dump(mode="json"), resume=resume)
+    stored = config.model_dump(mode="json") | {"resolved": {"model": str(planned.model), "data": str(planned.data)}}
+    run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
     with ExitStack() as stack:
         if workers is None:
             workers = stack.enter_context(WorkerGroup(config.run.ranks, log_dir=run.logs))

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from covt_runtime.metrics import MetricsLog
-from covt_runtime.run import RunFolder
 
 from covt_data.order import batch_indices
 from covt_data.schema import Row
@@ -33,6 +31,9 @@ from covt_rl.weight_sync import ServedNames, drain, publish
 from covt_runtime.checkpoint import CheckpointStore
 from covt_runtime.distributed import Worker
 from covt_runtime.engine import ZeroEngine
+from covt_runtime.metrics import MetricsLog
+from covt_runtime.progress import advance_event, note_event, phase_event
+from covt_runtime.run import RunFolder
 
 
 def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
@@ -76,18 +77,17 @@ class Trainer:
         """All steps; the weights of step s are served as version `first_version + s`."""
         started = time.monotonic()
         with ExitStack() as stack:
-            wandb = self.config.log.wandb if self.worker.is_main else "disabled"
-            log = stack.enter_context(MetricsLog(self.folder, wandb, self.config.log.project))
+            log = stack.enter_context(MetricsLog(self.folder, self.config.log.wandb, self.config.log.project))
             self.client = self._connect(stack) if self.worker.is_main else None
             done = self._restore()
             self._publish(done)
-            self.worker.emit({"event": "phase", "name": "rl", "total": self.steps})
+            self.worker.emit(phase_event("rl", self.steps))
             for step in range(done, self.steps):
                 metrics = self.step(step)
-                if self.worker.is_main and (step % self.config.log.every == 0 or step == self.steps - 1):
+                if step % self.config.log.every == 0 or step == self.steps - 1:
                     log.log(step + 1, "rl", metrics)
                 shown = {key: metrics[key] for key in ("reward", "necessity/nu") if key in metrics}
-                self.worker.emit({"event": "advance", "done": step + 1, "values": shown})
+                self.worker.emit(advance_event(step + 1, shown))
                 every = self.config.log.save_every
                 if step + 1 == self.steps or (every and (step + 1) % every == 0):
                     self.store.save(step + 1, self.engine)
@@ -121,8 +121,7 @@ class Trainer:
     def _restore(self) -> int:
         if not self.resume:
             return 0
-        note = {"event": "note"}
-        loaded = self.store.load(self.engine, on_note=lambda text: self.worker.emit(note | {"text": text}))
+        loaded = self.store.load(self.engine, on_note=lambda text: self.worker.emit(note_event(text)))
         return loaded.step if loaded else 0
 
     @contextmanager

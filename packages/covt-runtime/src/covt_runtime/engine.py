@@ -140,13 +140,10 @@ class ZeroEngine:
 
         Keeping the moments from stage 1 to stage 2 can collapse a latent model.
         """
-        self.optim = optim
         self.total_steps = total_steps
         self._schedule_start = self.global_step
         self._sharded.optimizer.state.clear()
-        self._sharded.clip_grad = optim.clip
-        for group in self._sharded.optimizer.param_groups:
-            group.update(group_settings(optim, group["kind"]))
+        self.use(optim)
 
     def global_sum(self, x: Tensor | float) -> Tensor:
         """The sum of `x` over the ranks, without gradient: same shape as `x`; float64 for a Python number."""
@@ -244,6 +241,13 @@ class ZeroEngine:
             self._sharded._unflatten_partitioned_parameters(i)
         self._sharded.parameter_offload.partition_all_parameters()
         self._gather_persistent()
+
+    def use(self, optim: OptimConfig) -> None:
+        """Go on with other optimizer settings, keeping AdamW's moments and the schedule's position."""
+        self.optim = optim
+        self._sharded.clip_grad = optim.clip
+        for group in self._sharded.optimizer.param_groups:
+            group.update(group_settings(optim, group["kind"]))
 
     def schedule_state(self) -> dict[str, int]:
         """Where the schedule stands, for `load_schedule_state` after a restart."""

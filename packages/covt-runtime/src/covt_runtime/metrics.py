@@ -106,7 +106,7 @@ class MetricsLog:
             self._file.close()
             self._file = None
         if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if kind is None else 1, quiet=True)
+            self._wandb.finish(exit_code=0 if kind is None else 1)
             self._wandb = None
 
 

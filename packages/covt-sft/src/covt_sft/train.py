@@ -4,11 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from covt_runtime.progress import Progress
-from covt_runtime.run import RunFolder
-
 from covt_data.store import PreparedSet
 from covt_runtime.launch import WorkerGroup, launch
+from covt_runtime.progress import Progress
+from covt_runtime.run import RunFolder
 from covt_sft.config import SftConfig
 from covt_sft.plan import TINY, SftPlan, plan
 
@@ -52,20 +51,22 @@ def train(
     *,
     progress: Progress,
     resume: bool = False,
+    overwrite: bool = False,
     workers: WorkerGroup | None = None,
 ) -> dict[str, Any]:
     """Train and return `{"run", "hf", "steps", "seconds", …}`.
 
-    `workers` are running worker processes to use; without them, this starts and ends its own.
+    `overwrite` replaces a run of the same name. `workers` are running worker processes to use; without them, this
+    starts and ends its own.
     """
     name = config.run.name or f"sft-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = RunFolder.create(config.run.out, name, config.model_dump(mode="json"), resume=resume)
-    model = planned.model
-    if model == TINY:
-        model = str(run.path / "init")
-        if not Path(model).is_dir():
-            progress.note(f"building a tiny Qwen2.5-VL in {model}")
-            build_tiny_start(config, planned.data, Path(model))
+    folder = Path(config.run.out) / name
+    model = str(folder / "init") if planned.model == TINY else planned.model
+    stored = config.model_dump(mode="json") | {"resolved": {"model": model, "data": str(planned.data)}}
+    run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
+    if planned.model == TINY and not Path(model).is_dir():
+        progress.note(f"building a tiny Qwen2.5-VL in {model}")
+        build_tiny_start(config, planned.data, Path(model))
     payload = {
         "config": config.model_dump(mode="json"),
         "run": str(run.path),

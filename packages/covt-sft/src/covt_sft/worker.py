@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from covt_runtime.metrics import MetricsLog
-from covt_runtime.run import RunFolder
 
 from covt_model.batch import Batch
 from covt_model.encode import Encoder
@@ -15,9 +13,13 @@ from covt_model.feedback import feedback
 from covt_model.policy import LatentPolicy, load_split
 from covt_model.prompt import PromptConfig
 from covt_model.vision import VisionFeatures
+from covt_runtime.checkpoint import CheckpointStore
 from covt_runtime.config import OptimConfig
 from covt_runtime.distributed import Worker
 from covt_runtime.engine import StepResult, ZeroEngine
+from covt_runtime.metrics import MetricsLog
+from covt_runtime.progress import advance_event, note_event, phase_event
+from covt_runtime.run import RunFolder
 from covt_sft.config import SftConfig, Stage1Section, StageSection
 from covt_sft.data import SampleSource
 from covt_sft.errors import SftError
@@ -41,10 +43,8 @@ class Trainer:
         self.worker = worker
         self.folder = RunFolder(Path(payload["run"]))
         self.source_checkpoint = Path(payload["model"])
-        self.stages: list[tuple[str, StageSection, int]] = [
-            ("stage1", config.stage1, payload["steps"][0]),
-            ("stage2", config.stage2, payload["steps"][1]),
-        ]
+        stages = [("stage1", config.stage1, payload["steps"][0]), ("stage2", config.stage2, payload["steps"][1])]
+        self.stages: list[tuple[str, StageSection, int]] = [stage for stage in stages if stage[2]]
         torch.manual_seed(config.run.seed)
         self.noise = torch.Generator().manual_seed(config.run.seed * 1000 + worker.rank)
 
@@ -66,11 +66,12 @@ class Trainer:
         self.policy = LatentPolicy(
             model, self.encoder.latent, config.method, checkpoint=config.model.gradient_checkpointing
         )
-        first = next(((stage, steps) for _, stage, steps in self.stages if steps), None)
-        if first is None:
+        if not self.stages:
             raise SftError("neither stage has steps", "set stage1.steps or stage2.steps")
-        self.engine = ZeroEngine(Objective(self.policy), self.optim(first[0]), config.zero, total_steps=first[1])
-        self.started = time.monotonic()
+        self.store = CheckpointStore(self.folder.checkpoints, config.log.keep)
+        self.resume: bool = payload["resume"]
+        _, stage, steps = self.stages[0]
+        self.engine = ZeroEngine(Objective(self.policy), self.optim(stage), config.zero, total_steps=steps)
 
     def optim(self, stage: StageSection) -> OptimConfig:
         """The recipe's optimizer with the stage's rate and schedule."""
@@ -79,36 +80,54 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """All stages, one after another, each from a fresh optimizer."""
-        results: dict[str, Any] = {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": 0}
-        with MetricsLog(self.folder, self._wandb(), self.config.log.project) as log:
-            done = 0
-            for name, stage, steps in self.stages:
-                if steps == 0:
-                    continue
-                if done:
-                    self.engine.reset_optimizer(self.optim(stage), steps)
-                done += self.train_stage(name, stage, steps, done, log)
-                self.save(self.folder.path / name / "hf")
-        self.save(self.folder.hf)
-        return results | {"steps": done, "seconds": time.monotonic() - self.started}
-
-    def _wandb(self) -> str:
-        return self.config.log.wandb if self.worker.is_main else "disabled"
-
-    def train_stage(self, name: str, stage: StageSection, steps: int, offset: int, log: MetricsLog) -> int:
-        """One stage; returns the steps taken, fewer than `steps` where its time is up."""
-        self.worker.emit({"event": "phase", "name": f"{self.config.method} {name}", "total": steps})
         begun = time.monotonic()
-        for number in range(steps):
+        with MetricsLog(self.folder, self.config.log.wandb, self.config.log.project) as log:
+            done = self._restore(log)
+            first = 0
+            for name, stage, steps in self.stages:
+                if done < first + steps:
+                    if done == first and first:
+                        self.engine.reset_optimizer(self.optim(stage), steps)
+                    done = self.train_stage(name, stage, first, steps, done, log)
+                    if name != self.stages[-1][0]:
+                        self.save(self.folder.path / name / "hf")
+                first += steps
+        seconds = time.monotonic() - begun
+        self.save(self.folder.hf)
+        return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": done, "seconds": seconds}
+
+    def _restore(self, log: MetricsLog) -> int:
+        """Steps done before, when resuming; the engine then continues in the stage it was in."""
+        if not self.resume:
+            return 0
+        loaded = self.store.load(self.engine, on_note=lambda text: self.worker.emit(note_event(text)))
+        if loaded is None:
+            return 0
+        stage = next(stage for name, stage, _ in self.stages if name == loaded.extra["stage"])
+        self.engine.use(self.optim(stage))
+        self.noise.set_state(loaded.tensors["noise"])
+        log.forget_after(loaded.step)
+        return loaded.step
+
+    def train_stage(self, name: str, stage: StageSection, first: int, steps: int, done: int, log: MetricsLog) -> int:
+        """Steps `done` to `first + steps` of the training; returns where it ended, earlier when its time is up."""
+        self.worker.emit(phase_event(f"sft {self.config.method}, {name}", None if stage.seconds else steps))
+        begun = time.monotonic()
+        every, last = self.config.log.save_every, first + steps
+        while done < last:
             started = time.monotonic()
-            result, metrics = self.step(stage, offset + number)
+            result, metrics = self.step(stage, done)
+            done += 1
             metrics |= {"lr": result.lr, "grad_norm": result.grad_norm, "time/step": time.monotonic() - started}
-            if number % self.config.log.every == 0 or number == steps - 1:
-                log.log(offset + number + 1, name, metrics)
-            self.worker.emit({"event": "advance", "done": number + 1, "values": {"loss": metrics["loss"]}})
-            if self._time_is_up(stage, begun):
-                return number + 1
-        return steps
+            ended = done == last or self._time_is_up(stage, begun)
+            if (done - first - 1) % self.config.log.every == 0 or ended:
+                log.log(done, name, metrics)
+            self.worker.emit(advance_event(done - first, {"loss": metrics["loss"]}))
+            if ended or (every and done % every == 0):
+                self.store.save(done, self.engine, extra={"stage": name}, tensors={"noise": self.noise.get_state()})
+            if ended:
+                break
+        return done
 
     def _time_is_up(self, stage: StageSection, begun: float) -> bool:
         if stage.seconds is None:

@@ -29,10 +29,10 @@ def prepare(
     target = out or Path("data") / source
     settings = apply_overrides({}, options or [])
     if folder is not None:
-        settings["source"] = str(folder)
+        settings["maps"] = str(folder)
     with Progress() as progress, progress.phase(f"prepare {source}", unit="row") as phase:
-        manifest = prepare_set(source, target, options=settings, overwrite=overwrite, progress=phase.update)
-    counts = ", ".join(f"{split} {count}" for split, count in manifest.counts.items())
+        manifest = prepare_set(source, target, options=settings, overwrite=overwrite, progress=phase.part)
+    counts = ", ".join(f"{split} {count.rows}" for split, count in manifest.counts.items())
     emit(manifest.model_dump(mode="json"), as_json=as_json, text=f"{target}: {counts}")
 
 

@@ -75,7 +75,7 @@ class Quickstart:
                 self.out / "data",
                 options=self.task.data_options | {"seed": self.seed},
                 overwrite=True,
-                progress=lambda split, done, total: phase.update(done, split=split),
+                progress=phase.part,
             )
         write_samples(list(PreparedSet(self.out / "data").rows("test", 12)), self.out)
         return {split: count.rows for split, count in manifest.counts.items()}
@@ -107,7 +107,7 @@ class Quickstart:
         from covt_sft.train import plan, train
 
         config = self.sft_config(method, {})
-        return train(config, plan(config), progress=self.progress, workers=self.running().workers)
+        return train(config, plan(config), progress=self.progress, workers=self.running().workers, overwrite=True)
 
     def rl(self) -> dict[str, Any]:
         from covt_rl.config import RlConfig
@@ -125,7 +125,7 @@ class Quickstart:
             "rollout.base_url": machine.server_url(),
         }
         config = validate(RlConfig, _set(tables, settings), origin)
-        return train(config, plan(config), progress=self.progress, workers=machine.workers)
+        return train(config, plan(config), progress=self.progress, workers=machine.workers, overwrite=True)
 
     def sft_more(self) -> dict[str, Any]:
         """Stage 2 continued from where RL started, for as many seconds as RL took."""
@@ -141,7 +141,7 @@ class Quickstart:
             "stage2.schedule": "constant",
         }
         config = self.sft_config("latent", changes)
-        return train(config, plan(config), progress=self.progress, workers=self.running().workers)
+        return train(config, plan(config), progress=self.progress, workers=self.running().workers, overwrite=True)
 
     def export(self) -> dict[str, Any]:
         _, checkpoint, folder = export_checkpoint(self.out / "rl", self.out / "exported")
