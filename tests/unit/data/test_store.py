@@ -2,6 +2,7 @@ import errno
 import hashlib
 import io
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image as Pictures
 
 from covt_data import store
 from covt_data.errors import DataError, DataFileError
-from covt_data.inspect import contact_sheet
+from covt_data.inspect import FOCUS, contact_sheet
 from covt_data.manifest import Manifest
 from covt_data.prepare import prepare
 from covt_data.schema import Image, Row, Step
@@ -135,8 +136,9 @@ def test_what_is_not_a_prepared_set_is_never_replaced(tmp_path):
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
     for target in (mine, mine / "thesis.tex"):
-        with pytest.raises(DataFileError, match="is not a prepared set"):
+        with pytest.raises(DataFileError, match="is not a prepared set") as caught:
             prepare("trace", target, options=SMALL, overwrite=True)
+        assert caught.value.remedy == "choose another folder"
     assert (mine / "thesis.tex").read_text() == "years of work"
 
 
@@ -190,6 +192,23 @@ def test_an_interrupted_or_full_disk_leaves_nothing_and_keeps_the_old_set(tmp_pa
         assert "free some space" in caught.value.remedy
 
 
+def test_the_old_folder_comes_back_when_the_new_one_cannot_be_moved_in(tmp_path, monkeypatch):
+    old = tmp_path / "set"
+    old.mkdir()
+    (old / "old").touch()
+    rename = Path.rename
+
+    def failing(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(DataFileError, match="cannot write"), written_aside(old):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "old"]
+
+
 def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_kept(tmp_path):
     dead, alive = tmp_path / ".set.999999999.partial", tmp_path / ".set.1.partial"
     for folder in (dead, alive):
@@ -233,4 +252,6 @@ def test_the_contact_sheet_has_a_line_a_row_and_a_column_a_helper_image(tmp_path
     prepare("trace", tmp_path / "set", options=SMALL)
     with Pictures.open(io.BytesIO(contact_sheet(PreparedSet(tmp_path / "set"), split, 3))) as sheet:
         assert sheet.size == (10 + 178 + 310 + helpers * 122, 10 + 3 * 178)
-        assert len(sheet.getcolors(1 << 20) or []) > 10
+        column = sheet.crop((sheet.width - 122, 0, sheet.width - 10, sheet.height))
+        marks = sum(count for count, color in column.getcolors(1 << 20) or [] if color == FOCUS)
+        assert (marks > 3 * 4 * 20) == bool(helpers), "the last helper images have their focus boxes"

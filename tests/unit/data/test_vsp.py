@@ -218,7 +218,10 @@ def test_helper_images_show_the_path_so_far(small):
             picture = pixels(image)
             assert picture.shape == pixels(row.images[0]).shape == (28 * len(meta["rows"]),) * 2 + (3,)
             trail = (picture == TRAIL_COLOR).all(-1)
-            assert trail[28 * r : 28 * r + 28, 28 * c : 28 * c + 28].any(), "the last move is seen in the focus box"
+            cell = trail[28 * r : 28 * r + 28, 28 * c : 28 * c + 28]
+            sides = {"D": cell[0], "U": cell[-1], "R": cell[:, 0], "L": cell[:, -1]}
+            last_move = meta["plan"][min(h, len(meta["plan"])) - 1]
+            assert [move for move, side in sides.items() if side.any()] == [last_move], "seen in the focus box alone"
             trails.append(trail.sum())
         assert trails[: len(meta["plan"])] == sorted(set(trails)), "the trail grows by every move, then stays"
         assert not (pixels(row.images[0]) == TRAIL_COLOR).all(-1).any()

@@ -48,7 +48,9 @@ def written_aside(target: Path) -> Iterator[Path]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space, or choose another folder" if full else "choose a folder that can be written"
-        raise DataFileError(f"cannot write {target}: {error.strerror or error}", remedy) from error
+        raise DataFileError(
+            f"cannot write {target}: {os.strerror(error.errno) if error.errno else error}", remedy
+        ) from error
     finally:
         if replaced.exists() and not target.exists():
             replaced.rename(target)
