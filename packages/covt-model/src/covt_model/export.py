@@ -85,14 +85,17 @@ def write_checkpoint(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_shards(_merged(named, weights, read_config(source)), partial, shard_bytes)
-    for file in Path(source).iterdir():
-        if file.is_file() and not NOT_COPIED.match(file.name):
-            shutil.copyfile(file, partial / file.name)
-    latent.write(partial)
-    (partial / "README.md").write_text(model_card(title or out.parent.name, latent))
-    shutil.rmtree(out, ignore_errors=True)
-    partial.replace(out)
+    try:
+        _write_shards(_merged(named, weights, read_config(source)), partial, shard_bytes)
+        for file in Path(source).iterdir():
+            if file.is_file() and not NOT_COPIED.match(file.name):
+                shutil.copyfile(file, partial / file.name)
+        latent.write(partial)
+        (partial / "README.md").write_text(model_card(title or out.parent.name, latent))
+        shutil.rmtree(out, ignore_errors=True)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

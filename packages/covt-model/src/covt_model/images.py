@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,27 +65,26 @@ def _read_processor(checkpoint: Path) -> dict[str, Any]:
     )
 
 
-def decode(data: bytes) -> torch.Tensor:
-    """Encoded picture bytes (PNG, JPEG, …) → uint8 [3, H, W] in RGB."""
+def decode(data: bytes, box: Box | None = None) -> torch.Tensor:
+    """Encoded picture bytes (PNG, JPEG, …) → uint8 [3, H, W] in RGB, cut to pixels [x0, x1) × [y0, y1) of `box`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            array = np.array(picture.convert("RGB"))
+        with Image.open(io.BytesIO(data)) as opened:
+            picture = opened
+            if box is not None:
+                _check_box(box, *opened.size)
+                picture = opened.crop(box)  # before the conversion, which is dearer than the crop
+            array = np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
-        raise ModelError(
-            f"a picture of {len(data)} bytes can't be decoded: {error}", "prepare the data again"
-        ) from error
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        raise ModelError(f"a picture can't be decoded: {error}", "prepare the data again") from error
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
-def crop(picture: torch.Tensor, box: Sequence[int]) -> torch.Tensor:
-    """Cut out pixels [x0, x1) × [y0, y1) of a [3, H, W] picture."""
+def _check_box(box: Box, width: int, height: int) -> None:
     x0, y0, x1, y1 = box
-    height, width = picture.shape[-2:]
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise ModelError(f"focus box {list(box)} is not inside the {width}×{height} picture", "prepare the data again")
-    return picture[:, y0:y1, x0:x1].contiguous()
 
 
 def fit_size(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from hashlib import blake2b
 import torch
 
 from covt_model.errors import ModelError
-from covt_model.images import Box, crop, decode
+from covt_model.images import Box, decode
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,4 @@ class Picture:
 
     def pixels(self) -> torch.Tensor:
         """uint8 [3, H, W], cut to the box."""
-        picture = decode(self.data)
-        return picture if self.box is None else crop(picture, self.box)
+        return decode(self.data, self.box)

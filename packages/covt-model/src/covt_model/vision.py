@@ -104,7 +104,7 @@ class VisionFeatures:
                 continue
             parts = []
             for pixels in self._parts(picture.pixels()):
-                name = repr(tuple(pixels.shape)).encode() + blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
+                name = repr(pixels.shape).encode() + blake2b(memoryview(pixels.numpy()), digest_size=16).digest()
                 parts.append(name)
                 if name in self._by_pixels:
                     self._by_pixels.move_to_end(name)
@@ -137,4 +137,4 @@ def to_cells(picture: torch.Tensor, cell: int) -> torch.Tensor:
     """[3, H, W] of whole cells → [n, 3, cell, cell], row by row, as the visual tokens are ordered."""
     rows, columns = picture.shape[1] // cell, picture.shape[2] // cell
     cells = picture.view(3, rows, cell, columns, cell).permute(1, 3, 0, 2, 4)
-    return cells.reshape(rows * columns, 3, cell, cell)
+    return cells.reshape(rows * columns, 3, cell, cell).contiguous()
