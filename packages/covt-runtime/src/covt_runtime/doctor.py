@@ -25,6 +25,7 @@ SYNC = "run `uv sync`"
 # What runs must at least have, and what they are comfortable with.
 MEMORY_GIB = (4, 8)
 DISK_GIB = (2, 10)
+PLUGIN_MODULES = ("covt_model.vllm_plugin.worker", "covt_model.vllm_plugin.logits")
 EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
 
 
@@ -96,19 +97,15 @@ def check_vllm() -> Check:
 
 
 def check_plugin() -> Check:
-    """vLLM finds the latent decoder through an entry point of covt-model."""
-    found = [point for point in metadata.entry_points(group="vllm.general_plugins") if point.value.startswith("covt_")]
-    if not found:
-        return Check("latent plugin", "fail", "vLLM has no covt plugin to load", f"install covt-model: {SYNC}")
-    module = found[0].value.partition(":")[0]
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        return Check("latent plugin", "fail", f"{module} can't be imported", SYNC)
-    chosen = os.environ.get("VLLM_PLUGINS")
-    if chosen is not None and found[0].name not in chosen.split(","):
-        return Check(
-            "latent plugin", "fail", f"VLLM_PLUGINS={chosen} leaves it out", f"add {found[0].name}, or unset it"
-        )
-    return Check("latent plugin", "pass", f"{found[0].name} = {found[0].value}")
+    """Whether the modules that a vLLM server is started with, to decode latents, are there."""
+    for module in PLUGIN_MODULES:
+        try:
+            found = importlib.util.find_spec(module)
+        except ImportError as error:
+            return Check("latent plugin", "fail", str(error), f"install covt-model: {SYNC}")
+        if found is None:
+            return Check("latent plugin", "fail", f"{module} is missing", f"install covt-model: {SYNC}")
+    return Check("latent plugin", "pass", ", ".join(PLUGIN_MODULES))
 
 
 def check_devices() -> Check:

@@ -1,0 +1,33 @@
+"""A process's place among the ranks, read from the environment of the common launchers."""
+
+import pytest
+
+from covt_runtime.distributed import launched_from_outside, place_in_group, visible_gpus
+from covt_runtime.errors import LaunchError
+
+TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+SRUN = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(("env", "place"), [(TORCHRUN, (3, 1, 4)), (SRUN, (5, 1, 8))])
+def test_the_place_is_read_from_torchrun_or_slurm(env: dict[str, str], place: tuple[int, int, int]) -> None:
+    assert launched_from_outside(env)
+    assert place_in_group(env) == place
+
+
+def test_a_plain_process_and_one_inside_a_slurm_allocation_start_their_own_ranks() -> None:
+    assert not launched_from_outside({})
+    assert not launched_from_outside({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
+
+
+def test_a_stray_rank_is_an_error_that_names_what_is_missing() -> None:
+    with pytest.raises(LaunchError, match="LOCAL_RANK, WORLD_SIZE") as error:
+        place_in_group({"RANK": "0"})
+    assert "torchrun" in error.value.remedy
+
+
+def test_gpus_are_those_the_process_may_see() -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == 0
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cpu"}) == 0

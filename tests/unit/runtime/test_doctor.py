@@ -1,0 +1,54 @@
+"""The doctor sees what is wrong and says what to do."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from covt_runtime import doctor
+
+
+def test_every_fault_has_a_remedy_and_names_are_unique() -> None:
+    checks = doctor.run_checks()
+    assert len({check.name for check in checks}) == len(checks) == 14
+    assert all(check.remedy for check in checks if check.status != "pass")
+
+
+def test_a_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert doctor.check_package("torch").status == "fail"
+    assert doctor.check_vllm().status == "fail"
+    assert "uv sync" in doctor.check_vllm().remedy
+
+
+def test_another_version_than_tested_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "9.9.9")
+    check = doctor.check_package("torch")
+    assert (check.status, "9.9.9" in check.detail) == ("warn", True)
+
+
+def test_too_little_memory_and_disk_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "_available_memory", lambda: 3 * doctor.GIB)
+    assert doctor.check_memory().status == "fail"
+    monkeypatch.setattr(doctor, "_available_memory", lambda: 6 * doctor.GIB)
+    assert doctor.check_memory().status == "warn"
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": doctor.GIB})())
+    assert doctor.check_disk(tmp_path).status == "fail"
+
+
+def test_a_folder_that_is_not_there_cannot_be_written(tmp_path: Path) -> None:
+    assert doctor.check_writable(tmp_path / "absent").status == "fail"
+
+
+def test_the_checks_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from covt_runtime.doctor import run_checks; run_checks();"
+        "print([name for name in ('torch', 'deepspeed', 'transformers', 'vllm', 'wandb') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"

@@ -1,0 +1,59 @@
+"""Folders with a manifest: every kind of damage is seen."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from covt_runtime import files
+from covt_runtime.errors import CheckpointError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in (("a", b"alpha"), ("b", b"beta")):
+        (tmp_path / name).write_bytes(content)
+    files.write_manifest(tmp_path)
+    return tmp_path
+
+
+def test_a_whole_folder_has_no_damage(folder: Path) -> None:
+    assert files.damage(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "seen"),
+    [("a", b"alphA", "content of a"), ("a", b"alph", "4 bytes instead of 5"), (files.MANIFEST, b"{", "not readable")],
+)
+def test_changed_and_cut_files_are_named(folder: Path, name: str, content: bytes, seen: str) -> None:
+    (folder / name).write_bytes(content)
+    assert seen in str(files.damage(folder))
+
+
+@pytest.mark.parametrize("name", ["a", files.MANIFEST])
+def test_missing_files_are_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert files.damage(folder) == f"{name} is missing"
+
+
+def test_two_ranks_share_the_hashing_and_together_see_everything(folder: Path) -> None:
+    (folder / "b").write_bytes(b"BETA")
+    found = [files.damage(folder, rank, 2) for rank in range(2)]
+    assert [item is None for item in found] == [True, False]
+
+
+def test_a_full_disk_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No space left") as error, files.disk_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "free some space" in error.value.remedy
+
+
+def test_other_system_errors_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="strange"), files.disk_errors(tmp_path):
+        raise OSError(errno.EIO, "strange")
+
+
+def test_replacing_a_file_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "x", "one")
+    files.write_text(tmp_path / "x", "two")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "two")]
