@@ -212,3 +212,44 @@ def test_the_assignment_is_the_cheapest_of_all(rows: int, columns: int, seed: in
     else:
         best = min(sum(cost[i][j] for j, i in enumerate(p)) for p in itertools.permutations(range(rows), columns))
     assert sum(cost[i][j] for i, j in pairs) == pytest.approx(best)
+
+
+def test_a_pair_of_objects_earns_a_point_for_each_measure() -> None:
+    """Hand-made: box equal; point far, or near but outside its own box; box shifted by 8 and by 12 pixels."""
+
+    def points(box: list[int], point: list[int]) -> float:
+        gold = '[{"bbox_2d": [0, 0, 99, 99], "point_2d": [50, 50]}]'
+        text = f"<answer>{json.dumps([{'bbox_2d': box, 'point_2d': point}])}</answer>"
+        return AccuracyReward(grader="boxes")(Group(gold, (Rollout(text),)))[0].parts["points"]
+
+    assert points([0, 0, 99, 99], [50, 50]) == 3.0
+    assert points([0, 0, 99, 99], [50, 80]) == 2.0  # 30 pixels away is too far
+    assert points([0, 0, 99, 99], [50, 79]) == 3.0
+    assert points([8, 8, 107, 107], [50, 50]) == 3.0
+    assert points([12, 12, 111, 111], [50, 50]) == 2.0
+    assert points([60, 60, 159, 159], [59, 59]) == 0.0
+    assert points([40, 40, 59, 59], [50, 50]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("<think>a</think> <answer>[]</answer>", 1.0),
+        ("<think>a</think>b<answer>[]</answer>", 0.0),
+        ("x<think>a</think><answer>[]</answer>", 0.0),
+        ("<think>a</think><answer>[]</answer> ", 0.0),
+        ("<think>a</think><answer>", 0.0),
+        ("<think>a</answer>", 0.0),
+        ('<think>a</think><answer>[{"bbox_2d": [1, 2, 3, 4]}]</answer>', 2.0),
+        ('<think>a</think><answer>[{"bbox_2d": [1, 2, 3, 4], "point_2d": [1, 2]}, {}]</answer>', 2.0),
+        ("<think>a</think><answer>not json</answer>", 1.0),
+    ],
+)
+def test_the_format_of_vision_reasoner(text: str, form: float) -> None:
+    (result,) = VisionReasonerReward()(Group(objects((0, 0, 9, 9)), (Rollout(text),)))
+    assert result.parts["format"] == form
+
+
+def test_vision_reasoner_forgives_one_repeated_sentence() -> None:
+    (once, twice) = VisionReasonerReward()(Group(objects((0, 0, 9, 9)), (Rollout("a. a. b"), Rollout("a. a. a"))))
+    assert (once.parts["non_repeat"], twice.parts["non_repeat"]) == (1.0, 0.0)

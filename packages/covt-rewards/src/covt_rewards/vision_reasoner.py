@@ -40,10 +40,7 @@ class VisionReasonerReward:
 
 def _thinks_then_answers(text: str) -> float:
     """1 for `<think>…</think> <answer>…</answer>` and nothing around it."""
-    if not text.startswith("<think>") or not text.endswith("</answer>"):
-        return 0.0
-    last = len(text) - len("</answer>")
-    return float(any(m.start() >= len("<think>") and m.end() <= last for m in _BETWEEN.finditer(text)))
+    return float(text.startswith("<think>") and text.endswith("</answer>") and _BETWEEN.search(text) is not None)
 
 
 def _json_format(answer: str) -> float:
