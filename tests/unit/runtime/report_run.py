@@ -34,6 +34,7 @@ def make_quickstart(folder: Path, task: str = "trace", seed: int = 0, n_test: in
     for mode in list(modes)[1:]:
         ablation[mode] = write_eval(folder, rng, rows, "rl", mode, modes[mode], task, True)
     write_metrics(folder, rng)
+    write_json(folder / "rl" / "config.json", {"algorithm": {"kl": 0.01, "clip": 0.2}, "optim": {"lr": 2e-4}})
     write_samples(folder, rows[:n_samples])
     write_json(folder / "summary.json", summary(task, seed, n_test, accuracy, ablation))
     return folder
@@ -74,6 +75,8 @@ def summary(task: str, seed: int, n: int, accuracy: dict[str, float], ablation: 
                 "stage2-pause": gap("stage2", "pause"),
                 "rl-stage2": gap("rl", "stage2"),
                 "rl-sft_more": gap("rl", "sft_more"),
+                "keep-zeros": {"value": 0.72, "lo": 0.68, "hi": 0.76},
+                "keep-noise": {"value": 0.7, "lo": 0.66, "hi": 0.74},
             },
         },
         "baseline": {"chance": 0.0625} if task == "trace" else {"chance": 0.01, "manhattan": 0.63},

@@ -86,6 +86,25 @@ def test_the_page_holds_every_part(page: Page, quickstart: Path) -> None:
     assert "✗" not in page.text.split("Gold answer")[0]
 
 
+def test_differences_of_models_and_of_ablations_stand_apart(page: Page) -> None:
+    assert (
+        page.text.index("Stage 2 − pause") < page.text.index("Do the latents matter?") < page.text.index("Kept − zeros")
+    )
+    assert "+72.0" in page.text
+
+
+def test_the_settings_of_each_run_are_shown(page: Page) -> None:
+    settings = page.text.split("Settings")[-1]
+    assert re.search("Reinforcement learning algorithm kl 0.01 clip 0.2", settings)
+
+
+def test_a_comparison_says_when_accuracy_was_not_recorded(tmp_path: Path) -> None:
+    folder = make_quickstart(tmp_path, n_test=20, n_samples=1)
+    path = folder / "sft" / "latent" / "metrics.jsonl"
+    path.write_text(path.read_text().replace("eval/accuracy", "other"))
+    assert "records no eval/accuracy" in report(folder).text
+
+
 def test_nothing_on_the_page_points_outside_it(page: Page) -> None:
     for tag, attrs in page.tags:
         for name in ("href", "src", "xlink:href", "action", "srcset", "data"):

@@ -109,3 +109,11 @@ def test_steps_that_start_again_in_a_later_phase_go_on_to_the_right() -> None:
 def test_values_that_are_not_finite_numbers_are_left_out_of_a_curve() -> None:
     lines = [{"step": 1, "ce": math.nan}, {"step": 2, "ce": 0.5}, {"step": 3, "ce": "high"}, {"step": 4}]
     assert points_of(lines, "ce") == [(2.0, 0.5)]
+
+
+def test_a_step_that_a_resumed_run_logged_again_counts_once() -> None:
+    lines = [
+        {"step": step, "phase": "rl", "reward": value}
+        for step, value in ((1, 0.1), (2, 0.2), (3, 0.9), (2, 0.3), (3, 0.4))
+    ]
+    assert points_of(lines, "reward") == [(1.0, 0.1), (2.0, 0.3), (3.0, 0.4)]

@@ -33,23 +33,25 @@ STEP = "optimizer step"
 
 
 def positions(lines: list[Record]) -> list[float]:
-    """The x of each record: its step, moved on by the steps before it where a later phase counts from 1 again."""
+    """The x of each record: its step, moved on by the steps before it where a new phase counts from 1 again."""
     xs: list[float] = []
     offset = last = 0.0
+    phase: object = None
     for line in lines:
         step = number(line.get("step"))
-        step = last + 1 if step is None else step
-        if step + offset < last:
+        step = last - offset + 1 if step is None else step
+        if line.get("phase") != phase and step + offset <= last and phase is not None:
             offset = last
+        phase = line.get("phase")
         last = step + offset
         xs.append(last)
     return xs
 
 
 def points_of(lines: list[Record], metric: str) -> list[tuple[float, float]]:
-    """(x, value) of the records that hold `metric` as a finite number."""
+    """(x, value) of the records that hold `metric` as a finite number, by x; of a step logged twice the last counts."""
     found = zip(positions(lines), (number(line.get(metric)) for line in lines), strict=True)
-    return [(x, value) for x, value in found if value is not None]
+    return sorted({x: value for x, value in found if value is not None}.items())
 
 
 def phase_marks(lines: list[Record]) -> list[tuple[float, str]]:
@@ -114,6 +116,14 @@ def supervised(run: RunFiles) -> list[LineChart]:
     return charts
 
 
+def unseen(run: RunFiles) -> str:
+    """What a comparison should have recorded while training and didn't, as a sentence."""
+    lines = run.metrics.get("latent")
+    if not lines or has(lines, "eval/accuracy"):
+        return ""
+    return "sft/latent/metrics.jsonl records no eval/accuracy, so accuracy during training isn't drawn."
+
+
 def reinforcement(run: RunFiles) -> list[LineChart]:
     """Reward, rewards by name and necessity first, then the quantities that show whether training is healthy."""
     lines = run.metrics.get("rl") or run.metrics.get("", [])
@@ -123,7 +133,7 @@ def reinforcement(run: RunFiles) -> list[LineChart]:
     spread = dict(points_of(lines, "reward_std"))
     reward = points_of(lines, "reward")
     band = [(x, y - spread[x], y + spread[x]) for x, y in reward if x in spread] if len(reward) <= 160 else []
-    title_unit = "mean a completion" + (", band: one standard deviation" if band else "")
+    title_unit = "mean" + (" ± standard deviation" if band else "")
     charts.append(line_chart("Reward", title_unit, STEP, [Series("reward", "rl", reward, band)]))
     named = sorted({key for line in lines for key in line if key.startswith("rewards/") and key.endswith("/mean")})
     parts = [

@@ -13,21 +13,14 @@ from covt_runtime.report.errors import ReportError
 
 Record = dict[str, Any]
 
-METRIC_FILES = {
-    "plain": "sft/plain/metrics.jsonl",
-    "pause": "sft/pause/metrics.jsonl",
-    "latent": "sft/latent/metrics.jsonl",
-    "sft_more": "sft_more/metrics.jsonl",
-    "rl": "rl/metrics.jsonl",
-    "": "metrics.jsonl",
-}
+RUNS = {"plain": "sft/plain", "pause": "sft/pause", "latent": "sft/latent", "sft_more": "sft_more", "rl": "rl", "": "."}
 
 
 @dataclass(frozen=True)
 class RunFiles:
     """The contents of a run folder.
 
-    metrics: by training run (`plain`, `pause`, `latent`, `rl`, `sft_more`; "" is the folder's own metrics.jsonl).
+    metrics, configs: by training run (`plain`, `pause`, `latent`, `rl`, `sft_more`; "" is the folder itself).
     evals: by (model label, latent mode), then by row id.
     """
 
@@ -35,6 +28,7 @@ class RunFiles:
     summary: Record
     task: str
     settings: Record
+    configs: dict[str, Record]
     metrics: dict[str, list[Record]]
     evals: dict[tuple[str, str], dict[str, Record]]
     samples: list[Record]
@@ -52,8 +46,12 @@ def read_run(folder: Path) -> RunFiles:
         raise ReportError(f"{folder} is not a folder", "give the folder of a run, such as runs/quickstart")
     notes: list[str] = []
     summary = read_object(folder / "summary.json", notes)
-    config = read_object(folder / "config.json", notes)
-    metrics = {label: lines for label, name in METRIC_FILES.items() if (lines := read_lines(folder / name, notes))}
+    configs = {
+        label: found for label, name in RUNS.items() if (found := read_object(folder / name / "config.json", notes))
+    }
+    metrics = {
+        label: found for label, name in RUNS.items() if (found := read_lines(folder / name / "metrics.jsonl", notes))
+    }
     evals = read_evals(folder / "eval", notes)
     if not (summary or metrics or evals):
         raise ReportError(
@@ -64,7 +62,8 @@ def read_run(folder: Path) -> RunFiles:
         folder=folder,
         summary=summary,
         task=str(summary.get("task") or ""),
-        settings=object_or_empty(summary.get("settings")) or config,
+        settings=object_or_empty(summary.get("settings")),
+        configs=configs,
         metrics=metrics,
         evals=evals,
         samples=read_samples(folder, notes),

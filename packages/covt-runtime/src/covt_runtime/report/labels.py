@@ -40,6 +40,13 @@ MODE_NOTES = {
     "drop_latents": "only the markers stay",
     "drop_span": "markers and latents removed",
 }
+RUN_NAMES = {
+    "plain": "Supervised, plain",
+    "pause": "Supervised, pause tokens",
+    "latent": "Supervised, latents",
+    "sft_more": "Stage 2 continued",
+    "rl": "Reinforcement learning",
+}
 TASKS = {"trace": "follow the arrows", "vsp": "find a way across the ice"}
 
 # Names of the CSS custom properties (report.css defines --c-<name>); a label outside gets one of the spare colors.

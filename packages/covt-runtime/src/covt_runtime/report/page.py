@@ -63,7 +63,6 @@ def content(run: RunFiles) -> dict[str, Any]:
     """What the template shows, by name."""
     first, second = headline(run)
     judged = cards.judged_model(run)
-    rows, ticks = results.differences(run.summary)
     timing, total = results.time_chart(run.summary)
     made = cards.make_cards(run)
     return {
@@ -75,8 +74,9 @@ def content(run: RunFiles) -> dict[str, Any]:
         "ablation": results.share_chart(
             run, "ablation", labels.MODES, labels.MODE_NOTES, "Accuracy by latent ablation"
         ),
-        "differences_rows": rows,
-        "difference_ticks": ticks,
+        "gaps": results.differences(run.summary, ablations=False),
+        "losses": results.differences(run.summary, ablations=True),
+        "unseen": curves.unseen(run),
         "hops": by_hops.hops_chart(run),
         "supervised": curves.supervised(run),
         "reinforcement": curves.reinforcement(run),
@@ -84,7 +84,10 @@ def content(run: RunFiles) -> dict[str, Any]:
         "other_curves": curves.everything_else(run),
         "timing": timing,
         "total": total,
-        "settings": settings(run.settings),
+        "settings": settings(run.settings or run.configs.get("", {})),
+        "configs": [
+            (labels.RUN_NAMES.get(label, label), settings(config)) for label, config in run.configs.items() if label
+        ],
         "cards": made,
         "right_cards": sum(1 for card in made if card.chosen and card.chosen.right),
         "wrong_cards": sum(1 for card in made if card.chosen and not card.chosen.right),

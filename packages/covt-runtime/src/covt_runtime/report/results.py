@@ -21,6 +21,12 @@ class Difference:
     verdict: str  # "above", "below" or "unclear"
 
 
+@dataclass(frozen=True)
+class Differences:
+    rows: list[Difference]
+    ticks: list[tuple[float, str]]
+
+
 def interval_of(summary: Record, group: str, key: str, share: float) -> tuple[float, float] | None:
     """The interval in `ci`, or Wilson's from n_test where the summary gives none."""
     stored = object_or_empty(object_or_empty(summary.get("ci")).get(group)).get(key)
@@ -81,38 +87,44 @@ def read_difference(summary: Record, key: str) -> tuple[float, float, float] | N
     return (value, low, high) if value is not None and low is not None and high is not None else None
 
 
-def differences(summary: Record) -> tuple[list[Difference], list[tuple[float, str]]]:
-    """The paired differences and the ticks of their common axis."""
-    keys = list(object_or_empty(object_or_empty(summary.get("ci")).get("differences")))
-    found = {key: entry for key in keys if (entry := read_difference(summary, key)) is not None}
+def differences(summary: Record, ablations: bool) -> Differences:
+    """The paired differences between models, or of `keep` to the ablations, on one axis that contains 0."""
+    keys = object_or_empty(object_or_empty(summary.get("ci")).get("differences"))
+    wanted = [key for key in keys if key.startswith("keep-") == ablations]
+    found = {key: entry for key in wanted if (entry := read_difference(summary, key)) is not None}
     if not found:
-        return [], []
+        return Differences([], [])
     low = min(0.0, *(entry[1] for entry in found.values())) - 0.02
     high = max(0.0, *(entry[2] for entry in found.values())) + 0.02
 
     def place(value: float) -> float:
         return round((value - low) / (high - low) * 100, 2)
 
-    rows = []
-    for key, (value, lo, hi) in found.items():
-        ours, _, base = key.partition("-")
-        rows.append(
-            Difference(
-                name=f"{labels.card_name(ours)} − {labels.short_name(base)}",
-                value=points(value),
-                interval=f"{points(lo)} to {points(hi)}",
-                at=place(value),
-                low=place(lo),
-                high=place(hi),
-                verdict="above" if lo > 0 else "below" if hi < 0 else "unclear",
-            )
+    rows = [
+        Difference(
+            name=difference_name(key, ablations),
+            value=points(value),
+            interval=f"{points(lo)} to {points(hi)}",
+            at=place(value),
+            low=place(lo),
+            high=place(hi),
+            verdict="above" if lo > 0 else "below" if hi < 0 else "unclear",
         )
+        for key, (value, lo, hi) in found.items()
+    ]
     ticks = nice_ticks(low * 100, high * 100)
     texts = [
         "0" if tick == 0 else text if tick < 0 else f"+{text}"
         for tick, text in zip(ticks, tick_texts(ticks), strict=True)
     ]
-    return rows, [(place(tick / 100), text) for tick, text in zip(ticks, texts, strict=True)]
+    return Differences(rows, [(place(tick / 100), text) for tick, text in zip(ticks, texts, strict=True)])
+
+
+def difference_name(key: str, ablations: bool) -> str:
+    ours, _, base = key.partition("-")
+    if ablations:
+        return f"Kept − {labels.MODES.get(base, base).lower()}"
+    return f"{labels.card_name(ours)} − {labels.short_name(base)}"
 
 
 def time_chart(summary: Record) -> tuple[BarChart | None, str]:
