@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from covt_model.config import read_config
+from covt_model.config import LatentConfig, read_config
 from covt_model.errors import ModelError
+from covt_model.export import NOT_COPIED, SourceWeights, write_shards
+from covt_model.tokens import add_latent_tokens, initialize_rows, rows_needed
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -43,3 +47,58 @@ def load_model(
         return Qwen2_5_VLForConditionalGeneration.from_pretrained(
             str(checkpoint), dtype=dtype, attn_implementation=attention
         ).eval()
+
+
+def prepare_checkpoint(
+    source: Path | str,
+    out: Path | str,
+    *,
+    size: int = 8,
+    head: str = "identity",
+    normalize: str = "none",
+    seed: int = 0,
+) -> Path:
+    """Write a copy of a published Qwen2.5-VL checkpoint with the three latent tokens and latent settings to `out`.
+
+    The tokens take free rows of the embedding where there are any, as in every published size; only otherwise the
+    vocabulary grows. Their rows are drawn near the mean of the others. Weights are copied a tensor at a time.
+    """
+    from transformers import AutoTokenizer
+
+    out, config = Path(out), read_config(source)
+    if config.get("model_type") != "qwen2_5_vl":
+        raise ModelError(f"{source} is a {config.get('model_type')!r} model", "use a Qwen2.5-VL checkpoint")
+    weights = SourceWeights(source)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for file in Path(source).iterdir():
+            if file.is_file() and not NOT_COPIED.match(file.name):
+                shutil.copyfile(file, partial / file.name)
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+        used = len(tokenizer)
+        ids = add_latent_tokens(tokenizer)
+        tokenizer.save_pretrained(partial)
+        rows = rows_needed(weights.read("model.embed_tokens.weight").shape[0], len(tokenizer))
+
+        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+            for name in weights.names():
+                tensor = weights.read(name)
+                if name in ("model.embed_tokens.weight", "lm_head.weight"):
+                    tensor = torch.cat([tensor, tensor.new_zeros(rows - len(tensor), tensor.shape[1])])
+                    initialize_rows(tensor, ids, used, torch.Generator().manual_seed(seed))
+                yield name, tensor
+
+        write_shards(tensors(), partial)
+        text = config.get("text_config") or config
+        text["vocab_size"] = rows
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        LatentConfig(
+            start_id=ids.start, pad_id=ids.pad, end_id=ids.end, size=size, head=head, normalize=normalize
+        ).write(partial)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out

@@ -65,7 +65,7 @@ class LatentConfig:
         if values is None:
             raise ModelError(
                 f"{checkpoint} has no latent tokens ({KEY!r} is missing from its config.json)",
-                "train it with `covt sft`, or add the tokens with covt_model.tokens.prepare_checkpoint",
+                "train it with `covt sft`, or add the tokens with covt_model.checkpoint.prepare_checkpoint",
             )
         return cls.from_dict(values)
 

@@ -86,7 +86,7 @@ def write_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write_shards(_merged(named, weights, read_config(source)), partial, shard_bytes)
+        write_shards(_merged(named, weights, read_config(source)), partial, shard_bytes)
         for file in Path(source).iterdir():
             if file.is_file() and not NOT_COPIED.match(file.name):
                 shutil.copyfile(file, partial / file.name)
@@ -125,7 +125,7 @@ def _merged(
             yield name, weights.read(name)
 
 
-def _write_shards(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, shard_bytes: int) -> None:
+def write_shards(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Write `model.safetensors`, or numbered shards with their index when there is more than `shard_bytes`."""
     files: list[tuple[Path, list[str]]] = []
     held: dict[str, torch.Tensor] = {}
