@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from covt_model.config import LatentConfig
+from covt_model.config import LatentConfig, read_config
 from covt_model.vllm_plugin.protocol import cache_salt, decode_latents, latent_args
 from covt_rl.errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
 from covt_rl.records import Completion, PromptRequest, find_spans
@@ -65,7 +65,8 @@ class RolloutClient:
     """Samples completions from one or several replicas; use it as an async context manager.
 
     latent: the served checkpoint's settings. decode: ids → text without special tokens. version: the weights that
-    answers must come from; None accepts any, but never two in one completion. The other parameters are `Transport`'s.
+    answers must come from; None accepts any, but never two in one completion. picture_ids: tokens that stand for
+    pictures, and can't be repeated when a model has sampled one as text. The other parameters are `Transport`'s.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RolloutClient:
         latent: LatentConfig,
         decode: Decode,
         version: int | None = None,
+        picture_ids: frozenset[int] = frozenset(),
         api_key: str | None = None,
         concurrency: int = 256,
         timeout: float = 600.0,
@@ -83,6 +85,7 @@ class RolloutClient:
         on_down: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.latent, self.decode, self.version = latent, decode, version
+        self.picture_ids = picture_ids
         self.attempts = attempts
         self.transport = Transport(
             [urls] if isinstance(urls, str) else urls,
@@ -97,7 +100,10 @@ class RolloutClient:
     @classmethod
     def for_checkpoint(cls, urls: str | Sequence[str], checkpoint: Path | str, **settings: Any) -> Self:
         """A client with the latent settings and the tokenizer of a checkpoint folder."""
-        return cls(urls, latent=LatentConfig.read(checkpoint), decode=decoder(checkpoint), **settings)
+        config = read_config(checkpoint)
+        pictures = frozenset(config[name] for name in ("image_token_id", "video_token_id") if name in config)
+        latent = LatentConfig.read(checkpoint)
+        return cls(urls, latent=latent, decode=decoder(checkpoint), picture_ids=pictures, **settings)
 
     async def __aenter__(self) -> Self:
         await self.transport.__aenter__()
@@ -218,7 +224,7 @@ class RolloutClient:
                 return answer, choices, version
             # One answer may have been under way while the new weights were pushed; two say that the server has others.
             stale += 1
-            if stale == 2:
+            if stale == 2 and not await self.transport.bring_back():
                 raise StaleWeightsError(
                     f"the server sampled with weights of version {version}, the trainer is at {self.version}",
                     "push the current weights and sample again",

@@ -131,6 +131,9 @@ async def continue_from(
 ) -> list[list[Completion]]:
     """`sampling.n` continuations of each completion; an empty list for one without a whole latent span.
 
+    A completion that has sampled a picture's placeholder as text before its cut can't be continued either: in a
+    prompt it would stand for a picture.
+
     prompts: the prompt of each completion, as it was sampled. sampling.max_tokens: what the completions were allowed;
     continuations get what is left of it. own, foreign: latents, an entry a completion (see `cut`). spent: tokens of
     that allowance which earlier cuts have taken out of each completion.
@@ -151,6 +154,7 @@ async def continue_from(
         )
         for index, one in enumerate(completions)
     ]
+    cuts = [one if one is None or client.picture_ids.isdisjoint(one.prefix) else None for one in cuts]
     open_cuts = [index for index, one in enumerate(cuts) if one is not None and one.budget > 0]
     requests = [extend(prompts[index], _at(cuts, index)) for index in open_cuts]
     samplings = [

@@ -116,11 +116,17 @@ async def without_latents(
     mode: Literal["drop_latents", "drop_span"],
     max_tokens: int,
 ) -> list[Completion]:
-    """Answers with the latents of every span taken out, also of spans that the continuations begin."""
+    """Answers with the latents of every span taken out, also of spans that the continuations begin.
+
+    An answer that can't be continued, because it has sampled a picture's placeholder as text, is left as it is.
+    """
     answers = list(kept)
     removed = client.latent.size + (2 if mode == "drop_span" else 0)
     spent = [0] * len(answers)
-    while open_rows := [i for i, one in enumerate(answers) if whole_spans(one.token_ids, client.latent)]:
+    left: set[int] = set()
+    while open_rows := [
+        i for i, one in enumerate(answers) if i not in left and whole_spans(one.token_ids, client.latent)
+    ]:
         continued = await continue_from(
             client,
             [prompts[i] for i in open_rows],
@@ -130,9 +136,12 @@ async def without_latents(
             which="first",
             spent=[spent[i] for i in open_rows],
         )
-        for i, (answer,) in zip(open_rows, continued, strict=True):
-            answers[i] = answer
-            spent[i] += removed
+        for i, found in zip(open_rows, continued, strict=True):
+            if found:
+                answers[i] = found[0]
+                spent[i] += removed
+            else:
+                left.add(i)
     return answers
 
 

@@ -7,6 +7,7 @@ half-loaded model could never pass for one of either version.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -15,7 +16,8 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from covt_model.errors import CheckpointError
 from covt_rl.client import RolloutClient
@@ -170,6 +172,68 @@ async def _name(client: RolloutClient, name: str) -> None:
     await client.transport.each("POST", "/update_weight_version", body, attempts=client.attempts)
 
 
+class Publisher:
+    """Publishes a trainer's weights, and keeps the newest at hand for a server that was started again.
+
+    names: what the served checkpoint calls the published tensors. folder: where to write, by default shared memory;
+    a server on another machine needs a folder that both see. Use it as a context manager: what it wrote is removed.
+    """
+
+    def __init__(self, client: RolloutClient, names: ServedNames, *, folder: Path | None = None) -> None:
+        self.client, self.names = client, names
+        self._root = folder
+        self._kept = contextlib.ExitStack()
+        self._newest: tuple[Path, int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._newest = None
+        self._kept.close()
+
+    async def publish(self, named_tensors: Iterable[tuple[str, torch.Tensor | None]], version: int) -> PushReport:
+        """Write the tensors where the server can read them, push them as `version`, and keep them.
+
+        named_tensors: all of `names`, on rank 0; a ZeRO-3 gather is iterated once, to its end, also when something
+        fails, since the other ranks take part in it.
+        """
+        pairs = iter(named_tensors)
+        with contextlib.ExitStack() as unfinished:
+            unfinished.callback(drain, pairs)
+            folder = unfinished.enter_context(scratch(self._root))
+            began = time.perf_counter()
+            count, size = write_weights(pairs, folder, self.names)
+            if count != len(self.names):
+                raise RolloutError(
+                    f"{count} tensors were given, the server expects {len(self.names)}", "publish every parameter"
+                )
+            written = time.perf_counter()
+            await push_weights(self.client, folder, version)
+            self._kept.close()
+            self._kept, self._newest = unfinished.pop_all(), (folder, version)
+        return PushReport(version, count, size, written - began, time.perf_counter() - written)
+
+    async def restore(self, wait: float = 300.0) -> None:
+        """Wait until the server answers, and push the newest weights again where it serves others.
+
+        The client's `on_down`. wait: seconds until ServerUnreachableError.
+        """
+        end = time.monotonic() + wait
+        while True:
+            try:
+                version = await _version(self.client)
+                break
+            except ServerError:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(0.5)
+        if self._newest is not None and version != self._newest[1]:
+            await push_weights(self.client, *self._newest)
+
+
 async def publish(
     client: RolloutClient,
     named_tensors: Iterable[tuple[str, torch.Tensor | None]],
@@ -178,26 +242,9 @@ async def publish(
     *,
     folder: Path | None = None,
 ) -> PushReport:
-    """Write the trainer's tensors where the server can read them and push them as `version`.
-
-    named_tensors: all parameters, on rank 0; a ZeRO-3 gather is iterated once, to the end, also when something
-    fails, since the other ranks take part in it. names: of the served checkpoint. folder: where to write, by default
-    shared memory; a server on another machine needs a folder that both see.
-    """
-    pairs = iter(named_tensors)
-    try:
-        with scratch(folder) as target:
-            began = time.perf_counter()
-            count, size = write_weights(pairs, target, names)
-            if count != len(names):
-                raise RolloutError(
-                    f"{count} tensors were given, the served checkpoint has {len(names)}", "publish every parameter"
-                )
-            written = time.perf_counter()
-            await push_weights(client, target, version)
-            return PushReport(version, count, size, written - began, time.perf_counter() - written)
-    finally:
-        drain(pairs)
+    """Push tensors as `version` once, keeping nothing (see `Publisher`)."""
+    with Publisher(client, names, folder=folder) as publisher:
+        return await publisher.publish(named_tensors, version)
 
 
 def drain(named_tensors: Iterable[tuple[str, object]]) -> None:

@@ -77,13 +77,12 @@ class Transport:
         Raises ServerRefusedError for a wrong request and ServerUnreachableError when nothing helped.
         """
         async with self._slots:
-            repairs = self._repairs
+            seen = self._repairs
             try:
                 return await self._attempt("POST", path, body, params)
             except ServerUnreachableError:
-                if self.on_down is None:
+                if not await self.bring_back(seen):
                     raise
-                await self._bring_back(repairs)
                 return await self._attempt("POST", path, body, params)
 
     async def each(
@@ -93,13 +92,16 @@ class Transport:
         calls = (self._attempt(method, path, body, params, replica, attempts) for replica in self.replicas)
         return await asyncio.gather(*calls)
 
-    async def _bring_back(self, seen: int) -> None:
-        """Call `on_down` unless another request's call came back since this one was sent."""
-        assert self.on_down is not None
+    async def bring_back(self, seen: int | None = None) -> bool:
+        """Call `on_down`, unless a call came back since `seen` of them had; False when there is no `on_down`."""
+        if self.on_down is None:
+            return False
+        expected = self._repairs if seen is None else seen
         async with self._repair:
-            if self._repairs == seen:
+            if self._repairs == expected:
                 await self.on_down()
                 self._repairs += 1
+        return True
 
     async def _attempt(
         self,

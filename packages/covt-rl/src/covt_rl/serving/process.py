@@ -82,15 +82,24 @@ class LatentServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     @property
     def pid(self) -> int | None:
         """The supervisor's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
-    def launch(self, on_progress: Progress | None = None, timeout: float = 600.0) -> None:
-        """Start the processes and wait until the server answers; raises ServerError as `start` does."""
+    def launch(
+        self,
+        on_progress: Progress | None = None,
+        timeout: float = 600.0,
+        abandon: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Start the processes and wait until the server answers; raises ServerError as `start` does.
+
+        abandon: asked while waiting; True ends the start with ServerError.
+        """
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         held, self._lease = os.pipe()
         arguments = [sys.executable, "-P", "-S", "-E", supervisor.__file__, str(held), *self._command]
@@ -107,15 +116,15 @@ class LatentServer:
             )
         os.close(held)
         try:
-            self._wait_until_ready(on_progress or (lambda _stage, _seconds: None), timeout)
+            self._wait_until_ready(on_progress or (lambda _stage, _seconds: None), timeout, abandon)
         except BaseException:
             self.stop()
             raise
 
-    def restart(self, on_progress: Progress | None = None, timeout: float = 600.0) -> None:
+    def restart(self, timeout: float = 600.0, abandon: Callable[[], bool] = lambda: False) -> None:
         """Stop whatever is left and start again on the same port, with the checkpoint's weights."""
         self.stop()
-        self.launch(on_progress, timeout)
+        self.launch(None, timeout, abandon)
 
     def stop(self) -> None:
         """End all processes of the server and wait for them; does nothing when there are none."""
@@ -137,16 +146,18 @@ class LatentServer:
         if self.pid is None:
             raise ServerError(f"the rollout server has died{self._reason()}", f"see its log: {self.log_path}")
 
-    def _wait_until_ready(self, on_progress: Progress, timeout: float) -> None:
+    def _wait_until_ready(self, on_progress: Progress, timeout: float, abandon: Callable[[], bool]) -> None:
         began = time.monotonic()
         stage = "importing vLLM"
         on_progress(stage, 0.0)
-        while not self._answers():
+        while not self._get("/health"):
             seconds = time.monotonic() - began
             if self.pid is None:
                 raise ServerError(
                     f"the rollout server ended while {stage}{self._reason()}", f"see its log: {self.log_path}"
                 )
+            if abandon():
+                raise ServerError(f"the start was given up while {stage}", "start the server again")
             if seconds > timeout:
                 raise ServerError(
                     f"the rollout server was not ready after {timeout:.0f} s, still {stage}",
@@ -158,10 +169,14 @@ class LatentServer:
             time.sleep(POLL)
         on_progress("ready", time.monotonic() - began)
 
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
+    def responds(self, timeout: float = 10.0) -> bool:
+        """Whether the engine itself, not only the HTTP server before it, answers within `timeout` seconds."""
+        return self._get("/weight_info", timeout)
+
+    def _get(self, path: str, timeout: float = 5.0) -> bool:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", path, headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
