@@ -197,6 +197,7 @@ def test_a_single_training_run_gives_a_report(tmp_path: Path, kind: str, words: 
     assert words in text
     assert "betas" in text
     assert "Which model answers right" not in text
+    assert ("How it was trained" in text) == (kind == "sft")
 
 
 def test_the_headline_of_a_training_run_says_how_far_it_came(tmp_path: Path) -> None:
