@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 HEAD = "language_model.lm_head.weight"
+VISION = "visual."
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -68,10 +69,13 @@ def read_shapes(folder: Path) -> Shapes:
 def compare(new: Shapes, served: Shapes, folder: Path) -> None:
     """Raise ModelError unless `new` has exactly the served checkpoint's tensors.
 
-    A tied output matrix is no tensor of its own, and may be among the new ones all the same.
+    A tied output matrix is no tensor of its own, and may be among the new ones all the same. The vision tower may be
+    left out as a whole: a trainer that freezes it has nothing new to say of it.
     """
     unknown = sorted(set(new) - set(served) - {HEAD})
     missing = sorted(set(served) - set(new))
+    if not any(name.startswith(VISION) for name in new):
+        missing = [name for name in missing if not name.startswith(VISION)]
     other = sorted(name for name in set(new) & set(served) if new[name] != served[name])
     for names, what in ((missing, "lacks"), (unknown, "has unknown"), (other, "has other shapes for")):
         if names:

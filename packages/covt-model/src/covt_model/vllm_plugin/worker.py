@@ -51,6 +51,7 @@ class LatentCPUWorker(CPUWorker):
         return {
             "weight_version": self.weight_version,
             "live_requests": len(latents.requests),
+            "unread_ends": len(latents.taken),
             "held_latents": len(latents.finished.by_key),
             "dropped_latents": latents.finished.dropped,
             "latent_rows": latents.pool.used,

@@ -1,0 +1,167 @@
+"""Requests with latents on the real server: bad ones are HTTP 400, the engine lives, nothing is left behind."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import RunningServer
+from latent_oracle import data_url, png
+from test_server_parity import generate, latents_of, prompt
+
+from covt_model.config import LatentConfig
+from covt_model.vllm_plugin import cache_salt, latent_args
+
+H = 64
+
+
+@pytest.fixture(scope="module")
+def latent(latent_server: RunningServer) -> LatentConfig:
+    return LatentConfig.read(latent_server.checkpoint)
+
+
+def bad_requests(latent: LatentConfig) -> dict[str, tuple[dict[str, Any], str]]:
+    """Name → (request, what the answer says)."""
+    pad, one = latent.pad_id, np.ones((1, H), dtype=np.float32)
+    return {
+        "unknown mode": (with_extra([1], {"latent_mode": "shuffle"}), "latent_mode is 'shuffle'"),
+        "unknown field": (with_extra([1], {"latent_modes": "keep"}), "unknown fields latent_modes"),
+        "pads without latents": (with_extra([latent.start_id, pad], None), "1 latent pads and 0 latents"),
+        "too many pads": (
+            with_extra([pad] * (latent.size + 1), latent_args("zeros"), cache_salt=cache_salt("zeros")),
+            "latent pads in a row",
+        ),
+        "wrong number": (with_extra([pad, pad], latent_args("keep", one)), "2 latent pads and 1 latents"),
+        "wrong width": (with_extra([pad], latent_args("keep", one[:, :5])), "5 dimensions"),
+        "not finite": (
+            with_extra([pad], {"latent_data": "AADAfw==", "latent_shape": [1, 1]}),
+            "not finite",
+        ),
+        "wrong type": (with_extra([pad], {"latent_data": [1.0], "latent_shape": [1, 1]}), "latent_data is list"),
+        "no salt": (with_extra([1], latent_args("zeros")), "needs a cache_salt"),
+        "past the context": (with_extra([1] * 2000, None), "max"),
+        "negative id": (with_extra([-1], None), "negative"),
+        "id past the vocabulary": (with_extra([10**6], None), "vocabulary"),
+    }
+
+
+def with_extra(token_ids: list[int], extra: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+    return {"token_ids": token_ids, "sampling_params": {"max_tokens": 2, "extra_args": extra}} | more
+
+
+def test_bad_requests_are_http_400_and_the_engine_lives(latent_server: RunningServer, latent: LatentConfig) -> None:
+    for name, (body, message) in bad_requests(latent).items():
+        status, answer = latent_server.post("/inference/v1/generate", body)
+        assert status == 400, (name, answer)
+        assert message in answer["error"]["message"], (name, answer)
+    assert generate(latent_server, [1, 2], max_tokens=2)[0].finish_reason == "length"
+
+
+def test_expanded_image_pads_and_too_many_pictures_are_refused(latent_server: RunningServer) -> None:
+    image = data_url(png(56, 56, 0))
+    ids = prompt(latent_server.checkpoint, "hi", pictures=1)
+    at = next(t for t in range(len(ids)) if ids[t : t + 1] == [image_pad(latent_server)])
+    expanded = {"token_ids": ids[:at] + ids[at : at + 1] * 4 + ids[at + 1 :]}
+    many = {"token_ids": prompt(latent_server.checkpoint, "hi", pictures=9)}
+    for body, images in ((expanded, 1), (many, 9)):
+        parts = [{"type": "image_url", "url": image}] * images
+        status, answer = latent_server.post(
+            "/inference/v1/generate", body | {"content_parts": parts, "sampling_params": {"max_tokens": 2}}
+        )
+        assert status == 400, answer
+
+
+def image_pad(server: RunningServer) -> int:
+    return json.loads((server.checkpoint / "config.json").read_text())["image_token_id"]
+
+
+def test_latents_are_read_once_and_unknown_keys_are_none(latent_server: RunningServer, latent: LatentConfig) -> None:
+    generate(latent_server, [1, latent.start_id], extra=latent_args(key="once"), max_tokens=latent.size + 1)
+    assert latents_of(latent_server, "once")[0].shape == (latent.size, H)
+    assert latent_server.call("covt_take_latents", ["once", "never"]) == {"once": None, "never": None}
+
+
+def test_a_completion_without_spans_has_no_rows(latent_server: RunningServer, latent: LatentConfig) -> None:
+    closed = {latent.start_id: -100.0}
+    generate(latent_server, [1, 2], bias=closed, extra=latent_args(key="empty"), max_tokens=3)
+    (latents,) = latents_of(latent_server, "empty")
+    assert latents.shape == (0, H)
+
+
+def test_an_openai_chat_with_a_picture_decodes_latents(latent_server: RunningServer, latent: LatentConfig) -> None:
+    content = [
+        {"type": "image_url", "image_url": {"url": data_url(png(112, 112, 0))}},
+        {"type": "text", "text": "Which cell?"},
+    ]
+    body = {
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": 12,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+        "logit_bias": {str(latent.start_id): 100.0},
+        "vllm_xargs": {"latent_key": "chat"},
+    }
+    status, answer = latent_server.post("/v1/chat/completions", body)
+    assert status == 200, answer
+    ids = answer["choices"][0]["token_ids"]
+    assert ids[: latent.size + 2] == [latent.start_id, *[latent.pad_id] * latent.size, latent.end_id]
+    (latents,) = latents_of(latent_server, "chat")
+    assert len(latents) == ids.count(latent.pad_id)
+
+
+def test_pads_typed_into_a_chat_are_refused(latent_server: RunningServer) -> None:
+    body = {"messages": [{"role": "user", "content": "hi <|latent_pad|>"}]}
+    status, answer = latent_server.post("/v1/chat/completions", body)
+    assert status == 400
+    assert "<|latent_pad|>" in answer["error"]["message"]
+
+
+def hang_up(server: RunningServer, body: dict[str, Any], seconds: float) -> None:
+    """Send a request and close the connection before the answer."""
+    address = urllib.parse.urlsplit(server.url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+    connection.request("POST", "/inference/v1/generate", json.dumps(body), {"content-type": "application/json"})
+    time.sleep(seconds)
+    connection.close()
+
+
+def leaves_nothing(server: RunningServer, latent: LatentConfig, requests: int) -> None:
+    ids = [1, latent.start_id]
+    held = server.call("covt_status")["held_latents"]
+
+    def one(n: int) -> None:
+        if n % 5 == 4:
+            body = with_extra(ids, latent_args(key=f"gone-{n}"))
+            body["sampling_params"] |= {"max_tokens": 900, "ignore_eos": True}
+            hang_up(server, body, 0.05)
+        else:
+            generate(server, ids, n=1 + n % 3, temperature=1.0, max_tokens=8)
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(one, range(requests)))
+    for _ in range(100):
+        status = server.call("covt_status")
+        if status["live_requests"] == 0:
+            break
+        time.sleep(0.2)
+    assert status["latent_rows"] == status["live_requests"] == status["unread_ends"] == 0
+    # Aborted requests with a key are held until they are read or pushed out; reading an unknown one is no error.
+    gone = server.call("covt_take_latents", [f"gone-{n}" for n in range(requests)])
+    assert len(gone) == requests
+    assert server.call("covt_status")["held_latents"] == held
+
+
+def test_ended_and_aborted_requests_leave_nothing_behind(latent_server: RunningServer, latent: LatentConfig) -> None:
+    leaves_nothing(latent_server, latent, 100)
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests_leave_nothing_behind(latent_server: RunningServer, latent: LatentConfig) -> None:
+    leaves_nothing(latent_server, latent, 10_000)
