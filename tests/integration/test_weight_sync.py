@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from covt_rl.client import RolloutClient, Sampling
 from covt_rl.errors import StaleWeightsError, WeightPushError
 from covt_rl.records import PromptRequest
-from covt_rl.weight_sync import PREFIX, SHARED_MEMORY, ServedNames, publish
+from covt_rl.weight_sync import PREFIX, SHARED_MEMORY, Publisher, ServedNames, publish
 
 PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]
 GREEDY = Sampling(max_tokens=6, temperature=0)
@@ -65,6 +65,40 @@ def test_pushed_weights_answer_and_the_old_ones_come_back(latent_server, origina
     assert versions == {7}
     assert all(new != pytest.approx(old, abs=1e-3) for new, old in zip(changed, before, strict=True))
     assert all(new == pytest.approx(old, abs=1e-5) for new, old in zip(after, before, strict=True))
+    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}-*"))
+
+
+def test_a_trainer_with_frozen_vision_publishes_the_rest(latent_server, original_weights) -> None:
+    async def work():
+        names = ServedNames.read(latent_server.checkpoint).without_vision()
+        tensors = [pair for pair in parameters(latent_server.checkpoint, 1.3) if ".visual." not in pair[0]]
+        async with client_of(latent_server) as client:
+            before = await logprobs(client)
+            report = await publish(client, tensors, 5, names)
+            return len(tensors), report, before, await logprobs(client), await client.weight_version()
+
+    count, report, before, changed, version = asyncio.run(work())
+    assert (report.tensors, version) == (count, 5)
+    assert all(new != pytest.approx(old, abs=1e-3) for new, old in zip(changed, before, strict=True))
+
+
+def test_restored_weights_answer_after_the_server_has_lost_them(latent_server, original_weights) -> None:
+    async def work():
+        names = ServedNames.read(latent_server.checkpoint)
+        async with client_of(latent_server) as client:
+            with Publisher(client, names) as publisher:
+                await publisher.publish(parameters(latent_server.checkpoint, 1.3), 7)
+                pushed = await logprobs(client)
+                # What a server that was started again has: the checkpoint's weights, another version.
+                client.version = None
+                await publish(client, parameters(latent_server.checkpoint), 0, names)
+                client.version = 7
+                client.transport.on_down = publisher.restore
+                return pushed, await logprobs(client), await client.weight_version()
+
+    pushed, again, version = asyncio.run(work())
+    assert version == 7
+    assert all(new == pytest.approx(old, abs=1e-6) for new, old in zip(again, pushed, strict=True))
     assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}-*"))
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,28 +49,40 @@ class ServedNames:
     `model.layers…` and `visual…`; both name the same tensor.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._served = {_canonical(name): name for name in names}
+    def __init__(self, files: Mapping[str, Path], frozen: frozenset[str] = frozenset()) -> None:
+        """files: the checkpoint's file of each served name. frozen: names that are published as they are there."""
+        self._files, self.frozen = files, frozen
+        self._served = {_canonical(name): name for name in files if name not in frozen}
 
     @classmethod
     def read(cls, checkpoint: Path | str) -> ServedNames:
         """From the headers of a checkpoint's safetensors; raises CheckpointError when it has none."""
         from safetensors import safe_open
 
-        files = sorted(Path(checkpoint).glob("*.safetensors"))
-        if not files:
+        paths = sorted(Path(checkpoint).glob("*.safetensors"))
+        if not paths:
             raise CheckpointError(
                 f"{checkpoint} has no *.safetensors", "give the folder that the server was started with"
             )
-        names: list[str] = []
-        for path in files:
+        files: dict[str, Path] = {}
+        for path in paths:
             with safe_open(path, "pt") as file:
-                names += file.keys()
-        return cls(names)
+                files |= dict.fromkeys(file.keys(), path)
+        return cls(files)
 
     def without_vision(self) -> ServedNames:
-        """Only the language model's tensors: what a trainer with a frozen vision tower publishes."""
-        return ServedNames(name for plain, name in self._served.items() if not plain.startswith("visual."))
+        """For a trainer with a frozen vision tower: it publishes the language model, the rest stays the checkpoint's."""
+        return ServedNames(
+            self._files, frozenset(name for name in self._files if _canonical(name).startswith("visual."))
+        )
+
+    def frozen_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors that training doesn't change, from the checkpoint; a push replaces all weights or none."""
+        from safetensors import safe_open
+
+        for path in sorted({self._files[name] for name in self.frozen}):
+            with safe_open(path, "pt") as file:
+                yield from ((name, file.get_tensor(name)) for name in file.keys() if name in self.frozen)  # noqa: SIM118
 
     def __len__(self) -> int:
         return len(self._served)
@@ -94,8 +106,8 @@ def write_weights(
 ) -> tuple[int, int]:
     """Write tensors to `folder/weights-N.safetensors`, a bucket at a time; returns their number and bytes.
 
-    Nothing but one bucket and the folder's copy is held. A tied output matrix is left out: the server shares it, as
-    the checkpoint does.
+    The checkpoint's frozen tensors are written beside them, and not counted. Nothing but one bucket and the folder's
+    copy is held. A tied output matrix is left out: the server shares it, as the checkpoint does.
     """
     from safetensors.torch import save_file
 
@@ -118,6 +130,8 @@ def write_weights(
         bucket[names.find(name)] = tensor.detach().contiguous().cpu()
         held, total, count = held + size, total + size, count + 1
     flush()
+    if names.frozen:
+        save_file(dict(names.frozen_tensors()), folder / "frozen.safetensors")
     return count, total
 
 

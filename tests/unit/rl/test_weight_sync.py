@@ -1,0 +1,177 @@
+"""Names, buckets, folders, and the order of a push; a push to the real server is an integration test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from aiohttp import web
+from fake_server import run
+from safetensors.torch import load_file, save_file
+
+from covt_model.config import LatentConfig
+from covt_model.errors import CheckpointError
+from covt_rl.client import RolloutClient
+from covt_rl.errors import RolloutError, WeightPushError
+from covt_rl.weight_sync import PREFIX, ServedNames, publish, push_weights, scratch, write_weights
+
+LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
+SERVED = {"model.layers.0.w": torch.ones(4), "visual.v": torch.zeros(2), "model.norm.weight": torch.ones(3)}
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    save_file(SERVED, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+class Recorder:
+    """A server that records calls; `fails` names the call that answers HTTP 500."""
+
+    def __init__(self, version: str = "default", worker_version: int = 0, fails: str = "") -> None:
+        self.version, self.worker_version, self.fails = version, worker_version, fails
+        self.calls: list[str] = []
+        self.loaded: dict[str, torch.Tensor] = {}
+
+    async def handle(self, request: web.Request) -> web.Response:
+        path, body = request.path, await request.json() if request.can_read_body else {}
+        call = body.get("method", path)
+        self.calls.append(f"{call} {body.get('new_version', '')}".strip())
+        if call == self.fails:
+            return web.json_response({"error": {"message": "tensors don't fit"}}, status=500)
+        if path == "/update_weight_version":
+            self.version = body["new_version"]
+        if call == "covt_load_weights":
+            self.worker_version = body["args"][1]
+            for file in Path(body["args"][0]).glob("*.safetensors"):
+                self.loaded |= load_file(file)
+        if call == "covt_status":
+            return web.json_response({"results": [{"weight_version": self.worker_version}]})
+        return web.json_response({"weight_version": self.version})
+
+
+def with_server(server: Recorder, work: Any) -> Any:
+    async def main() -> Any:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", server.handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            async with RolloutClient(url, latent=LATENT, decode=str, attempts=2, backoff=0.001) as client:
+                return await work(client)
+        finally:
+            await runner.cleanup()
+
+    return run(main())
+
+
+def test_trainers_names_find_the_served_ones(checkpoint) -> None:
+    names = ServedNames.read(checkpoint)
+    assert names.find("model.language_model.layers.0.w") == "model.layers.0.w"
+    assert names.find("model.visual.v") == names.find("visual.v") == "visual.v"
+    assert len(names) == 3
+    with pytest.raises(RolloutError, match=r"no tensor 'model\.language_model\.layers\.1\.w'"):
+        names.find("model.language_model.layers.1.w")
+
+
+def test_a_folder_without_weights_is_named(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"no \*\.safetensors"):
+        ServedNames.read(tmp_path)
+
+
+def test_tensors_are_written_in_buckets_and_all_of_them(checkpoint, tmp_path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    given = [("model.language_model.layers.0.w", torch.arange(4.0)), ("model.visual.v", torch.ones(2))]
+    assert write_weights(iter(given), folder, ServedNames.read(checkpoint), bucket_bytes=16) == (2, 24)
+    files = sorted(folder.glob("*.safetensors"))
+    assert [set(load_file(file)) for file in files] == [{"model.layers.0.w"}, {"visual.v"}]
+
+
+def test_views_and_gradients_don_t_hinder_writing(checkpoint, tmp_path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    whole = torch.arange(8.0, requires_grad=True)
+    write_weights([("model.layers.0.w", whole[::2])], folder, ServedNames.read(checkpoint))
+    assert load_file(folder / "weights-00000.safetensors")["model.layers.0.w"].tolist() == [0, 2, 4, 6]
+
+
+def test_a_push_pauses_names_loads_names_and_resumes(checkpoint) -> None:
+    server = Recorder()
+    given = [("model.language_model.layers.0.w", torch.full((4,), 2.0)), ("model.norm.weight", torch.ones(3))]
+
+    async def work(client: RolloutClient) -> Any:
+        report = await publish(client, given, 17, ServedNames.read(checkpoint).without_vision())
+        return report, client.version
+
+    report, version = with_server(server, work)
+    assert server.calls == [
+        "/weight_info",
+        "/pause",
+        "/update_weight_version loading 17",
+        "covt_load_weights",
+        "/update_weight_version 17",
+        "/resume",
+    ]
+    assert (version, report.version, report.tensors, report.bytes) == (17, 17, 2, 28)
+    assert set(server.loaded) == set(SERVED), "frozen tensors are pushed from the checkpoint"
+    assert server.loaded["model.layers.0.w"].tolist() == [2, 2, 2, 2]
+
+
+def test_a_refused_push_gives_the_old_version_its_name_back(tmp_path) -> None:
+    server = Recorder("4", 4, fails="covt_load_weights")
+    with pytest.raises(WeightPushError, match=r"version 4 stays.*tensors don't fit"):
+        with_server(server, lambda client: push_weights(client, tmp_path, 5))
+    assert server.version == "4"
+    assert server.calls[-1] == "/resume"
+
+
+def test_a_half_done_load_keeps_a_name_that_is_no_version(tmp_path) -> None:
+    server = Recorder("4", worker_version=-1, fails="covt_load_weights")
+    with pytest.raises(WeightPushError):
+        with_server(server, lambda client: push_weights(client, tmp_path, 5))
+    assert server.version == "loading 5"
+    server.fails = ""
+    with_server(server, lambda client: push_weights(client, tmp_path, 6))
+    assert server.version == "6"
+
+
+def test_missing_tensors_are_noticed_before_the_push_and_the_gather_is_finished(checkpoint) -> None:
+    server, gathered = Recorder(), []
+
+    def gather():
+        for name in ("model.language_model.layers.0.w", "model.visual.v"):
+            gathered.append(name)
+            yield name, torch.ones(2)
+
+    with pytest.raises(RolloutError, match="2 tensors were given, the server expects 3"):
+        with_server(server, lambda client: publish(client, gather(), 1, ServedNames.read(checkpoint)))
+    with pytest.raises(RolloutError, match="no tensor"):
+        with_server(server, lambda client: publish(client, gather(), 1, ServedNames({"model.layers.0.w": checkpoint})))
+    assert gathered == 2 * ["model.language_model.layers.0.w", "model.visual.v"]
+    assert "/pause" not in server.calls
+
+
+def test_folders_of_dead_publishers_are_removed_and_those_of_living_ones_kept(tmp_path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, living = tmp_path / f"{PREFIX}{ended.pid}-x", tmp_path / f"{PREFIX}1-x"
+    dead.mkdir()
+    living.mkdir()
+    with scratch(tmp_path) as folder:
+        assert folder.is_dir()
+        assert not dead.exists()
+        assert living.exists()
+    assert not folder.exists()
+
+
+def test_a_folder_that_can_t_be_written_is_named() -> None:
+    with pytest.raises(WeightPushError, match="/proc/nowhere") as caught, scratch(Path("/proc/nowhere")):
+        pass
+    assert caught.value.remedy
