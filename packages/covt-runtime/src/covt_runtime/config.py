@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Beta = Annotated[float, Field(default=ge=0.0, lt=1.0)]
 
 
 class OptimConfig(BaseModel):
@@ -19,15 +19,15 @@ class OptimConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lr: float = Field(1e-5, gt=0.0)
+    lr: float = Field(default=1e-5, gt=0.0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0.0)
-    weight_decay: float = Field(0.01, ge=0.0)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.01, ge=0.0)
     decay_all: bool = False
-    clip: float = Field(1.0, ge=0.0)
+    clip: float = Field(default=1.0, ge=0.0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup_steps: int = Field(10, ge=0)
-    min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    warmup_steps: int = Field(default=10, ge=0)
+    min_lr_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
 class ZeroConfig(BaseModel):
@@ -45,11 +45,11 @@ class ZeroConfig(BaseModel):
 
     dtype: Literal["fp32", "bf16"] = "bf16"
     gather: Literal["module", "step"] = "module"
-    persistence_threshold: int = Field(100_000, ge=0)
-    max_live_parameters: int = Field(1_000_000_000, ge=0)
-    max_reuse_distance: int = Field(1_000_000_000, ge=0)
-    prefetch_bucket_size: int = Field(50_000_000, ge=0)
-    reduce_bucket_size: int = Field(100_000_000, gt=0)
+    persistence_threshold: int = Field(default=100_000, ge=0)
+    max_live_parameters: int = Field(default=1_000_000_000, ge=0)
+    max_reuse_distance: int = Field(default=1_000_000_000, ge=0)
+    prefetch_bucket_size: int = Field(default=50_000_000, ge=0)
+    reduce_bucket_size: int = Field(default=100_000_000, gt=0)
     overlap_comm: bool = False
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
