@@ -68,7 +68,8 @@ def collate(samples: Sequence[Sample], *, pad_id: int, image_pad_id: int, multip
         mask[row, :size] = 1
         positions[:, row, :size] = sample.position_ids
         pads += [np.arange(start, end) + row * length for start, end in sample.spans]
-    image_index = np.flatnonzero((input_ids == image_pad_id).reshape(-1))
+    in_prompt = np.arange(length) < np.array([[sample.prompt_length] for sample in samples])
+    image_index = np.flatnonzero(((input_ids == image_pad_id) & in_prompt).reshape(-1))
     return Batch(
         row_ids=tuple(sample.row_id for sample in samples),
         input_ids=torch.from_numpy(input_ids),

@@ -191,11 +191,14 @@ class Encoder:
                 f"row {prompt.row_id} has {len(input_ids)} tokens, more than max_length {self.max_length}",
                 "raise data.max_length, or lower the pictures' max_pixels",
             )
+        # A picture token that was sampled, not rendered, is a text token: no picture belongs to it.
+        positions = mrope_positions(prompt.expanded, self.image_pad_id, prompt.grids, self.settings.merge)
+        following = positions[:, -1:] + 1
         return Sample(
             row_id=prompt.row_id,
             input_ids=input_ids,
             labels=np.concatenate([np.full(start, IGNORE, dtype=np.int64), labels]),
-            position_ids=mrope_positions(input_ids, self.image_pad_id, prompt.grids, self.settings.merge),
+            position_ids=np.concatenate([positions, following + np.arange(len(ids))], axis=1),
             spans=tuple((start + a, start + b) for a, b in find_spans(ids, self.latent)),
             pictures=prompt.pictures,
             helpers=helpers,

@@ -94,14 +94,13 @@ def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, file.get_tensor(name)
 
 
-def repack_tied_head(model: torch.nn.Module) -> None:
+def repack_tied_head(model: Any) -> None:
     """Pack the output matrix again where it shares the embedding.
 
     On CPUs vLLM multiplies with a packed copy of the output matrix. A reload packs a layer when its own tensors
     arrive, and a tied one has none of its own, so it would go on with the old copy.
     """
-    head = model.get_submodule("language_model").lm_head
-    embedding = model.get_submodule("language_model.model.embed_tokens")
+    head, embedding = model.language_model.lm_head, model.language_model.model.embed_tokens
     if getattr(head, "weight", None) is None or head is embedding:
         return
     if head.weight.data_ptr() == embedding.weight.data_ptr():
