@@ -51,9 +51,8 @@ class RunningServer:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random tiny checkpoint with latent tokens: H 64, K 4, two layers, tied embeddings, RMS-normalized feedback."""
+def build_checkpoint(folder: Path, **options: Any) -> Path:
+    """A random tiny checkpoint with latent tokens: H 64, two layers, tied embeddings, K 4 unless told otherwise."""
     import torch
 
     from covt_model.tiny import build_tiny
@@ -61,7 +60,13 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = ["Follow the arrows from the marked cell for 3 steps. Which cell do you reach? Answer: B3"] * 4
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8, generator=generator) for _ in range(4)]
-    return build_tiny(tmp_path_factory.mktemp("tiny"), texts, pictures, latent_size=4, seed=3)
+    return build_tiny(folder, texts, pictures, **({"latent_size": 4, "seed": 3} | options))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root-mean-square normalized feedback, K 4."""
+    return build_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from covt_model.vllm_plugin.protocol import LatentOptions
-from covt_model.vllm_plugin.store import FinishedLatents, RequestLatents, RowPool, noise
+from covt_model.vllm_plugin.store import FinishedLatents, RequestLatents, RowPool
 
 
 def pool(capacity: int = 2) -> RowPool:
@@ -41,15 +41,6 @@ def test_replacements_by_mode() -> None:
     assert [given.replacement(i, own).tolist() for i in range(3)] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
     drawn = RequestLatents(LatentOptions("noise", seed=1), 1).replacement(0, own)
     assert torch.allclose(drawn.norm(), torch.tensor(5.0))
-
-
-def test_noise_depends_on_seed_and_ordinal_only() -> None:
-    own = torch.ones(3)
-    assert torch.equal(noise(1, 2, own), noise(1, 2, own))
-    assert not torch.equal(noise(1, 2, own), noise(1, 3, own))
-    assert not torch.equal(noise(1, 2, own), noise(2, 2, own))
-    assert torch.allclose(noise(1, 2, 2 * own), 2 * noise(1, 2, own))
-    assert torch.equal(noise(1, 2, torch.zeros(3)), torch.zeros(3))
 
 
 def test_output_rows_are_those_after_the_prompt_in_order() -> None:

@@ -125,8 +125,7 @@ def check_prompt(
             "send latents of the same model",
         )
     pads = token_ids.count(pad_id)
-    own = options.mode == "noise" or (options.mode == "keep" and feeds)
-    if own and pads != (0 if options.data is None else len(options.data)):
+    if feeds and options.mode in ("keep", "noise") and pads != (0 if options.data is None else len(options.data)):
         raise ModelError(
             f"the prompt has {pads} latent pads and {0 if options.data is None else len(options.data)} latents",
             "send one row of latent_data a pad in the prompt, or use the mode 'zeros', 'given' or 'none'",

@@ -125,7 +125,11 @@ class LatentRunner(GPUModelRunner):
         if not feeding:
             return
         rows = rows[feeding]
-        own = feedback(self.sample_hidden[torch.from_numpy(rows)], self.latents.settings.latent.normalize)
+        latent = self.latents.settings.latent
+        if latent.head == "none":
+            own = self.pad_embedding().expand(len(rows), -1)
+        else:
+            own = feedback(self.sample_hidden[torch.from_numpy(rows)], latent.normalize)
         slots = pool.put(own)
         positions = (batch.num_tokens_no_spec[rows] - 1).tolist()
         for i, slot, position in zip(range(len(slots)), slots, positions, strict=True):
@@ -155,16 +159,22 @@ class LatentRunner(GPUModelRunner):
         if not pads:
             return
         pool, options = self.latents.pool, state.options
-        if options.data is None:
-            own = torch.zeros(len(pads), pool.rows.shape[1], dtype=pool.rows.dtype, device=pool.rows.device)
-            if options.mode != "zeros":
-                # The front end refuses such requests; only the offline `LLM` class gets here.
-                log.error("a prompt has latent pads but no latents: they are fed as zeros")
-        else:
+        if options.data is not None:
             own = torch.from_numpy(options.data[np.arange(len(pads)) % len(options.data)]).to(pool.rows)
+        elif options.mode == "zeros" or self.latents.settings.latent.head == "none":
+            own = self.pad_embedding().to(pool.rows).expand(len(pads), -1)
+        else:
+            # The front end refuses such requests; only the offline `LLM` class gets here.
+            log.error("a prompt has latent pads but no latents: they are fed as zeros")
+            own = pool.rows.new_zeros(len(pads), pool.rows.shape[1])
         if options.mode in ("noise", "zeros"):
             own = torch.stack([state.replacement(i, row) for i, row in enumerate(own)])
         state.slots.update(zip(pads, pool.put(own), strict=True))
+
+    def pad_embedding(self) -> torch.Tensor:
+        """The pad's own token embedding [1, H], which the pause control feeds."""
+        model: Any = self.get_model()
+        return model.embed_input_ids(torch.tensor([self.latents.settings.latent.pad_id], device=self.device))
 
     def fed(self, req_id: str) -> Latents:
         """float32 [n, H]: what was fed at the request's output pads so far."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
+from covt_model.feedback import noise
 from covt_model.vllm_plugin.protocol import LatentOptions, Latents
 
 
@@ -66,16 +66,6 @@ class RequestLatents:
 
     def output_slots(self) -> list[int]:
         return [slot for position, slot in self.slots.items() if position >= self.prompt_length]
-
-
-def noise(seed: int, ordinal: int, own: torch.Tensor) -> torch.Tensor:
-    """Gaussian direction with the norm of `own` [H]: a function of seed, ordinal and that norm only.
-
-    Requests with the same token ids so get the same noise, which the prefix cache relies on.
-    """
-    draw = torch.from_numpy(np.random.default_rng((seed, ordinal)).standard_normal(own.shape[-1], dtype=np.float32))
-    draw = draw.to(own.device)
-    return (draw * (own.float().norm() / draw.norm())).to(own.dtype)
 
 
 class FinishedLatents:

@@ -1,0 +1,97 @@
+"""Parity for other checkpoints and other ways to run the server; each starts its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import RunningServer, build_checkpoint
+from latent_oracle import Oracle, png
+from safetensors.torch import load_file, save_file
+from test_server_parity import STEPS, assert_same, generate, latents_of, prompt
+from test_server_weights import push
+
+from covt_model.config import LatentConfig
+from covt_model.vllm_plugin import cache_salt, latent_args
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def serving(checkpoint: Path, **options: Any) -> Iterator[RunningServer]:
+    from covt_rl.serving.options import ServerOptions
+    from covt_rl.serving.process import LatentServer
+
+    log = checkpoint.parent / "vllm.log"
+    with LatentServer.start(checkpoint, options=ServerOptions(max_model_len=512, **options), log_path=log) as server:
+        yield RunningServer(server.url, checkpoint)
+
+
+def untie(checkpoint: Path, seed: int) -> None:
+    """Give a checkpoint an output matrix of its own."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    latent = LatentConfig.read(checkpoint)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    embedding = model.get_input_embeddings().weight.detach()
+    noise = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(seed))
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(embedding + 0.5 * embedding.std() * noise)
+    model.save_pretrained(checkpoint)
+    latent.write(checkpoint)
+
+
+def assert_parity(server: RunningServer, oracle: Oracle) -> None:
+    ids, image, bias = prompt(server.checkpoint, "Follow", start=True), png(112, 84, 0), {oracle.latent.start_id: 2.5}
+    expected = oracle.decode(ids, [image], steps=STEPS, bias=bias)
+    (answer,) = generate(server, ids, (image,), bias=bias, extra=latent_args(key="parity"))
+    assert_same(answer, expected)
+    (latents,) = latents_of(server, "parity")
+    assert np.allclose(latents, torch.stack(expected.latents), atol=1e-4)
+
+
+def test_ilvr_feedback_with_untied_head_and_pushed_weights(tmp_path: Path) -> None:
+    """`normalize: "none"` is ILVR's rule; an untied output matrix has its own packed copy."""
+    checkpoint = build_checkpoint(tmp_path / "untied", normalize="none", latent_size=8)
+    untie(checkpoint, 1)
+    assert "lm_head.weight" in load_file(checkpoint / "model.safetensors")
+    with serving(checkpoint) as server:
+        assert_parity(server, Oracle(checkpoint))
+        changed = tmp_path / "changed"
+        shutil.copytree(checkpoint, changed)
+        tensors = load_file(changed / "model.safetensors")
+        save_file({name: 1.05 * value for name, value in tensors.items()}, changed / "model.safetensors")
+        push(server, changed, 3)
+        assert_parity(server, Oracle(changed))
+
+
+def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path) -> None:
+    checkpoint = build_checkpoint(tmp_path / "pause", head="none")
+    oracle = Oracle(checkpoint)
+    ids, image, bias = prompt(checkpoint, "Follow", start=True), png(112, 112, 0), {oracle.latent.start_id: 2.5}
+    replacements: dict[str, Callable[[int, torch.Tensor], torch.Tensor | None]] = {
+        "keep": lambda ordinal, own: None,
+        "zeros": lambda ordinal, own: torch.zeros_like(own),
+    }
+    with serving(checkpoint) as server:
+        for mode, replace in replacements.items():
+            (answer,) = generate(server, ids, (image,), bias=bias, extra=latent_args(mode), salt=cache_salt(mode))
+            assert_same(answer, oracle.decode(ids, [image], steps=STEPS, bias=bias, replace=replace))
+        continued = [*ids, *answer.token_ids[: oracle.latent.size + 1]]
+        (rest,) = generate(server, continued, (image,), bias=bias)
+        none = [None] * oracle.latent.size
+        expected = oracle.decode(
+            continued, [image], steps=STEPS, bias=bias, replace=replacements["keep"], prompt_latents=none
+        )
+        assert_same(rest, expected)
+
+
+def test_tensor_parallel_2(tiny_checkpoint: Path) -> None:
+    with serving(tiny_checkpoint, tensor_parallel=2) as server:
+        assert_parity(server, Oracle(tiny_checkpoint))
