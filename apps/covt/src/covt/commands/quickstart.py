@@ -31,7 +31,7 @@ def quickstart(
     from covt.quickstart.summary import table
     from covt_runtime.progress import Progress
 
-    settings = {"task": task, "seed": seed, "data": chosen.data_options, "recipe": chosen.recipe}
+    settings = {"task": task, "seed": seed, "data": chosen.data_options, "recipes": [chosen.sft, chosen.rl]}
     state = State(folder, settings)
     with Progress() as progress:
         progress.note(f"quickstart {task}, seed {seed} → {folder}: about {chosen.minutes:.0f} minutes on two CPU cores")

@@ -91,7 +91,7 @@ class Quickstart:
         """The task's SFT recipe with this quickstart's places."""
         from covt_sft.config import SftConfig
 
-        tables, origin = read_recipe("sft", self.task.recipe)
+        tables, origin = read_recipe("sft", self.task.sft)
         settings = {
             "method": method,
             "run.seed": self.seed,
@@ -113,7 +113,7 @@ class Quickstart:
         from covt_rl.config import RlConfig
         from covt_rl.train import plan, train
 
-        tables, origin = read_recipe("rl", self.task.recipe)
+        tables, origin = read_recipe("rl", self.task.rl)
         machine = self.running()
         settings = {
             "run.seed": self.seed,

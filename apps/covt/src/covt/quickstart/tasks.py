@@ -11,10 +11,11 @@ from covt.errors import UsageError
 
 @dataclass(frozen=True)
 class Task:
-    """One task; `recipe` names an SFT and an RL recipe."""
+    """One task; `sft` and `rl` are recipes, by name or path."""
 
     name: str
-    recipe: str
+    sft: str
+    rl: str
     data_options: dict[str, Any] = field(default_factory=dict)
     max_tokens: int = 32
     minutes: float = 12.0
@@ -28,9 +29,9 @@ class Task:
         """`chance`, and for vsp `manhattan`: always walking straight to the goal, ignoring holes."""
         if self.name == "trace":
             return {"chance": 1 / rows[0].meta["size"] ** 2}
-        from covt_data.tasks.vsp import manhattan, simulate
+        from covt_data.tasks.vsp import manhattan_plan, simulate
 
-        right = [simulate(row.meta["rows"], manhattan(row.meta["rows"])) for row in rows]
+        right = [simulate(row.meta["rows"], manhattan_plan(row.meta["rows"])) for row in rows]
         return {"manhattan": sum(right) / len(right)}
 
 
@@ -50,7 +51,7 @@ def find_task(name: str, vsp_maps: Path | None) -> Task:
 
 def trace(_: Path | None) -> Task:
     """Follow D arrows on a 4×4 map. Demonstrations are few, prompts many, as with CoMT and ViRL39K."""
-    return Task("trace", "tiny", {"n_train": 300, "n_prompts": 8000, "n_test": 600})
+    return Task("trace", "tiny", "tiny", {"n_train": 300, "n_prompts": 8000, "n_test": 600})
 
 
 def vsp(maps: Path | None) -> Task:
@@ -60,4 +61,4 @@ def vsp(maps: Path | None) -> Task:
         if not maps.is_dir():
             raise UsageError(f"--vsp-maps {maps} is not a folder", "give the folder of the published maps")
         options["maps"] = str(maps)
-    return Task("vsp", "vsp", options, minutes=25.0)
+    return Task("vsp", "vsp", "vsp", options, minutes=25.0)
