@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from covt_model.config import LatentConfig
 from covt_rl.client import RolloutClient, Sampling
-from covt_rl.counterfactual import MODES, Cut, continue_from, cut, whole_spans
+from covt_rl.counterfactual import MODES, Cut, continue_from, cut, foreign_latents, whole_spans
 from covt_rl.errors import RolloutError, StaleWeightsError
 from covt_rl.records import Completion, PromptRequest, find_spans
 
@@ -167,3 +167,42 @@ def test_the_prompt_must_be_the_parents() -> None:
 def test_a_continuation_by_newer_weights_is_an_error() -> None:
     with pytest.raises(StaleWeightsError, match="version 0, its continuation with 5"):
         continued([completion([*SPAN, 7])], lambda body: completed(body, [9], version="5"), Sampling(max_tokens=9))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12), st.integers(0, 5))
+def test_foreign_latents_are_of_another_prompt(rows, seed) -> None:
+    completions = [completion([*SPAN], group_id=group) for group, _ in rows]
+    own = [latents(3, 10 * index) if has else None for index, (_, has) in enumerate(rows)]
+    for index, (group, _) in enumerate(rows):
+        found = foreign_latents(completions, own, seed)[index]
+        donors = [other for other, (name, has) in enumerate(rows) if has and name != group]
+        if found is None:
+            assert not donors
+        else:
+            assert any(found is own[other] for other in donors)
+
+
+def test_a_completion_without_foreign_latents_is_left_out() -> None:
+    async def work():
+        async with (
+            serving(lambda body: completed(body, [9])) as url,
+            RolloutClient(url, latent=LATENT, decode=str) as client,
+        ):
+            parents, prompts = [completion([*SPAN, 7])] * 2, [PromptRequest((1, 2))] * 2
+            foreign = [None, latents(3)]
+            return await continue_from(client, prompts, parents, "shuffle", Sampling(max_tokens=9), foreign=foreign)
+
+    assert [len(group) for group in run(work())] == [0, 1]
+
+
+def test_a_sampled_picture_placeholder_is_not_given_back_to_the_server() -> None:
+    async def work():
+        async with (
+            serving(lambda body: completed(body, [9])) as url,
+            RolloutClient(url, latent=LATENT, decode=str, picture_ids=frozenset({55})) as client,
+        ):
+            parents = [completion([55, *SPAN, 7]), completion([*SPAN, 55])]
+            prompts = [PromptRequest((1, 2))] * 2
+            return await continue_from(client, prompts, parents, "drop_latents", Sampling(max_tokens=9))
+
+    assert [len(group) for group in run(work())] == [0, 1]

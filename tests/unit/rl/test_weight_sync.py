@@ -17,7 +17,7 @@ from covt_model.config import LatentConfig
 from covt_model.errors import CheckpointError
 from covt_rl.client import RolloutClient
 from covt_rl.errors import RolloutError, WeightPushError
-from covt_rl.weight_sync import PREFIX, ServedNames, publish, push_weights, scratch, write_weights
+from covt_rl.weight_sync import PREFIX, Publisher, ServedNames, publish, push_weights, scratch, write_weights
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 SERVED = {"model.layers.0.w": torch.ones(4), "visual.v": torch.zeros(2), "model.norm.weight": torch.ones(3)}
@@ -140,6 +140,41 @@ def test_a_half_done_load_keeps_a_name_that_is_no_version(tmp_path) -> None:
     server.fails = ""
     with_server(server, lambda client: push_weights(client, tmp_path, 6))
     assert server.version == "6"
+
+
+def test_a_push_that_failed_is_repeated_once_the_server_is_back(checkpoint) -> None:
+    server = Recorder("4", 4, fails="covt_load_weights")
+
+    async def work(client: RolloutClient) -> Any:
+        with Publisher(client, ServedNames.read(checkpoint)) as publisher:
+
+            async def mend() -> None:
+                server.fails = ""
+                await publisher.restore()
+
+            client.transport.on_down = mend
+            await publisher.publish(SERVED.items(), 5)
+
+    with_server(server, work)
+    assert server.version == "5"
+    assert server.calls.count("covt_load_weights") == 2
+
+
+def test_weights_that_were_refused_are_not_restored(checkpoint) -> None:
+    server = Recorder()
+
+    async def work(client: RolloutClient) -> Any:
+        with Publisher(client, ServedNames.read(checkpoint)) as publisher:
+            await publisher.publish(SERVED.items(), 1)
+            server.fails = "covt_load_weights"
+            with pytest.raises(WeightPushError):
+                await publisher.publish(((name, 2 * tensor) for name, tensor in SERVED.items()), 2)
+            server.fails, server.version = "", "default"
+            await publisher.restore()
+
+    with_server(server, work)
+    assert server.version == "1"
+    assert server.loaded["model.layers.0.w"].tolist() == [1, 1, 1, 1]
 
 
 def test_missing_tensors_are_noticed_before_the_push_and_the_gather_is_finished(checkpoint) -> None:

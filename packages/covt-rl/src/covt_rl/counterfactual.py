@@ -132,7 +132,7 @@ async def continue_from(
     """`sampling.n` continuations of each completion; an empty list for one without a whole latent span.
 
     A completion that has sampled a picture's placeholder as text before its cut can't be continued either: in a
-    prompt it would stand for a picture.
+    prompt it would stand for a picture. Nor can one that is to be given another's latents where `foreign` has none.
 
     prompts: the prompt of each completion, as it was sampled. sampling.max_tokens: what the completions were allowed;
     continuations get what is left of it. own, foreign: latents, an entry a completion (see `cut`). spent: tokens of
@@ -141,8 +141,11 @@ async def continue_from(
     Each continuation repeats its parent's prompt and holds the given beginning in its `token_ids`, so it is graded
     like any completion.
     """
+    without = [mode in NEEDS_FOREIGN and foreign is not None and foreign[i] is None for i in range(len(completions))]
     cuts = [
-        cut(
+        None
+        if without[index]
+        else cut(
             one,
             mode,
             client.latent,
@@ -176,6 +179,23 @@ async def continue_from(
         else:
             results.append([_exhausted(parent, point, mode, number, client) for number in range(sampling.n)])
     return results
+
+
+def foreign_latents(
+    completions: Sequence[Completion], own: Sequence[Latents | None], seed: int = 0
+) -> list[Latents | None]:
+    """For each completion the latents of a random one of *another* prompt; None where no other prompt has any.
+
+    Samples of one prompt often have the same latents (those of a first span follow from the prompt and the text
+    before it), so exchanging them within a group would ablate nothing.
+    """
+    rng = np.random.default_rng(seed)
+    having = [index for index, latents in enumerate(own) if latents is not None and len(latents)]
+    given: list[Latents | None] = []
+    for one in completions:
+        donors = [index for index in having if completions[index].group_id != one.group_id]
+        given.append(own[int(rng.choice(donors))] if donors else None)
+    return given
 
 
 def extend(prompt: PromptRequest, point: Cut) -> PromptRequest:

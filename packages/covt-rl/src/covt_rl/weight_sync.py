@@ -71,10 +71,9 @@ class ServedNames:
         return cls(files)
 
     def without_vision(self) -> ServedNames:
-        """For a trainer with a frozen vision tower: it publishes the language model, the rest stays the checkpoint's."""
-        return ServedNames(
-            self._files, frozenset(name for name in self._files if _canonical(name).startswith("visual."))
-        )
+        """For a trainer with a frozen vision tower: it publishes the language model, the rest is the checkpoint's."""
+        vision = frozenset(name for name in self._files if _canonical(name).startswith("visual."))
+        return ServedNames(self._files, vision)
 
     def frozen_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors that training doesn't change, from the checkpoint; a push replaces all weights or none."""
@@ -142,8 +141,9 @@ async def push_weights(client: RolloutClient, folder: Path | str, version: int) 
     updated: one that refused the weights serves its old ones, under their old version.
     """
     transport = client.transport
-    before = await _version(client)
+    before = None
     try:
+        before = await _version(client)
         await transport.each("POST", "/pause", params={"mode": "abort"}, attempts=client.attempts)
         await _name(client, f"{LOADING} {version}")
         body = {"method": "covt_load_weights", "args": [str(folder), version]}
@@ -152,7 +152,9 @@ async def push_weights(client: RolloutClient, folder: Path | str, version: int) 
     except ServerError as error:
         await _take_back(client, before)
         raise WeightPushError(
-            f"weights of version {version} were not loaded, version {before} stays: {error}",
+            f"weights of version {version} were not loaded, version {before} stays: {error}"
+            if before is not None
+            else f"weights of version {version} were not loaded: {error}",
             "see the server's log; push all tensors of the served model, from a folder that the server can read",
         ) from error
     client.version = version
@@ -225,10 +227,26 @@ class Publisher:
                     f"{count} tensors were given, the server expects {len(self.names)}", "publish every parameter"
                 )
             written = time.perf_counter()
-            await push_weights(self.client, folder, version)
+            await self._push(folder, version)
             self._kept.close()
-            self._kept, self._newest = unfinished.pop_all(), (folder, version)
+            self._kept = unfinished.pop_all()
         return PushReport(version, count, size, written - began, time.perf_counter() - written)
+
+    async def _push(self, folder: Path, version: int) -> None:
+        """Push, once more after the client's `on_down` where it has one; a failure leaves the older weights newest."""
+        older, self._newest = self._newest, (folder, version)
+        try:
+            try:
+                await push_weights(self.client, folder, version)
+            except WeightPushError:
+                if not await self.client.transport.bring_back():
+                    raise
+                # `restore` has pushed them unless `on_down` is something else.
+                if self.client.version != version:
+                    await push_weights(self.client, folder, version)
+        except BaseException:
+            self._newest = older
+            raise
 
     async def restore(self, wait: float = 300.0) -> None:
         """Wait until the server answers, and push the newest weights again where it serves others.
