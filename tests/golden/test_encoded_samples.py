@@ -41,9 +41,9 @@ def encoded(folder: Path) -> dict:
         "latent": Encoder(folder, selection="ilvr").encode(golden_row(1)),
         "two segments": Encoder(folder, selection="ilvr").encode(golden_row(2, segments=2, cells=5)),
         "plain": Encoder(folder, mode="plain").encode(golden_row(1)),
-        "system": Encoder(folder, PromptConfig(system="Think in pictures.", template="{{ question }}\nBox it.")).encode(
-            golden_row(3)
-        ),
+        "system": Encoder(
+            folder, PromptConfig(system="Think in pictures.", template="{{ question }}\nBox it."), selection="ilvr"
+        ).encode(golden_row(3)),
     }
     return {
         name: {

@@ -61,8 +61,8 @@ def generate(
     """
     if (mode == "given") != (latents is not None):
         raise ValueError(f"mode {mode!r} {'takes no' if latents is not None else 'needs'} latents")
-    device = model.get_input_embeddings().weight.device
     decoder, hidden = _prefill(model, prompts, image_features, max_new_tokens)
+    device = hidden.device
     generator = torch.Generator(device).manual_seed(seed)
     state = LatentState(len(prompts), latent, device)
     eos = torch.tensor(_eos_ids(model), device=device)
@@ -119,7 +119,7 @@ def _pad_input(
 def _eos_ids(model: Qwen2_5_VLForConditionalGeneration) -> list[int]:
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     if eos is None:
-        eos = model.config.text_config.eos_token_id
+        eos = model.model.language_model.config.eos_token_id
     return [eos] if isinstance(eos, int) else list(eos or ())
 
 
@@ -131,8 +131,8 @@ def _prefill(
 ) -> tuple[CachedDecoder, torch.Tensor]:
     """Run the prompts; returns the decoder and the hidden state at each prompt's last token [B, H]."""
     image_pad_id = model.config.image_token_id
-    merge = model.config.vision_config.spatial_merge_size
-    device = model.get_input_embeddings().weight.device
+    merge = model.config.vision_config.spatial_merge_size  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    device = next(model.model.language_model.parameters()).device
     lengths = [len(prompt.expanded) for prompt in prompts]
     ids = np.zeros((len(prompts), max(lengths)), dtype=np.int64)
     positions = np.zeros((3, len(prompts), max(lengths)), dtype=np.int64)

@@ -129,7 +129,7 @@ def _mean_std(settings: ImageSettings) -> tuple[torch.Tensor, torch.Tensor]:
 
 def resize(pictures: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     """uint8 [N, 3, H, W] → whole cells within the pixel limits, bicubic; pictures of that size stay as they are."""
-    fit = fit_size(*pictures.shape[-2:], settings)
+    fit = fit_size(pictures.shape[-2], pictures.shape[-1], settings)
     if fit == tuple(pictures.shape[-2:]):
         return pictures
     from torchvision.transforms.v2 import InterpolationMode

@@ -20,6 +20,7 @@ from covt_model.latent_forward import latent_forward
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 
@@ -65,7 +66,7 @@ class LatentPolicy(nn.Module):
         self.checkpoint = checkpoint
 
     @property
-    def language_model(self) -> nn.Module:
+    def language_model(self) -> Qwen2_5_VLTextModel:
         return self.model.model.language_model
 
     def hidden(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from covt_model.inputs import input_embeds
 from covt_model.selection import mean_runs, segment_query, select_targets, user_context
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLTextModel
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _teacher_states(
     rotary = teacher.rotary_emb(hidden, batch.position_ids)
     for layer in teacher.layers[:-1]:
         hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
-    last = teacher.layers[-1]
+    last = cast("Qwen2_5_VLDecoderLayer", teacher.layers[-1])
     queries, keys = _queries_keys(last, hidden, rotary)
     hidden = teacher.norm(last(hidden, attention_mask=None, position_embeddings=rotary))
     supply = iter(image_features)
@@ -128,7 +128,7 @@ def _teacher_states(
 
 
 def _queries_keys(
-    layer: nn.Module, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+    layer: Qwen2_5_VLDecoderLayer, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The layer's queries and keys [B, heads, T, D], rotated, keys repeated for grouped queries."""
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb, repeat_kv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -163,8 +163,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     trained = json.loads(bare.to_str())["model"]
     return Qwen2Tokenizer(
         vocab=trained["vocab"],
-        merges=[tuple(pair) for pair in trained["merges"]],
-        unk_token=None,
+        merges=[tuple(pair) for pair in trained["merges"]],  # pyright: ignore[reportArgumentType]
+        unk_token=None,  # pyright: ignore[reportArgumentType]
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=list(SPECIAL[1:]),
@@ -200,7 +200,7 @@ def scale_vision(model: Qwen2_5_VLForConditionalGeneration, images: Sequence[tor
         features.append(visual(pixels, grid_thw=torch.tensor([grid])).pooler_output)
     tokens = torch.cat(features)
     mean, scale = tokens.mean(0), 1 / (tokens.std(0) + 1e-8)
-    last = visual.merger.mlp[2]
+    last = cast("torch.nn.Linear", visual.merger.mlp[2])
     last.weight.mul_(scale[:, None])
     last.bias.sub_(mean).mul_(scale)
 

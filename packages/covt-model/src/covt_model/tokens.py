@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from covt_model.errors import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 START, PAD, END = "<|latent_start|>", "<|latent_pad|>", "<|latent_end|>"
 # Embedding matrices are grown to a multiple of this, so that tensor parallelism divides them.
@@ -26,8 +23,8 @@ class LatentIds:
     end: int
 
 
-def add_latent_tokens(tokenizer: PreTrainedTokenizerBase) -> LatentIds:
-    """Add the latent tokens as special tokens where they are missing and return their ids."""
+def add_latent_tokens(tokenizer: Any) -> LatentIds:
+    """Add the missing latent tokens to a Transformers tokenizer, as special tokens, and return their ids."""
     from tokenizers import AddedToken
 
     missing = [token for token in (START, PAD, END) if token not in tokenizer.get_added_vocab()]
@@ -35,7 +32,7 @@ def add_latent_tokens(tokenizer: PreTrainedTokenizerBase) -> LatentIds:
     return latent_ids(tokenizer)
 
 
-def latent_ids(tokenizer: PreTrainedTokenizerBase) -> LatentIds:
+def latent_ids(tokenizer: Any) -> LatentIds:
     """Ids of the latent tokens; raises ModelError when the tokenizer lacks one."""
     vocab = tokenizer.get_added_vocab()
     missing = [token for token in (START, PAD, END) if token not in vocab]

@@ -104,7 +104,7 @@ class VisionFeatures:
                 continue
             parts = []
             for pixels in self._parts(picture.pixels()):
-                name = repr(pixels.shape).encode() + blake2b(memoryview(pixels.numpy()), digest_size=16).digest()
+                name = repr(pixels.shape).encode() + blake2b(pixels.numpy().data, digest_size=16).digest()
                 parts.append(name)
                 if name in self._by_pixels:
                     self._by_pixels.move_to_end(name)
