@@ -101,6 +101,28 @@ def test_other_paths_methods_and_broken_json_are_vllms() -> None:
     assert send(GENERATE, b"", method="GET") == (299, b"")
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "<|latent_pad|>"}),
+        ("/v1/messages", {"system": [{"text": "<|latent_pad|>"}], "messages": []}),
+        ("/v1/completions", {"prompt": [1, PAD]}),
+        ("/v1/completions", {"prompt": [[1], [2, PAD]]}),
+        ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "\\u003c|latent_pad|>"}]}'),
+    ],
+)
+def test_pads_in_other_prompts_are_refused(path: str, body: Any) -> None:
+    status, answer = send(path, body)
+    assert status == 400
+    assert "<|latent_pad|>" in json.loads(answer)["error"]["message"]
+
+
+def test_other_prompts_and_numbers_pass() -> None:
+    assert send("/v1/completions", {"prompt": [1, 2], "max_tokens": PAD, "echo": True})[0] == 299
+    assert send("/v1/completions", {"prompt": "hi", "logit_bias": {"6": 6}})[0] == 299
+    assert send("/v1/embeddings", ["<|latent_pad|>"])[0] == 299
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 def test_openai_requests(path: str) -> None:
     field = "messages" if "chat" in path else "prompt"
@@ -114,5 +136,7 @@ def test_openai_requests(path: str) -> None:
         {field: text},
         {field: plain, "vllm_xargs": {"latent_mode": "zeros"}},
         {field: plain, "vllm_xargs": encode_latents(ONE) | {"latent_shape": [2, H]}},
+        {field: plain, "vllm_xargs": latent_args("keep", ONE)},
+        {field: plain, "vllm_xargs": latent_args("given", ONE[:, :2])},
     ):
         assert send(path, body)[0] == 400

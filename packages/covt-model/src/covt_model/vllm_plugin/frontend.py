@@ -14,7 +14,8 @@ from covt_model.vllm_plugin.protocol import cache_salt, check_prompt, read_optio
 from covt_model.vllm_plugin.settings import EngineSettings
 
 GENERATE = "/inference/v1/generate"
-OPENAI = ("/v1/chat/completions", "/v1/completions")
+# Everything else that generates: OpenAI's, Anthropic's and vLLM's own request forms.
+OTHERS = ("/v1/", "/inference/", "/generative_scoring")
 
 
 class SamplingFields(msgspec.Struct):
@@ -31,13 +32,6 @@ class GenerateFields(msgspec.Struct):
     cache_salt: str | None = None
 
 
-class OpenAIFields(msgspec.Struct):
-    messages: Any = None
-    prompt: Any = None
-    vllm_xargs: dict[str, Any] | None = None
-    cache_salt: str | None = None
-
-
 class LatentRequestCheck:
     """ASGI middleware: answers a latent request that can't be served, and passes everything else on unchanged."""
 
@@ -46,7 +40,7 @@ class LatentRequestCheck:
         self.settings: EngineSettings | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in (GENERATE, *OPENAI):
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(OTHERS):
             await self.app(scope, receive, send)
             return
         messages, body = await read_body(receive)
@@ -64,17 +58,15 @@ class LatentRequestCheck:
     def check(self, scope: Scope, body: bytes) -> None:
         if self.settings is None:
             self.settings = EngineSettings.read(scope["app"].state.vllm_config)
-        kind = GenerateFields if scope["path"] == GENERATE else OpenAIFields
         try:
-            request = msgspec.json.decode(body, type=kind)
+            if scope["path"] == GENERATE:
+                check_generate(msgspec.json.decode(body, type=GenerateFields), self.settings)
+            else:
+                check_other(msgspec.json.decode(body), self.settings)
         except msgspec.ValidationError as error:
             raise ModelError(f"the request is malformed: {error}", "see the fields in docs/rollout.md") from error
         except (msgspec.DecodeError, UnicodeDecodeError):
             return  # not JSON: vLLM says so
-        if isinstance(request, GenerateFields):
-            check_generate(request, self.settings)
-        else:
-            check_openai(request)
 
 
 def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
@@ -93,29 +85,36 @@ def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
             )
 
 
-def check_openai(request: OpenAIFields) -> None:
-    """Raise ModelError for latent fields that an OpenAI request can't have."""
-    options = read_options(request.vllm_xargs)
-    check_salt(request.cache_salt, cache_salt(options.mode, options.data, options.seed), options.mode)
-    if mentions(request.messages, PAD) or mentions(request.prompt, PAD):
+def check_other(request: Any, settings: EngineSettings) -> None:
+    """Raise ModelError for latent fields that a request of another form can't have, and for pads in its prompt."""
+    if not isinstance(request, dict):
+        return
+    extra = request.get("vllm_xargs")
+    options = read_options(extra if isinstance(extra, dict) else None)
+    check_prompt([], options, settings.latent.pad_id, settings.latent.size, settings.hidden)
+    check_salt(request.get("cache_salt"), cache_salt(options.mode, options.data, options.seed), options.mode)
+    prompts = {name: value for name, value in request.items() if name not in ("vllm_xargs", "logit_bias")}
+    if mentions(prompts, PAD) or mentions(request.get("prompt"), settings.latent.pad_id):
         raise ModelError(f"the prompt has {PAD}", f"continue latents with {GENERATE} and latent_data")
 
 
-def check_salt(given: str | None, needed: str | None, mode: str) -> None:
-    if needed is not None and needed not in (given or ""):
+def check_salt(given: Any, needed: str | None, mode: str) -> None:
+    if needed is not None and not (isinstance(given, str) and needed in given):
         raise ModelError(
             f"latent_mode {mode!r} needs a cache_salt that contains {needed!r}, got {given!r}",
             "use covt_model.vllm_plugin.protocol.cache_salt, or results of other latents are read from the cache",
         )
 
 
-def mentions(value: Any, text: str) -> bool:
-    """Whether a string anywhere in a JSON value contains `text`."""
+def mentions(value: Any, wanted: str | int) -> bool:
+    """Whether a JSON value has the text `wanted` in a string, or the number `wanted`."""
     if isinstance(value, str):
-        return text in value
+        return isinstance(wanted, str) and wanted in value
     if isinstance(value, dict):
-        return any(mentions(item, text) for item in value.values())
-    return isinstance(value, list) and any(mentions(item, text) for item in value)
+        return any(mentions(item, wanted) for item in value.values())
+    if isinstance(value, list):
+        return any(mentions(item, wanted) for item in value)
+    return value is not True and value == wanted
 
 
 async def read_body(receive: Receive) -> tuple[list[Message], bytes]:

@@ -148,6 +148,10 @@ class LatentRunner(GPUModelRunner):
         if state is None:
             request = self.requests[req_id]
             options = read_options(request.sampling_params.extra_args if request.sampling_params else None)
+            if options.data is not None and options.data.shape[1] != self.latents.settings.hidden:
+                # As below: only the offline `LLM` class gets here, and a step must not raise.
+                log.error("a request's latents have %d dimensions: they are fed as zeros", options.data.shape[1])
+                options = LatentOptions("zeros", key=options.key)
             state = RequestLatents(options, request.num_prompt_tokens)
             self.latents.requests[req_id] = state
             if self.feeds(options):
