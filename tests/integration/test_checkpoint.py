@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import zero_jobs
+from zero_jobs import JOBS
 
 from covt_runtime import files
 from covt_runtime.errors import CheckpointError, LaunchError, WorkerUserError
 from covt_runtime.launch import WorkerGroup
 from covt_runtime.shard_files import consolidate
 
-JOBS = {"PYTHONPATH": str(Path(__file__).parent)}
 JOB = "zero_jobs:train_and_save"
 SETTINGS = {"steps": 9, "every": 3, "dropout": 0.2, "zero": {"gather": "step"}}
 
@@ -116,6 +116,16 @@ def test_old_checkpoints_go_and_the_best_stays(two_ranks: WorkerGroup, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "latest", "step_2", "step_4"]
     assert (tmp_path / "latest").read_text() == "step_4"
     assert json.loads((tmp_path / "step_4" / "state.json").read_text())["extra"] == {"next": 4}
+
+
+def test_a_full_disk_is_said_and_leaves_the_earlier_checkpoint(logs: Path, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands in for a full disk: the kernel refuses the bytes, in the middle of the file."""
+    with WorkerGroup(2, log_dir=logs / "full", env=JOBS) as group:
+        group.run(JOB, {**SETTINGS, "steps": 3, "folder": str(tmp_path)})
+        with pytest.raises(WorkerUserError, match="can't write") as error:
+            group.run(JOB, {**SETTINGS, "steps": 6, "folder": str(tmp_path), "file_limit": 2000})
+    assert "space" in error.value.remedy
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["latest", "step_3"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(logs: Path, tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from zero_jobs import JOBS
 
 from covt_runtime.errors import LaunchError, WorkerUserError
 from covt_runtime.launch import WorkerGroup
-
-JOBS = {"PYTHONPATH": str(Path(__file__).parent)}
 
 
 def group(folder: Path) -> WorkerGroup:

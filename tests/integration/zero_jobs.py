@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Where worker processes find this module, besides what this process was told.
+JOBS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
 VOCABULARY, HIDDEN, LENGTH = 31, 16, 12
 OPTIM = {"lr": 1e-2, "warmup_steps": 3, "schedule": "cosine", "clip": 0.5, "weight_decay": 0.1}
 
@@ -128,6 +131,8 @@ def train_and_save(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     if loaded is None:
         torch.manual_seed(100 + worker.rank)
     losses = {}
+    if worker.rank == 1 and "file_limit" in payload:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (payload["file_limit"], resource.RLIM_INFINITY))
     for step in range(start, payload["steps"]):
         losses[step] = _one_step(engine, step)
         if (step + 1) % payload["every"] == 0:
@@ -196,6 +201,14 @@ def process_ids(payload: dict[str, Any], worker: Any) -> dict[str, int]:
     """This rank's process id, after telling the parent."""
     worker.emit({"event": "pid", "pid": os.getpid()})
     return {"pid": os.getpid()}
+
+
+def outside(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
+    """What a rank that another launcher started sees."""
+    sizes = torch.tensor([1.0])
+    torch.distributed.all_reduce(sizes)
+    worker.emit({"event": "pid", "pid": os.getpid()})
+    return {"ranks": sizes.item(), "payload": payload}
 
 
 def wait_forever(payload: dict[str, Any], worker: Any) -> None:

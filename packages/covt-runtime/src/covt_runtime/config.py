@@ -36,9 +36,10 @@ class ZeroConfig(BaseModel):
     `gather` says when full parameters are put together from the ranks' shards:
       - `module`: around each module's forward and backward (DeepSpeed's own hooks): least memory, most messages;
       - `step`: once, before the first forward of a step, and given back after the optimizer step. A rank then holds the
-        whole model in `dtype` during a step (2 bytes a parameter in bf16), which many short forwards, such as latent
-        steps, need to be fast.
-    Sizes are counted in parameters, not in bytes. Parameters up to `persistence_threshold` are never sharded.
+        whole model and its gradients in `dtype` during a step (4 bytes a parameter in bf16), which many short forwards,
+        such as latent steps, need to be fast. Ranks may use different parameters in a step.
+    Sizes are counted in parameters, not in bytes; `reduce_bucket_size` is for `gather = "module"`. Parameters up to
+    `persistence_threshold` are never sharded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -6,15 +6,25 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from covt_runtime.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+REMEDIES = {
+    errno.ENOSPC: "free some space on the disk, then continue with --resume",
+    errno.EDQUOT: "free some of your quota, then continue with --resume",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or use a disk with more space",
+    errno.EACCES: "choose a folder you may write to",
+    errno.EROFS: "choose a folder you may write to",
+}
 
 
 @contextmanager
@@ -22,16 +32,19 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors about writing below `path` into a user error."""
     try:
         yield
-    except OSError as error:
-        remedies = {
-            errno.ENOSPC: "free some space on the disk, then continue with --resume",
-            errno.EDQUOT: "free some of your quota, then continue with --resume",
-            errno.EACCES: "choose a folder you may write to",
-            errno.EROFS: "choose a folder you may write to",
-        }
-        if error.errno not in remedies:
+    except (OSError, SafetensorError) as error:
+        number = _error_number(error)
+        if number not in REMEDIES:
             raise
-        raise CheckpointError(f"can't write {path}: {error.strerror}", remedies[error.errno]) from error
+        raise CheckpointError(f"can't write {path}: {os.strerror(number)}", REMEDIES[number]) from error
+
+
+def _error_number(error: OSError | SafetensorError) -> int:
+    """The system's error number; safetensors has it in its text only: "... (os error 28)" or "code: 28"."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"(?:os error|code:) (\d+)", str(error))
+    return int(found[1]) if found else 0
 
 
 def write_text(path: Path, text: str) -> None:

@@ -86,12 +86,13 @@ def main() -> None:
             worker.barrier()
             channel.send({"kind": "result", "value": result if worker.is_main else None})
     except BaseException as error:
-        traceback.print_exc()
         channel.send(describe_error(error))
-        # Skip destructors: a process group's would wait for ranks that are gone.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+        try:
+            traceback.print_exc()
+            sys.stdout.flush()
+        finally:
+            # Even if the log's disk is full. Skips destructors: a process group's would wait for ranks that are gone.
+            os._exit(1)
 
 
 if __name__ == "__main__":

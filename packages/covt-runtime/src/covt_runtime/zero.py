@@ -49,8 +49,7 @@ def deepspeed_config(zero: ZeroConfig, clip: float, trainable: int) -> dict[str,
     optimization: dict[str, Any] = {
         "stage": 3,
         "overlap_comm": zero.overlap_comm,
-        # Never larger than the model: a bucket is allocated whole.
-        "reduce_bucket_size": max(1, min(zero.reduce_bucket_size, trainable)),
+        "reduce_bucket_size": _reduce_bucket(zero, trainable),
         "stage3_prefetch_bucket_size": zero.prefetch_bucket_size,
         "stage3_param_persistence_threshold": zero.persistence_threshold,
         "stage3_max_live_parameters": zero.max_live_parameters,
@@ -75,6 +74,15 @@ def deepspeed_config(zero: ZeroConfig, clip: float, trainable: int) -> dict[str,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": optimization,
     }
+
+
+def _reduce_bucket(zero: ZeroConfig, trainable: int) -> int:
+    """Gradients reduced in one message. Never more than there are: a bucket is allocated whole.
+
+    With one gather a step it is all of them. Ranks may use different parameters there, whose gradients then come in
+    different orders, and buckets that fill up in different orders would mix parameters up.
+    """
+    return max(1, trainable if zero.gather == "step" else min(zero.reduce_bucket_size, trainable))
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
