@@ -14,6 +14,8 @@ from typing import Any
 
 
 def main(arguments: list[str] | None = None) -> None:
+    # Imports make many objects and no garbage; looking for some takes a good part of the start-up.
+    gc.disable()
     import uvloop
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
@@ -39,10 +41,11 @@ async def _serve(args: Any) -> None:
     address, listener = setup_server(args, reuse_port=False)
     options = AsyncEngineArgs.from_cli_args(args)
     config = options.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    # Nor is it looked for later in what was imported, which would also copy the pages that the engine shares.
+    gc.freeze()
+    gc.enable()
     if current_platform.is_cpu() and config.parallel_config.world_size == 1:
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-        # The engine process never collects, and so never copies, what was imported before the fork.
-        gc.freeze()
     engine = AsyncLLM.from_vllm_config(
         vllm_config=config,
         usage_context=UsageContext.OPENAI_API_SERVER,
