@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RunningServer
 from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
-from test_server_parity import STEPS, assert_same, generate, prompt
+from server_tools import STEPS, RunningServer, assert_same, generate, prompt, push
 
 # What is wrong with a pushed folder → what the answer says about it.
 FAULTS = {
@@ -28,13 +27,6 @@ def restored(latent_server: RunningServer) -> Iterator[RunningServer]:
     """The server; afterwards it has the weights of its checkpoint again."""
     yield latent_server
     push(latent_server, latent_server.checkpoint, 0)
-
-
-def push(server: RunningServer, folder: Path, version: int) -> None:
-    assert server.post("/pause?mode=abort")[0] == 200
-    assert server.call("covt_load_weights", str(folder), version)["version"] == version
-    assert server.post("/update_weight_version", {"new_version": str(version)})[0] == 200
-    assert server.post("/resume")[0] == 200
 
 
 @pytest.fixture
