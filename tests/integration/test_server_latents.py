@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import RunningServer
 from latent_oracle import data_url, png
-from test_server_parity import generate, latents_of, prompt
+from server_tools import RunningServer, generate, latents_of, prompt
 
 from covt_model.config import LatentConfig
 from covt_model.vllm_plugin import cache_salt, latent_args

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import BATCHED_TOKENS, RunningServer
-from latent_oracle import Decoded, Oracle, data_url, png
+from latent_oracle import Oracle, png
+from server_tools import (
+    BATCHED_TOKENS,
+    STEPS,
+    TOLERANCE,
+    Answer,
+    RunningServer,
+    assert_same,
+    generate,
+    latents_of,
+    prompt,
+)
 
 from covt_model.feedback import noise
 from covt_model.vllm_plugin import cache_salt, latent_args
-
-TOLERANCE = 1e-4
-STEPS = 24
-
-
-@dataclass
-class Answer:
-    prompt_ids: list[int]
-    token_ids: list[int]
-    logprobs: list[float]
-    finish_reason: str
 
 
 @pytest.fixture(scope="module")
@@ -38,58 +34,6 @@ def oracle(latent_server: RunningServer) -> Oracle:
 def bias(oracle: Oracle) -> dict[int, float]:
     """Makes an untrained model start latent spans now and then."""
     return {oracle.latent.start_id: 2.5}
-
-
-def prompt(checkpoint: Path, text: str, pictures: int = 1, start: bool = False) -> list[int]:
-    from transformers import AutoTokenizer
-
-    shown = "<|vision_start|><|image_pad|><|vision_end|>" * pictures
-    tail = "<|latent_start|>" if start else ""
-    whole = f"<|im_start|>user\n{shown}{text}<|im_end|>\n<|im_start|>assistant\n{tail}"
-    return AutoTokenizer.from_pretrained(checkpoint)(whole).input_ids
-
-
-def generate(
-    server: RunningServer,
-    token_ids: list[int],
-    images: tuple[bytes, ...] = (),
-    *,
-    bias: dict[int, float] | None = None,
-    salt: str | None = None,
-    extra: dict[str, Any] | None = None,
-    **sampling: Any,
-) -> list[Answer]:
-    params = {"temperature": 0.0, "max_tokens": STEPS, "logprobs": 0, "ignore_eos": True} | sampling
-    body: dict[str, Any] = {
-        "token_ids": token_ids,
-        "content_parts": [{"type": "image_url", "url": data_url(image)} for image in images],
-        "sampling_params": params | {"logit_bias": bias, "extra_args": extra},
-        "return_token_ids": True,
-    }
-    if salt is not None:
-        body["cache_salt"] = salt
-    status, answer = server.post("/inference/v1/generate", body)
-    assert status == 200, answer
-    return [
-        Answer(
-            answer["prompt_token_ids"],
-            choice["token_ids"],
-            [entry["logprob"] for entry in choice["logprobs"]["content"]],
-            choice["finish_reason"],
-        )
-        for choice in answer["choices"]
-    ]
-
-
-def latents_of(server: RunningServer, key: str) -> list[np.ndarray]:
-    entries = server.call("covt_take_latents", [key])[key]
-    return [np.frombuffer(base64.b64decode(one["data"]), "<f4").reshape(one["shape"]) for one in entries]
-
-
-def assert_same(answer: Answer, expected: Decoded) -> None:
-    assert answer.prompt_ids == expected.prompt_ids
-    assert answer.token_ids == expected.token_ids
-    assert np.abs(np.array(answer.logprobs) - np.array(expected.logprobs)).max() <= TOLERANCE
 
 
 def spans(token_ids: list[int], pad: int) -> int:

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import RunningServer, build_checkpoint
 from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
-from test_server_parity import STEPS, assert_same, generate, latents_of, prompt
-from test_server_weights import push
+from server_tools import STEPS, RunningServer, assert_same, build_checkpoint, generate, latents_of, prompt, push
 
 from covt_model.config import LatentConfig
 from covt_model.vllm_plugin import cache_salt, latent_args
