@@ -63,6 +63,7 @@ class Encoder:
     """Encodes rows for one checkpoint.
 
     mode: `latent` (markers and K pads a segment), `pause` (the same ids), `plain` (text steps only).
+    require_latent: rows without a latent step are refused, unless False.
     selection: `focus` crops helper images to the boxes of `row.meta["focus"]`, `ilvr` keeps them whole.
     Reads tokenizer, chat template, picture and latent settings from the checkpoint folder.
     """
@@ -75,6 +76,7 @@ class Encoder:
         mode: Mode = "latent",
         selection: Selection = "focus",
         max_length: int | None = None,
+        require_latent: bool = True,
     ) -> None:
         from transformers import AutoTokenizer
 
@@ -82,6 +84,7 @@ class Encoder:
         self.mode: Mode = mode
         self.selection: Selection = selection
         self.max_length = max_length
+        self.require_latent = require_latent
         self.tokenizer = AutoTokenizer.from_pretrained(str(checkpoint))
         self.settings = ImageSettings.read(checkpoint)
         self.latent = LatentConfig.read(checkpoint)
@@ -114,8 +117,8 @@ class Encoder:
         steps = [step for step in row.steps if self.mode != "plain" or step.type == "text"]
         if not steps:
             raise ModelError(f"row {row.id} has no reasoning steps", "use rows with steps for supervised training")
-        if self.mode != "plain" and not any(step.type == "latent" for step in steps):
-            raise ModelError(f"row {row.id} has no latent step", "train such rows with mode plain, or filter them")
+        if self.require_latent and self.mode != "plain" and not any(step.type == "latent" for step in steps):
+            raise ModelError(f"row {row.id} has no latent step", "filter such rows, or set latent.required = false")
         ids, labels = self._assistant(steps)
         helpers = self._helpers(row) if self.mode == "latent" else ()
         return self._sample(prompt, np.array(ids), np.array(labels), helpers)

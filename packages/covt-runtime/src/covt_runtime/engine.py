@@ -7,7 +7,7 @@ averages gradients over ranks; `backward` undoes that, so any number of ranks gi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,6 +125,16 @@ class ZeroEngine:
     def lr(self) -> float:
         """The learning rate of the next step."""
         return lr_at(self.global_step - self._schedule_start, self.total_steps, self.optim)
+
+    @contextmanager
+    def forwards(self) -> Iterator[None]:
+        """For calling parts of the model without an optimizer step afterwards, as generation does (collective)."""
+        if self.zero.gather == "step":
+            weights.gather(self._parameters)
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Give gathered parameters back, after forwards that no optimizer step follows."""

@@ -57,6 +57,8 @@ class LatentSection(Section):
     """K: pads in a latent segment."""
     head: Literal["identity"] = "identity"
     normalize: Literal["none", "rms"] = "none"
+    required: bool = True
+    """Refuse rows without a latent step; false trains them as text, beside those that have one."""
     selection: Literal["ilvr", "focus"] = "ilvr"
     """`ilvr` selects helper-image features by the text's query; `focus` crops helper images to the data's boxes."""
     top_p: float = Field(default=0.9, gt=0, le=1)

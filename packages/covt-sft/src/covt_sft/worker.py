@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from covt_data.store import PreparedSet
 from covt_model.batch import Batch
 from covt_model.encode import Encoder
+from covt_model.export import write_checkpoint
 from covt_model.feedback import feedback
 from covt_model.policy import LatentPolicy, load_split
 from covt_model.prompt import PromptConfig
@@ -24,6 +26,7 @@ from covt_sft.config import SftConfig, Stage1Section, StageSection
 from covt_sft.data import SampleSource
 from covt_sft.errors import SftError
 from covt_sft.objective import Objective, target_noise
+from covt_sft.probe import Probe
 
 
 def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
@@ -55,6 +58,7 @@ class Trainer:
             mode=config.method,
             selection=config.latent.selection,
             max_length=config.data.max_length,
+            require_latent=config.latent.required,
         )
         self.data = SampleSource(
             Path(payload["data"]), config.data.split, config.data.limit, self.encoder, seed=config.run.seed
@@ -63,11 +67,13 @@ class Trainer:
         model, visual = load_split(self.source_checkpoint, dtype)
         visual.requires_grad_(False).to(worker.device)
         self.features = VisionFeatures(visual, self.encoder.settings)
-        self.policy = LatentPolicy(
-            model, self.encoder.latent, config.method, checkpoint=config.model.gradient_checkpointing
-        )
+        # The pause control keeps the pads' own embedding, and its checkpoint says so.
+        latent = replace(self.encoder.latent, head="none") if config.method == "pause" else self.encoder.latent
+        self.policy = LatentPolicy(model, latent, config.method, checkpoint=config.model.gradient_checkpointing)
         if not self.stages:
             raise SftError("neither stage has steps", "set stage1.steps or stage2.steps")
+        self.probe = self._probe(payload["data"])
+        self.shown: dict[str, float] = {}
         self.store = CheckpointStore(self.folder.checkpoints, config.log.keep)
         self.resume: bool = payload["resume"]
         _, stage, steps = self.stages[0]
@@ -77,6 +83,12 @@ class Trainer:
         """The recipe's optimizer with the stage's rate and schedule."""
         values = {"lr": stage.lr, "schedule": stage.schedule, "warmup_steps": stage.warmup_steps}
         return self.config.optim.model_copy(update=values)
+
+    def _probe(self, data: str) -> Probe | None:
+        section, prepared = self.config.eval, PreparedSet(data)
+        if not section.rows or section.split not in prepared.splits:
+            return None
+        return Probe(list(prepared.rows(section.split, section.rows)), self.encoder, self.features, section.max_tokens)
 
     def run(self) -> dict[str, Any]:
         """All stages, one after another, each from a fresh optimizer."""
@@ -122,12 +134,20 @@ class Trainer:
             ended = done == last or self._time_is_up(stage, begun)
             if (done - first - 1) % self.config.log.every == 0 or ended:
                 log.log(done, name, metrics)
-            self.worker.emit(advance_event(done - first, {"loss": metrics["loss"]}))
+            if ended or (self.config.eval.every and (done - first) % self.config.eval.every == 0):
+                self._evaluate(name, done, log)
+            self.worker.emit(advance_event(done - first, {"loss": metrics["loss"]} | self.shown))
             if ended or (every and done % every == 0):
                 self.store.save(done, self.engine, extra={"stage": name}, tensors={"noise": self.noise.get_state()})
             if ended:
                 break
         return done
+
+    def _evaluate(self, name: str, done: int, log: MetricsLog) -> None:
+        if self.probe is not None:
+            accuracy = self.probe.accuracy(self.engine, self.policy)
+            log.log(done, name, {"eval/accuracy": accuracy})
+            self.shown = {"accuracy": accuracy}
 
     def _time_is_up(self, stage: StageSection, begun: float) -> bool:
         if stage.seconds is None:
@@ -186,9 +206,5 @@ class Trainer:
 
     def save(self, out: Path) -> None:
         """Write the model as a stock Hugging Face folder (all ranks call this)."""
-        from covt_model.export import write_checkpoint
-
-        latent = replace(self.encoder.latent, head="none") if self.config.method == "pause" else self.encoder.latent
-        write_checkpoint(
-            self.engine.gathered_named_parameters(), self.source_checkpoint, out, latent, is_main=self.worker.is_main
-        )
+        tensors = self.engine.gathered_named_parameters()
+        write_checkpoint(tensors, self.source_checkpoint, out, self.policy.latent, is_main=self.worker.is_main)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import Field, model_validator
 
+from covt_data.schema import Row
 from covt_data.sources.base import Source, SourceOptions, SplitRows
-from covt_data.tasks.trace import HELPER_IMAGES, generate, make_row
+from covt_data.tasks.trace import HELPER_IMAGES, TraceMap, generate, make_row
 
 
 class TraceOptions(SourceOptions):
     """`demo_hops` and `hops` are relative frequencies of 1, 2, ... hops; empty means all equally often.
 
-    `demo_hops` is for `train` (the demonstrations), `hops` for `prompts` and `test`.
+    `demo_hops` is for `train` (the demonstrations), `hops` for `prompts` and `test`. Of the demonstrations of at most
+    `direct_hops` hops, `direct_share` answer directly, without a latent step, as people draw only what is hard.
     """
 
     n_train: int = Field(4000, ge=1)
@@ -24,6 +27,8 @@ class TraceOptions(SourceOptions):
     seed: int = Field(0, ge=0)
     demo_hops: tuple[float, ...] = ()
     hops: tuple[float, ...] = ()
+    direct_hops: int = Field(0, ge=0, le=HELPER_IMAGES)
+    direct_share: float = Field(0.75, ge=0, le=1)
 
     @model_validator(mode="after")
     def _weights_fit(self) -> TraceOptions:
@@ -49,7 +54,17 @@ def splits(options: TraceOptions) -> Iterator[SplitRows]:
         if count == 0:
             continue
         maps = generate(f"{options.seed}/{name}", count, options.size, options.weights(chosen), seen)
-        yield SplitRows(name, count, (make_row(trace, index, name, with_steps) for index, trace in enumerate(maps)))
+        direct_hops = options.direct_hops if name == "train" else 0
+        yield SplitRows(name, count, _rows(maps, name, with_steps, direct_hops, options))
+
+
+def _rows(
+    maps: Iterable[TraceMap], split: str, with_steps: bool, direct_hops: int, options: TraceOptions
+) -> Iterator[Row]:
+    chance = random.Random(f"{options.seed}/{split}/direct")
+    for index, trace in enumerate(maps):
+        direct = trace.hops <= direct_hops and chance.random() < options.direct_share
+        yield make_row(trace, index, split, with_steps, direct)
 
 
 SOURCE = Source(name="trace", version="1", options=TraceOptions, splits=splits)

@@ -115,8 +115,11 @@ def question(hops: int) -> str:
     return f"<image>Start at the marked cell and follow {hops} arrow{'s' if hops > 1 else ''}. Where do you end?"
 
 
-def make_row(trace: TraceMap, index: int, split: str, with_steps: bool) -> Row:
-    """The row of a map; with steps it has the latent step with 8 helper images and the answer as text."""
+def make_row(trace: TraceMap, index: int, split: str, with_steps: bool, direct: bool = False) -> Row:
+    """The row of a map; with steps it has the latent step with 8 helper images and the answer as text.
+
+    A `direct` demonstration has the answer only: nobody drew pictures for it.
+    """
     arrows, path = list(trace.arrows), trace.path
     base = draw_map(arrows)
     answer = cell_name(path[-1])
@@ -128,11 +131,14 @@ def make_row(trace: TraceMap, index: int, split: str, with_steps: bool) -> Row:
         "path": path,
     }
     steps: list[Step] = []
-    if with_steps:
+    answer_step = Step(type="text", text=f"The marker ends at \\boxed{{{answer}}}.")
+    if direct:
+        steps.append(answer_step)
+    elif with_steps:
         places = [path[min(h, trace.hops)] for h in range(1, HELPER_IMAGES + 1)]
         drawn = {cell: Image(bytes=draw_marked(base, arrows, cell)) for cell in dict.fromkeys(places)}
         steps.append(Step(type="latent", images=[drawn[cell] for cell in places]))
-        steps.append(Step(type="text", text=f"The marker ends at \\boxed{{{answer}}}."))
+        steps.append(answer_step)
         meta["focus"] = [[cell_box(cell) for cell in places]]
     return Row(
         id=f"trace-{split}-{index:06d}",
