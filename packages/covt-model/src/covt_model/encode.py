@@ -162,8 +162,8 @@ class Encoder:
         segments = [step.images or [] for step in row.steps if step.type == "latent"]
         if self.selection == "ilvr":
             return tuple(tuple(Picture(image.bytes) for image in images) for images in segments)
-        focus = row.meta.get("focus")
-        if focus is None or [len(boxes) for boxes in focus] != [len(images) for images in segments]:
+        focus = row.meta.get("focus", [])
+        if [len(boxes) for boxes in focus] != [len(images) for images in segments]:
             raise ModelError(
                 f'row {row.id}: metadata "focus" has no box for each helper image',
                 'use data prepared with boxes, or set latent.selection = "ilvr"',
