@@ -11,6 +11,8 @@ from covt_model.config import LatentConfig
 from covt_model.encode import Encoder
 from covt_model.errors import ModelError
 from covt_model.feedback import feedback
+from covt_model.inputs import input_embeds
+from covt_model.selection import mean_runs, select_targets
 from covt_model.targets import make_targets
 from covt_model.teacher import Teacher
 from covt_model.vision import VisionFeatures
@@ -57,6 +59,33 @@ def test_ilvr_targets_follow_the_query_chain_of_each_row(tiny, tiny_model):
     single = collate([encoder.encode(rows[0])], pad_id=encoder.pad_id, image_pad_id=encoder.image_pad_id)
     alone = run(single, helper_features=helpers[:2], image_features=images[:1], temperature=0.05)
     torch.testing.assert_close(alone.values, targets.values[:4], rtol=1e-4, atol=1e-4)
+
+
+def test_a_segments_query_takes_the_text_since_the_last_one_and_what_was_selected(tiny, tiny_model, monkeypatch):
+    """Undoing the means of both segments' queries leaves the same user context; hidden states are Transformers' own."""
+    latent = LatentConfig.read(tiny)
+    batch, helpers, images = prepared(tiny, tiny_model, "ilvr", [make_row(7, cells=3, segments=2, helpers=1)])
+    embed_tokens, language_model = tiny_model.get_input_embeddings(), tiny_model.model.language_model
+    seen = []
+
+    def recorded(helpers_, query, size, **options):
+        result = select_targets(helpers_, query, size, **options)
+        seen.append((query, result[2]))
+        return result
+
+    monkeypatch.setattr("covt_model.targets.select_targets", recorded)
+    make_targets(
+        batch, latent, helpers, selection="ilvr", teacher=language_model, embed_tokens=embed_tokens,
+        image_features=images,
+    )  # fmt: skip
+    stand_ins = torch.cat([feedback(mean_runs(helper, latent.size), "rms") for helper in helpers])
+    with torch.no_grad():
+        embeds = input_embeds(embed_tokens, batch, images, stand_ins)
+        hidden = language_model(inputs_embeds=embeds, position_ids=batch.position_ids).last_hidden_state[0]
+    (first, end), (second, _) = batch.spans[0]
+    before, between = hidden[batch.prompt_lengths[0] : first - 1].mean(0), hidden[end + 1 : second - 1].mean(0)
+    (query, selected), (next_query, _) = seen
+    torch.testing.assert_close(2 * query - before, 3 * next_query - between - selected.mean(0), rtol=1e-4, atol=1e-4)
 
 
 def test_ilvr_targets_depend_on_the_question(tiny, tiny_model):
