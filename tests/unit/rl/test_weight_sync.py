@@ -188,7 +188,7 @@ def test_missing_tensors_are_noticed_before_the_push_and_the_gather_is_finished(
     with pytest.raises(RolloutError, match="2 tensors were given, the server expects 3"):
         with_server(server, lambda client: publish(client, gather(), 1, ServedNames.read(checkpoint)))
     with pytest.raises(RolloutError, match="no tensor"):
-        with_server(server, lambda client: publish(client, gather(), 1, ServedNames({"model.layers.0.w": checkpoint})))
+        with_server(server, lambda client: publish(client, gather(), 1, ServedNames({"visual.v": checkpoint})))
     assert gathered == 2 * ["model.language_model.layers.0.w", "model.visual.v"]
     assert "/pause" not in server.calls
 
