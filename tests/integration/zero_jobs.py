@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 # Where worker processes find this module, besides what this process was told.
 JOBS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
 VOCABULARY, HIDDEN, LENGTH = 31, 16, 12
-OPTIM = {"lr": 1e-2, "warmup_steps": 3, "schedule": "cosine", "clip": 0.5, "weight_decay": 0.1}
+Branch = Literal["none", "one", "all"]
+OPTIM = {"lr": 1e-2, "warmup_steps": 3, "schedule": "cosine", "clip": 4.5, "weight_decay": 0.1}
 
 
 class TinyModel(nn.Module):
@@ -54,8 +55,8 @@ def rows(step: int) -> list[Tensor]:
     return [torch.randint(0, VOCABULARY, (1, length), generator=generator) for length in lengths]
 
 
-def train_alone(steps: int) -> list[float]:
-    """The losses of plain torch on one process, all rows of a step in one go."""
+def train_alone(steps: int, branch: Branch = "one") -> dict[str, list[float]]:
+    """The losses and gradient norms of plain torch on one process, all rows of a step in one go."""
     from covt_runtime.config import OptimConfig
     from covt_runtime.schedule import lr_at
 
@@ -64,27 +65,29 @@ def train_alone(steps: int) -> list[float]:
     decay = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     rest = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
     adam = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=1.0)
-    losses = []
+    losses, norms = [], []
     for step in range(steps):
         for group in adam.param_groups:
             group["lr"] = lr_at(step, steps, optim)
         batch = rows(step)
         tokens = sum(row.numel() - 1 for row in batch)
-        loss = torch.stack([model(row, branch=uses_branch(step, i)) for i, row in enumerate(batch)]).sum() / tokens
+        loss = (
+            torch.stack([model(row, branch=uses_branch(step, i, branch)) for i, row in enumerate(batch)]).sum() / tokens
+        )
         loss.backward()
         for p in model.parameters():
             if p.requires_grad and p.grad is None:
                 p.grad = torch.zeros_like(p)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip).item())
         adam.step()
         adam.zero_grad()
         losses.append(loss.item())
-    return losses
+    return {"losses": losses, "norms": norms}
 
 
-def uses_branch(step: int, row: int) -> bool:
-    """Row 0 of every other step: then only one rank has a gradient for the branch, and only in that step."""
-    return row == 0 and step % 2 == 0
+def uses_branch(step: int, row: int, branch: Branch) -> bool:
+    """In every other step only: all rows, or row 0, so that one rank alone has a gradient for the branch."""
+    return step % 2 == 0 and (branch == "all" or (branch == "one" and row == 0))
 
 
 def _engine(payload: dict[str, Any]) -> Any:
@@ -97,26 +100,30 @@ def _engine(payload: dict[str, Any]) -> Any:
     return ZeroEngine(model, optim, zero, total_steps=payload["steps"])
 
 
-def _one_step(engine: Any, step: int, branch: bool = True) -> float:
+def _one_step(engine: Any, step: int, branch: Branch = "one") -> float:
     """The global loss of one step; this rank's rows are accumulated one at a time."""
     batch = rows(step)
     mine = [(i, row) for i, row in enumerate(batch) if i % engine.world_size == engine.rank]
     tokens = engine.global_sum(sum(row.numel() - 1 for _, row in mine)).float()
     total = torch.zeros(())
     for i, row in mine:
-        loss = engine(row, branch=branch and uses_branch(step, i)) / tokens
+        loss = engine(row, branch=uses_branch(step, i, branch)) / tokens
         engine.backward(loss)
         total += loss.detach()
     engine.step()
     return float(engine.global_sum(total))
 
 
-def train(payload: dict[str, Any], worker: Any) -> list[float]:
-    """The global losses of `steps` steps."""
+def train(payload: dict[str, Any], worker: Any) -> dict[str, list[float]]:
+    """The global losses and gradient norms of `steps` steps."""
     engine = _engine(payload)
-    losses = [_one_step(engine, step, payload.get("branch", True)) for step in range(payload["steps"])]
+    losses, norms = [], []
+    step_engine = engine.step
+    engine.step = lambda: norms.append(step_engine().grad_norm)
+    for step in range(payload["steps"]):
+        losses.append(_one_step(engine, step, payload.get("branch", "one")))
     engine.close()
-    return losses
+    return {"losses": losses, "norms": norms}
 
 
 def train_and_save(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
