@@ -11,7 +11,7 @@ from covt_model.encode import Encoder
 from covt_rl.blocking import BlockingClient
 from covt_rl.client import Latents, Sampling
 from covt_rl.config import RewardsSection, RolloutSection
-from covt_rl.counterfactual import continue_from
+from covt_rl.counterfactual import continue_from, foreign_latents
 from covt_rl.evaluate import request
 from covt_rl.records import Completion, PromptRequest
 
@@ -75,7 +75,7 @@ class Collector:
         foreign: list[Latents | None] | None = None
         if needs_latents:
             own = self.client.run(self.client.client.take_latents(completions))
-            foreign = [*own[1:], own[0]]
+            foreign = foreign_latents(completions, own, self.seed + step)
         answers = self.client.run(
             continue_from(
                 self.client.client,

@@ -13,6 +13,7 @@ from covt_rl.errors import RolloutError
 from covt_rl.scoring import build_rewards
 from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
+from covt_rl.serving.watch import Watch
 from covt_runtime.launch import WorkerGroup
 from covt_runtime.progress import Progress
 from covt_runtime.run import RunFolder, newest
@@ -85,7 +86,9 @@ def train(
             workers = stack.enter_context(WorkerGroup(config.run.ranks, log_dir=run.logs))
         base_url = config.rollout.base_url
         if not base_url:
-            base_url = stack.enter_context(start_server(planned.model, run, progress)).url
+            server = stack.enter_context(start_server(planned.model, run, progress))
+            stack.enter_context(Watch(server, on_note=progress.note))
+            base_url = server.url
         payload = {
             "config": config.model_dump(mode="json"),
             "run": str(run.path),

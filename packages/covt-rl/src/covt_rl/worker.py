@@ -27,7 +27,7 @@ from covt_rl.errors import RolloutError
 from covt_rl.objective import GrpoObjective
 from covt_rl.rollouts import Collected, Collector
 from covt_rl.scoring import Judged, build_rewards, judge
-from covt_rl.weight_sync import ServedNames, drain, publish
+from covt_rl.weight_sync import Publisher, ServedNames, drain
 from covt_runtime.checkpoint import CheckpointStore
 from covt_runtime.distributed import Worker
 from covt_runtime.engine import ZeroEngine
@@ -114,7 +114,9 @@ class Trainer:
         served = blocking.run(client.weight_version())
         # A server that has seen other weights goes on counting, so that no version ever means two models.
         self.first_version = served + 1 if served or self.config.rollout.base_url else 0
-        self.names = ServedNames.read(self.checkpoint).without_vision()
+        self.publisher = stack.enter_context(Publisher(client, ServedNames.read(self.checkpoint).without_vision()))
+        # A server that was started again has the first weights: it gets the newest before it is asked anything.
+        client.transport.on_down = self.publisher.restore
         self.collector = Collector(blocking, self.encoder, options, self.config.rewards, self.config.run.seed)
         return blocking
 
@@ -241,7 +243,7 @@ class Trainer:
         if self.client is None:
             drain(tensors)
         else:
-            self.client.run(publish(self.client.client, tensors, self.first_version + step, self.names))
+            self.client.run(self.publisher.publish(tensors, self.first_version + step))
 
 
 def _completion_metrics(collected: Collected) -> dict[str, float]:

@@ -112,7 +112,7 @@ def generate(seed: str, count: int, size: int, hop_weights: Sequence[float], see
 
 
 def question(hops: int) -> str:
-    return f"<image>Start at the marked cell and follow {hops} arrow{'s' if hops > 1 else ''}. Where do you end?"
+    return f"<image>Follow {hops} arrow{'s' if hops > 1 else ''} from the marker."
 
 
 def make_row(trace: TraceMap, index: int, split: str, with_steps: bool, direct: bool = False) -> Row:
@@ -131,7 +131,7 @@ def make_row(trace: TraceMap, index: int, split: str, with_steps: bool, direct: 
         "path": path,
     }
     steps: list[Step] = []
-    answer_step = Step(type="text", text=f"The marker ends at \\boxed{{{answer}}}.")
+    answer_step = Step(type="text", text=f"\\boxed{{{answer}}}")
     if direct:
         steps.append(answer_step)
     elif with_steps:
