@@ -5,11 +5,12 @@ import statistics
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from covt_rl.algorithms.advantages import group_relative, leave_one_out
 from covt_rl.algorithms.aggregation import aggregate
 from covt_rl.algorithms.surrogate import clipped_surrogate
-from hypothesis import given
-from hypothesis import strategies as st
 
 REWARDS = st.lists(st.lists(st.floats(-3, 3), min_size=2, max_size=8), min_size=1, max_size=5)
 
