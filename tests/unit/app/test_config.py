@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from covt.config import apply_overrides, load, parse_override, read_recipe, recipe_names
 from covt.errors import UsageError
 from covt_rl.config import RlConfig

@@ -3,19 +3,22 @@
 Order of precedence: defaults of the configuration class < recipe file < command line.
 """
 
+from __future__ import annotations
+
 import difflib
 import tomllib
 import types
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 
 from covt.errors import UsageError
 
-Config = TypeVar("Config", bound=BaseModel)
+if TYPE_CHECKING:  # `covt --help` needs no pydantic
+    from pydantic import BaseModel
+
+Config = TypeVar("Config", bound="BaseModel")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -86,6 +89,8 @@ def apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
+    from pydantic import BaseModel
+
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (Union, types.UnionType):
@@ -104,6 +109,8 @@ def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[s
 
 def validate(model: type[Config], tables: dict[str, Any], origin: str) -> Config:
     """Tables → configuration; the first fault becomes a `UsageError` naming the key, its value and the remedy."""
+    from pydantic import ValidationError
+
     try:
         return model.model_validate(tables)
     except ValidationError as error:

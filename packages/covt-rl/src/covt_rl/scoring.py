@@ -44,7 +44,8 @@ def build_rewards(section: RewardsSection, prompt: PromptSection, latent: Latent
     ids = LatentFormat(start_id=latent.start_id, pad_id=latent.pad_id, end_id=latent.end_id, size=latent.size)
     names = [item.partition("=")[0].strip() for item in section.use.split(",")]
     spec = section.use if NECESSITY in names else f"{section.use},{NECESSITY}=0"
-    return parse_rewards(spec, settings={"format": {"answer": ANSWER_MARK[prompt.format]}}, common={"latent": ids})
+    settings = {"format": {"answer": ANSWER_MARK[prompt.format]}} if "format" in names else {}
+    return parse_rewards(spec, settings=settings, common={"latent": ids})
 
 
 def to_group(row: Row, completions: Sequence[Completion], ablated: Sequence[Sequence[Completion]]) -> Group:

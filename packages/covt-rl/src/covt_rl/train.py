@@ -50,7 +50,7 @@ def plan(config: RlConfig) -> RlPlan:
         RewardError: an unknown reward.
     """
     data = Path(config.data.path) if config.data.path else newest(Path("data"), "data")
-    model = Path(config.model.path) if config.model.path else newest(config.run.out, "hf")
+    model = Path(config.model.path) if config.model.path else newest(config.run.out, "hf", section="stage1")
     prepared = PreparedSet(data)
     if config.data.split not in prepared.splits:
         raise RolloutError(

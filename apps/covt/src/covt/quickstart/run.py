@@ -1,5 +1,6 @@
 """`covt quickstart`: data → three trainings → GRPO → export → evaluation → report, each phase resumable."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ from covt_runtime.progress import Progress
 
 METHODS = ("plain", "pause", "latent")
 RANKS = 2
+# An offline log of each training would cost seconds that nobody reads.
+WANDB = "online" if os.environ.get("WANDB_API_KEY") else "disabled"
 
 
 @dataclass
@@ -98,6 +101,7 @@ class Quickstart:
             "run.out": str(self.out / "sft"),
             "run.name": method,
             "run.ranks": RANKS,
+            "log.wandb": WANDB,
             "data.path": str(self.out / "data"),
             "model.path": str(self.out / "model") if (self.out / "model").is_dir() else "tiny",
         }
@@ -120,6 +124,7 @@ class Quickstart:
             "run.out": str(self.out),
             "run.name": "rl",
             "run.ranks": RANKS,
+            "log.wandb": WANDB,
             "data.path": str(self.out / "data"),
             "model.path": self.state.result("latent")["hf"],
             "rollout.base_url": machine.server_url(),

@@ -1,0 +1,116 @@
+"""GRPO with two real ranks and the real server: both compute the same policy, and new weights reach the server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from server_tools import RunningServer
+
+from covt_data.prepare import prepare
+from covt_rl.blocking import BlockingClient
+from covt_rl.client import RolloutClient
+from covt_rl.config import RlConfig
+from covt_rl.errors import RolloutError
+from covt_rl.train import plan, train
+from covt_rl.weight_sync import push_weights
+from covt_runtime.launch import WorkerGroup
+from covt_runtime.progress import Progress
+
+# A random model is never right: this pays for what it does often enough to differ within a group.
+REWARD = """
+from covt_rewards import RewardResult
+
+def evenness(group):
+    return [RewardResult(float(sum(one.token_ids) % 2)) for one in group.rollouts]
+"""
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory):
+    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs")) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "trace"
+    prepare("trace", folder, options={"n_train": 1, "n_prompts": 12, "n_test": 1})
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weights_put_back(latent_server: RunningServer):
+    """Other tests want the server's own checkpoint."""
+    yield
+    client = RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint)
+    with BlockingClient(client) as blocking:
+        version = blocking.run(client.weight_version()) + 1
+        blocking.run(push_weights(client, latent_server.checkpoint, version))
+
+
+def settings(server: RunningServer, data: Path, out: Path, **sections: dict[str, Any]) -> RlConfig:
+    reward = out / "reward.py"
+    reward.write_text(REWARD)
+    values: dict[str, dict[str, Any]] = {
+        "run": {"out": str(out), "name": "rl"},
+        "model": {"path": str(server.checkpoint)},
+        "data": {"path": str(data), "split": "prompts", "micro_batch": 4},
+        "optim": {"lr": 1e-3, "schedule": "constant", "warmup_steps": 0},
+        "zero": {"dtype": "fp32", "gather": "step", "persistence_threshold": 0},
+        "rollout": {"prompts": 3, "samples": 4, "max_tokens": 20, "base_url": server.url},
+        "rewards": {"use": f"{reward}:evenness,format=0.1,necessity=0"},
+        "algorithm": {"steps": 3},
+        "log": {"wandb": "disabled", "every": 1},
+    }
+    for section, changes in sections.items():
+        values[section] = values[section] | changes
+    return RlConfig.model_validate(values)
+
+
+def run(config: RlConfig, workers: WorkerGroup) -> tuple[Path, list[dict[str, Any]]]:
+    result = train(config, plan(config), progress=Progress(quiet=True), workers=workers)
+    folder = Path(result["run"])
+    return folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_trainer_and_server_agree_while_the_policy_moves(
+    latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
+):
+    folder, lines = run(settings(latent_server, data, tmp_path), workers)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    gaps = [line["latent/logprob_gap"] for line in lines if "latent/logprob_gap" in line]
+    assert gaps, "no group had spread: the reward pays for nothing that varies"
+    assert max(gaps) <= 1e-3
+    before, after = (
+        load_file(path / "model.safetensors")["model.embed_tokens.weight"]
+        for path in (latent_server.checkpoint, folder / "hf")
+    )
+    assert (before - after).abs().max() > 1e-4
+    assert {"reward", "reward_std", "necessity/nu", "entropy", "kl", "time/collect", "latent/spans"} <= set(lines[0])
+    assert latent_server.call("covt_status")["weight_version"] >= 3
+
+
+def test_a_server_with_other_weights_is_noticed(
+    latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
+):
+    config = settings(latent_server, data, tmp_path, algorithm={"steps": 1, "gap_limit": 1e-9})
+    with pytest.raises((RolloutError, ValueError), match="trainer and server disagree"):
+        run(config, workers)
+
+
+def test_resuming_goes_on_with_the_next_prompts(latent_server: RunningServer, data: Path, tmp_path: Path):
+    with WorkerGroup(2, log_dir=tmp_path / "logs") as workers:
+        config = settings(latent_server, data, tmp_path, algorithm={"steps": 2})
+        run(config, workers)
+        longer = settings(latent_server, data, tmp_path, algorithm={"steps": 3})
+        result = train(longer, plan(longer), progress=Progress(quiet=True), resume=True, workers=workers)
+    lines = [json.loads(line) for line in (Path(result["run"]) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def test_exported_weights_are_finite(latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path):
+    folder, _ = run(settings(latent_server, data, tmp_path, algorithm={"steps": 1}), workers)
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "hf" / "model.safetensors").values())
