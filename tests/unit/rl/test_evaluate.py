@@ -15,7 +15,7 @@ from covt_model.vllm_plugin.protocol import decode_latents
 from covt_rewards.accuracy import AccuracyReward
 from covt_rl.client import RolloutClient
 from covt_rl.errors import RolloutError
-from covt_rl.evaluate import evaluate, judged, write_rows
+from covt_rl.evaluate import evaluate, judged, marked_text, write_rows
 from covt_rl.records import Completion
 
 START, PAD, END = 100, 101, 102
@@ -180,3 +180,12 @@ def test_a_pause_checkpoint_has_no_latents_to_replace() -> None:
         evaluated(["zeros"], latent=pause)
     results, _ = evaluated(["keep", "none", "drop_latents"], latent=pause)
     assert set(results) == {"keep", "none", "drop_latents"}
+
+
+def test_the_written_text_has_the_latent_tokens_in_their_places():
+    latent = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
+    client = RolloutClient(
+        "http://127.0.0.1:1", latent=latent, decode=lambda ids: "".join(chr(token) for token in ids if token < 100)
+    )
+    text = marked_text([72, 100, 101, 101, 102, 73, 200], client)
+    assert text == "H<|latent_start|><|latent_pad|><|latent_pad|><|latent_end|>I"

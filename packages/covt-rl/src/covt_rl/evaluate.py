@@ -12,12 +12,14 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from covt_data.schema import Row
+from covt_model.tokens import END, PAD, START
 from covt_rewards import Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.answers import final_answer
@@ -46,7 +48,7 @@ class EvalRow:
     """One judged answer: a line of `eval/<label>.<mode>.jsonl`.
 
     gold: the expected answer. answer: the final answer read from the text, empty when there is none. correct: 1 or 0,
-    or what a graded answer earned. text: without special tokens. latent_spans: into token_ids. meta: the row's.
+    or what a graded answer earned. text: latent tokens shown, other special ones not. latent_spans: into token_ids. meta: the row's.
     """
 
     id: str
@@ -105,7 +107,10 @@ async def evaluate(
             )
             answers = [group[0] for group in groups]
         tell(mode, len(rows), len(rows))
-        results[mode] = [judged(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
+        results[mode] = [
+            judged(row, answer, judge, marked_text(answer.token_ids, client))
+            for row, answer in zip(rows, answers, strict=True)
+        ]
     return results
 
 
@@ -151,8 +156,16 @@ def request(prompt: EncodedPrompt, row: Row) -> PromptRequest:
     return PromptRequest(ids, tuple(image.bytes for image in row.images), group_id=row.id)
 
 
-def judged(row: Row, completion: Completion, judge: AccuracyReward) -> EvalRow:
-    """The row's answer and whether it is right."""
+def marked_text(token_ids: Sequence[int], client: RolloutClient) -> str:
+    """The completion as a person reads it, with the latent tokens in their places."""
+    latent = client.latent
+    names = {latent.start_id: START, latent.pad_id: PAD, latent.end_id: END}
+    runs = groupby(token_ids, key=lambda token: names.get(token))
+    return "".join(client.decode(list(run)) if name is None else name * len(list(run)) for name, run in runs)
+
+
+def judged(row: Row, completion: Completion, judge: AccuracyReward, shown: str | None = None) -> EvalRow:
+    """The row's answer and whether it is right. `shown` is written as its text, by default the completion's."""
     group = Group(
         answer=row.answer,
         rollouts=(Rollout(completion.text),),
@@ -166,7 +179,7 @@ def judged(row: Row, completion: Completion, judge: AccuracyReward) -> EvalRow:
         gold=row.answer,
         answer=final_answer(completion.text, judge.lenient).text,
         correct=judge.grade(group)[0].score,
-        text=completion.text,
+        text=completion.text if shown is None else shown,
         token_ids=completion.token_ids,
         latent_spans=completion.latent_spans,
         finish_reason=completion.finish_reason,

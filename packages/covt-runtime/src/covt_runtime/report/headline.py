@@ -36,7 +36,7 @@ def headline(run: RunFiles) -> tuple[str, str]:
 def levels_sentence(accuracy: dict[str, float | None]) -> str:
     named = {"plain": "plain", "pause": "pause tokens", "stage2": "latents"}
     parts = [f"{name} {percent(share)}" for key, name in named.items() if (share := accuracy.get(key)) is not None]
-    return f"Same model, same steps, same tokens: {', '.join(parts)}." if len(parts) > 1 else ""
+    return f"Same model, same rows, same steps: {', '.join(parts)}." if len(parts) > 1 else ""
 
 
 def rl_sentence(summary: Record) -> str:
