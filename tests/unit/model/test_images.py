@@ -73,12 +73,12 @@ def test_cached_features_equal_the_tower_and_are_computed_once(tiny, tiny_model,
     visual = attentive if whole else tiny_model.model.visual
     settings = ImageSettings.read(tiny)
     wanted = some_pictures(2)
-    features = VisionFeatures(visual, settings, chunk=2)
+    features = VisionFeatures(visual, settings)
     first = features(wanted)
     made = len(forwards)
     again = features(wanted)
-    # Pictures: sizes 2 (two), 1 and two crops, 3, in chunks of two. Cells: 4 + 1 + 4 + 9.
-    assert made == (4 if whole else 9) and len(forwards) == made
+    # One forward each. Pictures: four different ones and two crops. Cells: 4 + 1 + 4 + 9.
+    assert made == (6 if whole else 18) and len(forwards) == made
     with torch.no_grad():
         for picture, ours, second in zip(wanted, first, again, strict=True):
             values, grid = patchify(picture.pixels()[None], settings)
@@ -99,7 +99,7 @@ def test_equal_looking_crops_of_different_pictures_share_a_forward(tiny, attenti
     picture = random_picture(torch.Generator().manual_seed(3), 2)
     changed = picture.clone()
     changed[:, 28:] = 0
-    features = VisionFeatures(attentive, ImageSettings.read(tiny), chunk=1)
+    features = VisionFeatures(attentive, ImageSettings.read(tiny))
     one, other = features([Picture(png(picture), (0, 0, 28, 28)), Picture(png(changed), (0, 0, 28, 28))])
     assert len(forwards) == 1 and torch.equal(one, other)
 

@@ -10,38 +10,32 @@ import torch
 from torch import nn
 
 from covt_model.batch import Batch
+from covt_model.checkpoint import load_model
 from covt_model.config import LatentConfig
 from covt_model.decoder import plain_forward
 from covt_model.encode import Mode
-from covt_model.errors import CheckpointError
 from covt_model.feedback import feedback
 from covt_model.inputs import input_embeds
 from covt_model.latent_forward import latent_forward
 
 if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+    from transformers import Qwen2_5_VLForConditionalGeneration as Model
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Vision
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+        Qwen2_5_VLTextModel,
+    )
 
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 
-
-def load_split(checkpoint: Path | str, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditionalGeneration, nn.Module]:
-    """Load a checkpoint as (model without its vision tower, vision tower).
+def load_split(checkpoint: Path | str, dtype: torch.dtype, device: torch.device) -> tuple[Model, Vision]:
+    """Load a checkpoint as (model without its vision tower, frozen vision tower on `device`).
 
     Raises:
-        CheckpointError: the checkpoint is of another architecture.
+        ModelError: the checkpoint is of another architecture.
     """
-    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
-
-    config = AutoConfig.from_pretrained(str(checkpoint))
-    if ARCHITECTURE not in (config.architectures or ()):
-        raise CheckpointError(
-            f"{checkpoint} is {', '.join(config.architectures or ['of no known architecture'])}, not {ARCHITECTURE}",
-            "use a checkpoint of the Qwen2.5-VL family",
-        )
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(str(checkpoint), dtype=dtype, attn_implementation="sdpa")
+    model = load_model(checkpoint, dtype=dtype)
     visual = model.model.visual
     model.model.visual = None  # type: ignore[assignment]
+    nn.Module.to(visual.requires_grad_(False), device)
     return model, visual
 
 
@@ -53,7 +47,7 @@ class LatentPolicy(nn.Module):
 
     def __init__(
         self,
-        model: Qwen2_5_VLForConditionalGeneration,
+        model: Model,
         latent: LatentConfig,
         mode: Mode,
         *,

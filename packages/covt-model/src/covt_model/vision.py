@@ -62,7 +62,9 @@ class VisionFeatures:
 
     Two keys lead to a feature: the encoded bytes with the crop box, which saves decoding, and the decoded pixels,
     which saves the forward for crops that look the same in different pictures. A tower that looks at one cell at a
-    time runs once for each distinct cell. The cache keeps the `capacity` most recently used pictures (and as many
+    time runs once for each distinct cell. While frozen, each forward has one picture (or cell), so that a feature
+    depends to the last bit on its picture alone, not on what a resumed run or another rank computes beside it; `chunk`
+    pictures go together otherwise. The cache keeps the `capacity` most recently used pictures (and as many
     crops or cells) on the tower's device.
     """
 
@@ -111,9 +113,7 @@ class VisionFeatures:
                 else:
                     decoded[name] = pixels
             waiting[key] = parts
-        features = forward_pictures(
-            self.visual, list(decoded.values()), self.settings, chunk=self.chunk, agree=self.agree
-        )
+        features = forward_pictures(self.visual, list(decoded.values()), self.settings, chunk=1, agree=self.agree)
         # A chunk's features are views of one tensor: copied, or an evicted picture would keep the others in memory.
         self._by_pixels.update(zip(decoded, (feature.clone() for feature in features), strict=True))
         for key, parts in waiting.items():

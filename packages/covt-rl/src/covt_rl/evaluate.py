@@ -48,7 +48,8 @@ class EvalRow:
     """One judged answer: a line of `eval/<label>.<mode>.jsonl`.
 
     gold: the expected answer. answer: the final answer read from the text, empty when there is none. correct: 1 or 0,
-    or what a graded answer earned. text: latent tokens shown, other special ones not. latent_spans: into token_ids. meta: the row's.
+    or what a graded answer earned. text: with the latent tokens, without other special ones. latent_spans: into
+    token_ids. meta: the row's.
     """
 
     id: str

@@ -63,8 +63,7 @@ class Trainer:
         self.row_of = {row.id: row for row in self.rows}
         self._prompts: dict[str, EncodedPrompt] = {}
         dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
-        model, visual = load_split(self.checkpoint, dtype)
-        visual.requires_grad_(False).to(worker.device)
+        model, visual = load_split(self.checkpoint, dtype, worker.device)
         self.features = VisionFeatures(visual, self.encoder.settings)
         policy = LatentPolicy(model, self.encoder.latent, "latent", checkpoint=config.model.gradient_checkpointing)
         objective = GrpoObjective(policy, config.algorithm, config.rollout.temperature)

@@ -64,6 +64,8 @@ class LatentSection(Section):
     top_p: float = Field(default=0.9, gt=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of the selection scores."""
+    teacher_decay: float = Field(default=0.999, ge=0, le=1)
+    """Of the momentum teacher that `ilvr` selects with, after every optimizer step; 1 freezes it."""
 
 
 class DataSection(Section):

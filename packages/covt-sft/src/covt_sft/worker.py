@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from covt_data.store import PreparedSet
-from covt_model.batch import Batch
 from covt_model.encode import Encoder
 from covt_model.export import write_checkpoint
-from covt_model.feedback import feedback
+from covt_model.losses import mean_loss
 from covt_model.policy import LatentPolicy, load_split
 from covt_model.prompt import PromptConfig
 from covt_model.vision import VisionFeatures
@@ -25,8 +24,9 @@ from covt_runtime.run import RunFolder
 from covt_sft.config import SftConfig, Stage1Section, StageSection
 from covt_sft.data import SampleSource
 from covt_sft.errors import SftError
-from covt_sft.objective import Objective, target_noise
+from covt_sft.objective import LossSums, Objective, target_noise
 from covt_sft.probe import Probe
+from covt_sft.targets import TargetMaker
 
 
 def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
@@ -64,8 +64,7 @@ class Trainer:
             Path(payload["data"]), config.data.split, config.data.limit, self.encoder, seed=config.run.seed
         )
         dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
-        model, visual = load_split(self.source_checkpoint, dtype)
-        visual.requires_grad_(False).to(worker.device)
+        model, visual = load_split(self.source_checkpoint, dtype, worker.device)
         self.features = VisionFeatures(visual, self.encoder.settings)
         # The pause control keeps the pads' own embedding, and its checkpoint says so.
         latent = replace(self.encoder.latent, head="none") if config.method == "pause" else self.encoder.latent
@@ -78,6 +77,7 @@ class Trainer:
         self.resume: bool = payload["resume"]
         _, stage, steps = self.stages[0]
         self.engine = ZeroEngine(Objective(self.policy), self.optim(stage), config.zero, total_steps=steps)
+        self.targets = TargetMaker(self.engine, self.policy, self.encoder, self.features, config.latent)
 
     def optim(self, stage: StageSection) -> OptimConfig:
         """The recipe's optimizer with the stage's rate and schedule."""
@@ -118,6 +118,7 @@ class Trainer:
         stage = next(stage for name, stage, _ in self.stages if name == loaded.extra["stage"])
         self.engine.use(self.optim(stage))
         self.noise.set_state(loaded.tensors["noise"])
+        self.targets.load(loaded.tensors)
         log.forget_after(loaded.step)
         return loaded.step
 
@@ -138,7 +139,7 @@ class Trainer:
                 self._evaluate(name, done, log)
             self.worker.emit(advance_event(done - first, {"loss": metrics["loss"]} | self.shown))
             if ended or (every and done % every == 0):
-                self.store.save(done, self.engine, extra={"stage": name}, tensors={"noise": self.noise.get_state()})
+                self.store.save(done, self.engine, extra={"stage": name}, tensors=self._own_tensors())
             if ended:
                 break
         return done
@@ -149,6 +150,9 @@ class Trainer:
             log.log(done, name, {"eval/accuracy": accuracy})
             self.shown = {"accuracy": accuracy}
 
+    def _own_tensors(self) -> dict[str, torch.Tensor]:
+        return {"noise": self.noise.get_state()} | self.targets.state()
+
     def _time_is_up(self, stage: StageSection, begun: float) -> bool:
         if stage.seconds is None:
             return False
@@ -156,53 +160,37 @@ class Trainer:
 
     def step(self, stage: StageSection, number: int) -> tuple[StepResult, dict[str, float]]:
         """One optimizer step on the rows of step `number`."""
-        config = self.config
-        micro = config.data.micro_batch
-        batches = list(
-            self.data.micro_batches(number, config.data.batch_size, micro, self.engine.rank, self.engine.world_size)
+        data, engine = self.config.data, self.engine
+        micro_batches = self.data.micro_batches(
+            number, data.batch_size, data.micro_batch, engine.rank, engine.world_size
         )
-        counts = torch.tensor(
-            [float(sum(batch.supervised for batch in batches)), float(sum(len(batch.pad_index) for batch in batches))],
-            dtype=torch.float64,
-        )
-        tokens, latents = self.engine.global_sum(counts).tolist()
-        segments = int(self.engine.global_max(float(max(batch.max_segments for batch in batches))))
+        batches = [batch.to(engine.device) for batch in micro_batches]
+        supervised = float(sum(batch.supervised for batch in batches))
+        pads = float(sum(len(batch.pad_index) for batch in batches))
+        tokens, latents = engine.global_sum(torch.tensor([supervised, pads], dtype=torch.float64)).tolist()
+        segments = int(engine.global_max(float(max(batch.max_segments for batch in batches))))
+        aligned = stage if isinstance(stage, Stage1Section) and self.config.method == "latent" else None
+        targets = self.targets.make(batches) if aligned else [None] * len(batches)
+
         sums = torch.zeros(2, dtype=torch.float64)
-        for batch in batches:
-            sums += self.micro_step(stage, batch.to(self.engine.device), tokens, latents, segments)
-        result = self.engine.step()
-        ce, align = self.engine.global_sum(sums).tolist()
-        ce, align = ce / max(tokens, 1), align / max(latents, 1)
-        aligned = isinstance(stage, Stage1Section) and config.method == "latent"
-        loss = stage.ce_weight * ce + stage.align_weight * align if aligned else ce
-        metrics = {"loss": loss, "ce": ce, "tokens": tokens}
-        if aligned:
-            metrics["align"] = align
+        for batch, target in zip(batches, targets, strict=True):
+            features = self.features([picture for row in batch.pictures for picture in row])
+            noise = None if aligned is None or target is None else target_noise(target, aligned.noise, self.noise)
+            losses: LossSums = engine(batch, features, targets=target, noise=noise, max_segments=segments)
+            parts = [(1.0 if aligned is None else aligned.ce_weight, losses.ce, int(tokens))]
+            if aligned is not None and losses.align is not None:
+                parts.append((aligned.align_weight, losses.align, int(latents)))
+            engine.backward(mean_loss(parts))
+            sums += torch.tensor([float(part.total.detach()) for _, part, _ in parts] + [0.0] * (2 - len(parts)))
+        result = engine.step()
+        if aligned is not None:
+            self.targets.moved()
+        ce, align = engine.global_sum(sums).tolist()
+        metrics = {"loss": ce / max(tokens, 1), "ce": ce / max(tokens, 1), "tokens": tokens}
+        if aligned is not None:
+            metrics["align"] = align / max(latents, 1)
+            metrics["loss"] = aligned.ce_weight * metrics["ce"] + aligned.align_weight * metrics["align"]
         return result, metrics
-
-    def micro_step(
-        self, stage: StageSection, batch: Batch, tokens: float, latents: float, segments: int
-    ) -> torch.Tensor:
-        """Forward and backward of one micro-batch; returns its sums of cross-entropy and alignment [2]."""
-        features = self.features([picture for row in batch.pictures for picture in row])
-        targets = noise = None
-        aligned = isinstance(stage, Stage1Section) and self.config.method == "latent"
-        if aligned:
-            targets = self.targets(batch)
-            noise = target_noise(targets, stage.noise, self.noise)
-        sums = self.engine(batch, features, targets=targets, noise=noise, max_segments=segments)
-        loss = sums.ce.total / max(tokens, 1)
-        align = torch.zeros(())
-        if aligned:
-            align = sums.align.total
-            loss = stage.ce_weight * loss + stage.align_weight * align / max(latents, 1)
-        self.engine.backward(loss)
-        return torch.stack([sums.ce.total.detach().double().cpu(), align.detach().double().cpu()])
-
-    def targets(self, batch: Batch) -> torch.Tensor:
-        """Stage-1 targets [P, H]: the helper pictures' features, normalized like fed-back hidden states."""
-        helpers = [picture for row in batch.helpers for segment in row for picture in segment]
-        return feedback(torch.cat(self.features(helpers)), self.encoder.latent.normalize)
 
     def save(self, out: Path) -> None:
         """Write the model as a stock Hugging Face folder (all ranks call this)."""

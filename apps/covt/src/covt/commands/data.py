@@ -49,7 +49,7 @@ def inspect(
 
     prepared = PreparedSet(path)
     if sheet is not None:
-        contact_sheet(prepared, split, 24).save(sheet)
+        sheet.write_bytes(contact_sheet(prepared, split, 24))
         note(f"contact sheet: {sheet}")
     lines = [f"{path}: {prepared.manifest.source}"]
     lines += [f"  {name}: {prepared.count(name)} rows" for name in prepared.splits]

@@ -43,8 +43,11 @@ class Machine:
     ) -> None:
         self.workers.close()
         if self._server is not None:
-            if error is None or self._server.done():
-                self._server.exception() or self._server.result().stop()
-            else:
-                self._server.add_done_callback(lambda done: done.exception() or done.result().stop())
+            self._server.add_done_callback(_stop)
         self._pool.shutdown(wait=True)
+
+
+def _stop(started: Future[Any]) -> None:
+    """End a server that has started; one that could not start has left nothing behind."""
+    if started.exception() is None:
+        started.result().stop()
