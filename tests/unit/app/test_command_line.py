@@ -79,3 +79,17 @@ def test_codes_follow_the_kind_of_error():
     assert describe(UsageError("a", "b")) == ("a → b", 2)
     assert describe(KeyboardInterrupt())[1] == 130
     assert describe(RuntimeError("a defect")) is None
+
+
+def test_ctrl_c_is_one_line_and_130(tmp_path: Path):
+    code = (
+        "from covt import main as app\n"
+        "def stop(): raise KeyboardInterrupt\n"
+        "app.app.command('stop')(stop)\n"
+        "import sys; sys.argv = ['covt', 'stop']\n"
+        "app.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.strip().startswith("error: interrupted")
+    assert "Traceback" not in done.stderr

@@ -20,7 +20,7 @@ class UsageError(ValueError):
 def describe(error: BaseException) -> tuple[str, int] | None:
     """One line and an exit code for an error a user can act on; None for a defect, which deserves its traceback."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the same command with --resume goes on from the last checkpoint", EXIT_INTERRUPTED
+        return "interrupted → the quickstart goes on with the same command, a training with --resume", EXIT_INTERRUPTED
     remedy = getattr(error, "remedy", None)
     if remedy is not None:
         code = EXIT_USAGE if isinstance(error, ValueError) else EXIT_RUNTIME

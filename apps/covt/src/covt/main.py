@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from covt.commands import data, doctor, evaluate, export, quickstart, report, rl, serve, sft
-from covt.errors import exit_with
+from covt.errors import EXIT_INTERRUPTED, exit_with
 
 app = typer.Typer(
     name="covt",
@@ -42,16 +42,15 @@ def main() -> None:
     if debug:  # accepted anywhere on the line
         arguments = [DEBUG_FLAG, *(argument for argument in arguments if argument != DEBUG_FLAG)]
     try:
-        app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
     except typer.Abort:
-        exit_with(KeyboardInterrupt(), debug=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = EXIT_INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)  # usage errors of the parser itself
         if show is not None:
             show()
             sys.exit(getattr(error, "exit_code", 2))
         exit_with(error, debug=debug)
-    except KeyboardInterrupt as error:
-        exit_with(error, debug=debug)
+    if code == EXIT_INTERRUPTED:
+        exit_with(KeyboardInterrupt(), debug=False)
+    sys.exit(code or 0)
