@@ -1,0 +1,49 @@
+"""Each package builds a wheel with its data files; covt-rewards installs and runs alone."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+DATA_FILES = {
+    "covt": "covt/recipes/sft-tiny.toml",
+    "covt_data": "covt_data/resources/",
+    "covt_model": "covt_model/py.typed",
+    "covt_rewards": "covt_rewards/py.typed",
+    "covt_rl": "covt_rl/py.typed",
+    "covt_runtime": "covt_runtime/report/templates/report.html",
+    "covt_sft": "covt_sft/py.typed",
+}
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    out = tmp_path_factory.mktemp("wheels")
+    run("uv", "build", "--all-packages", "--wheel", "--out-dir", out)
+    return {path.name.split("-")[0]: path for path in out.glob("*.whl")}
+
+
+def test_every_package_carries_its_data_files(wheels: dict[str, Path]):
+    assert set(wheels) == set(DATA_FILES)
+    for name, wanted in DATA_FILES.items():
+        assert any(entry.startswith(wanted) for entry in zipfile.ZipFile(wheels[name]).namelist()), name
+
+
+def test_rewards_run_in_an_environment_of_their_own(wheels: dict[str, Path], tmp_path: Path):
+    run("uv", "venv", "--python", sys.executable, tmp_path / "env")
+    python = tmp_path / "env" / "bin" / "python"
+    run("uv", "pip", "install", "--python", python, wheels["covt_rewards"])
+    listed = run(tmp_path / "env" / "bin" / "covt-rewards", "list")
+    assert "necessity" in listed
+    installed = run("uv", "pip", "list", "--python", python)
+    assert not {"torch", "transformers", "covt-data"} & {line.split()[0] for line in installed.splitlines() if line}
