@@ -54,3 +54,7 @@ def main() -> None:
     if code == EXIT_INTERRUPTED:
         exit_with(KeyboardInterrupt(), debug=False)
     sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from covt_rl.scoring import build_rewards
 from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
 from covt_rl.serving.watch import Watch
+from covt_runtime.distributed import launched_from_outside
 from covt_runtime.launch import WorkerGroup
 from covt_runtime.progress import Progress
 from covt_runtime.run import RunFolder, newest
@@ -78,6 +79,8 @@ def train(
     `overwrite` replaces a run of the same name. `workers` are running worker processes to use; without them, this
     starts and ends its own.
     """
+    if launched_from_outside():
+        raise RolloutError("covt rl was started as a rank of another launcher", "run it directly: it starts its ranks")
     name = config.run.name or f"rl-{time.strftime('%Y%m%d-%H%M%S')}"
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(planned.model), "data": str(planned.data)}}
     run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from covt_data.store import PreparedSet
+from covt_runtime.distributed import launched_from_outside, place_in_group
 from covt_runtime.launch import WorkerGroup, launch
 from covt_runtime.progress import Progress
 from covt_runtime.run import RunFolder
 from covt_sft.config import SftConfig
+from covt_sft.errors import SftError
 from covt_sft.plan import TINY, SftPlan, plan
 
 __all__ = ["build_tiny_start", "plan", "train"]
@@ -54,17 +56,24 @@ def train(
     overwrite: bool = False,
     workers: WorkerGroup | None = None,
 ) -> dict[str, Any]:
-    """Train and return `{"run", "hf", "steps", "seconds", …}`.
+    """Train and return `{"run", "hf", "steps", "seconds"}`, empty on ranks other than 0 of another launcher.
 
     `overwrite` replaces a run of the same name. `workers` are running worker processes to use; without them, this
     starts and ends its own.
     """
+    outside = launched_from_outside()
+    if outside and not config.run.name:
+        raise SftError("processes started from outside can't agree on a run name", "set run.name")
     name = config.run.name or f"sft-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(config.run.out) / name
     model = str(folder / "init") if planned.model == TINY else planned.model
     stored = config.model_dump(mode="json") | {"resolved": {"model": model, "data": str(planned.data)}}
-    run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
-    if planned.model == TINY and not Path(model).is_dir():
+    is_main = not outside or place_in_group()[0] == 0
+    # Rank 0 joins the others only when what they need is there.
+    run = RunFolder(folder)
+    if is_main:
+        run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
+    if is_main and planned.model == TINY and not Path(model).is_dir():
         progress.note(f"building a tiny Qwen2.5-VL in {model}")
         build_tiny_start(config, planned.data, Path(model))
     payload = {
@@ -77,4 +86,4 @@ def train(
     }
     if workers is not None:
         return workers.run(TARGET, payload, progress.handle)
-    return launch(TARGET, payload, ranks=config.run.ranks, log_dir=run.logs, on_event=progress.handle)
+    return launch(TARGET, payload, ranks=config.run.ranks, log_dir=run.logs, on_event=progress.handle) or {}

@@ -27,4 +27,5 @@ def sft(
     with Progress() as progress:
         progress.note(str(planned))
         result = train(config, planned, resume=resume, progress=progress)
-    emit(result, as_json=as_json, text=f"model: {result['hf']}\nrun:   {result['run']}")
+    if result:  # rank 0 speaks for all that another launcher started
+        emit(result, as_json=as_json, text=f"model: {result['hf']}\nrun:   {result['run']}")

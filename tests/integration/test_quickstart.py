@@ -1,0 +1,64 @@
+"""The whole quickstart in a minute or two: every phase on its real components, with few steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+from covt.config import read_recipe
+from covt.quickstart.run import Quickstart
+from covt.quickstart.state import State
+from covt.quickstart.summary import ABLATIONS, MODELS, table
+from covt.quickstart.tasks import Task
+from covt_model.checkpoint import load_model
+from covt_model.config import LatentConfig
+from covt_runtime.progress import Progress
+
+pytestmark = pytest.mark.slow
+
+
+def shortened(job: str, out: Path, **values: str) -> str:
+    """The tiny recipe with other values for some of its lines, as a file."""
+    lines = (Path(__file__).parents[2] / "recipes" / f"{job}-tiny.toml").read_text().splitlines()
+    for old, new in values.items():
+        assert any(line.startswith(f"{old} =") for line in lines), old
+        lines = [f"{old} = {new}" if line.startswith(f"{old} =") else line for line in lines]
+    path = out / f"{job}.toml"
+    path.write_text("\n".join(lines) + "\n")
+    read_recipe(job, str(path))
+    return str(path)
+
+
+def run(task: Task, out: Path) -> dict:
+    state = State(out, {"task": task.name, "seed": 0})
+    return Quickstart(task, out, 0, state, Progress(quiet=True)).run()
+
+
+def test_every_phase_runs_and_an_interrupted_one_is_repeated(tmp_path: Path):
+    options = {"n_train": 128, "n_prompts": 64, "n_test": 40, "direct_hops": 3}
+    sft = shortened("sft", tmp_path, steps="12", every="20", rows="16")
+    rl = shortened("rl", tmp_path, steps="2", prompts="4")
+    task = Task("trace", sft, rl, options)
+    out = tmp_path / "run"
+    summary = run(task, out)
+
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert set(summary["accuracy"]) == set(MODELS)
+    assert set(summary["ablation"]) == set(ABLATIONS)
+    assert summary["ablation"]["keep"] == summary["accuracy"]["rl"]
+    assert summary["n_test"] == 40
+    assert "latents + GRPO" in table(summary)
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png") > 12
+    assert 'src="http' not in page
+
+    model = load_model(out / "exported")
+    assert model.config.covt_latent["size"] == LatentConfig.read(out / "exported").size == 8
+
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    state = json.loads((out / "quickstart.json").read_text())
+    for phase in ("evaluate", "report"):  # as if it had been interrupted there
+        del state["done"][phase]
+    (out / "quickstart.json").write_text(json.dumps(state))
+    again = run(task, out)
+    assert again["accuracy"] == summary["accuracy"]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == stamps
