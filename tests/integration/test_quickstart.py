@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from covt.config import read_recipe
 from covt.quickstart.run import Quickstart
 from covt.quickstart.state import State
