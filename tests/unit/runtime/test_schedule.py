@@ -29,7 +29,7 @@ def test_cosine_is_half_way_down_in_the_middle() -> None:
 
 
 @given(
-    schedule=st.sampled_from(["constant", "linear", "cosine"]),
+    schedule=st.sampled_from(["constant", "linear", "cosine", "wsd"]),
     warmup=st.integers(0, 20),
     total=st.integers(1, 50),
     step=st.integers(0, 100),
@@ -37,3 +37,8 @@ def test_cosine_is_half_way_down_in_the_middle() -> None:
 def test_the_rate_is_never_above_lr_nor_below_zero(schedule: str, warmup: int, total: int, step: int) -> None:
     optim = OptimConfig.model_validate({"lr": 3.0, "warmup_steps": warmup, "schedule": schedule})
     assert 0.0 <= lr_at(step, total, optim) <= 3.0
+
+
+def test_wsd_is_constant_and_then_falls_to_nothing() -> None:
+    optim = OptimConfig(lr=2.0, warmup_steps=2, schedule="wsd", decay_share=0.4)
+    assert [lr_at(step, 10, optim) for step in range(11)] == pytest.approx([1, 2, 2, 2, 2, 2, 2, 1.5, 1, 0.5, 0])

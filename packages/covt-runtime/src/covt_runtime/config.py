@@ -14,7 +14,8 @@ class OptimConfig(BaseModel):
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with a warm-up and a schedule.
 
     `clip` is the largest global gradient norm; 0 turns clipping off. Weight decay leaves 1-D parameters (norms and
-    biases) alone unless `decay_all`. `min_lr_ratio` is the share of `lr` left at the end of `linear` and `cosine`.
+    biases) alone unless `decay_all`. `min_lr_ratio` is the share of `lr` left at the end of a schedule that falls. `wsd` (warm-up,
+    stable, decay; arXiv 2404.06395) is constant and falls linearly over the last `decay_share` of the steps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,8 +26,9 @@ class OptimConfig(BaseModel):
     weight_decay: float = Field(default=0.01, ge=0.0)
     decay_all: bool = False
     clip: float = Field(default=1.0, ge=0.0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "linear"
     warmup_steps: int = Field(default=10, ge=0)
+    decay_share: float = Field(default=0.3, gt=0.0, le=1.0)
     min_lr_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
 
 

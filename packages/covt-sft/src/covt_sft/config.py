@@ -30,7 +30,7 @@ class StageSection(Section):
     seconds: float | None = Field(default=None, gt=0)
     """Wall time after which the stage ends, if it still runs."""
     lr: float = Field(default=1e-5, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "linear"
     warmup_steps: int = Field(default=10, ge=0)
 
     @model_validator(mode="after")
