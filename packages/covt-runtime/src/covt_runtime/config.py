@@ -14,8 +14,9 @@ class OptimConfig(BaseModel):
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with a warm-up and a schedule.
 
     `clip` is the largest global gradient norm; 0 turns clipping off. Weight decay leaves 1-D parameters (norms and
-    biases) alone unless `decay_all`. `min_lr_ratio` is the share of `lr` left at the end of a schedule that falls. `wsd` (warm-up,
-    stable, decay; arXiv 2404.06395) is constant and falls linearly over the last `decay_share` of the steps.
+    biases) alone unless `decay_all`. `min_lr_ratio` is the share of `lr` left at the end of a schedule that falls.
+    `wsd` (warm-up, stable, decay; arXiv 2404.06395) is constant and falls linearly over the last `decay_share` of the
+    steps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
