@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# On a busy machine two threads a process are up to ten times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Wall-clock deadlines would fail on a loaded machine, and a fixed seed keeps CI repeatable.
 settings.register_profile("covt", deadline=None, derandomize=True)
 settings.load_profile("covt")

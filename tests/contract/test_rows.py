@@ -74,6 +74,6 @@ def test_hugging_face_datasets_shows_decoded_pictures(prepared, tmp_path):
     row = loaded["train"][0]
     assert row["images"][0].size == (112, 112)
     assert [picture.size for picture in row["steps"][0]["images"]] == [(112, 112)] * 8
-    assert row["steps"][1]["text"].startswith("The marker ends at")
+    assert row["steps"][1]["text"].startswith("\\boxed{")
     assert isinstance(loaded["train"].features["images"].feature, datasets.Image)
     assert loaded["prompts"][0]["steps"] == []

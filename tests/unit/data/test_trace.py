@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from covt_data.errors import DataError
+from covt_data.prepare import prepare
 from covt_data.sources.trace import TraceOptions, splits
+from covt_data.store import PreparedSet
 from covt_data.tasks.trace import TraceMap, canonical, cell_name, draw_trace, generate, make_row
 from covt_data.tasks.trace_render import MARKER
 
@@ -74,7 +76,7 @@ def test_answers_and_paths_are_where_the_arrows_lead(small):
         assert len(set(cells)) == meta["hops"] + 1, "the path crosses itself"
         r, c = cells[-1]
         assert row.answer == "ABCD"[c] + "1234"[r]
-        assert f"follow {meta['hops']} arrow" in row.question
+        assert f"Follow {meta['hops']} arrow" in row.question
         for r in range(4):
             for c in range(4):
                 dr, dc = OFFSETS[meta["arrows"][r][c]]
@@ -85,7 +87,7 @@ def test_steps_are_eight_helper_images_and_the_answer(small):
     for row in small["train"] + small["test"]:
         latent, text = row.steps
         assert (latent.type, len(latent.images), text.text) == (
-            "latent", 8, f"The marker ends at \\boxed{{{row.answer}}}."
+            "latent", 8, f"\\boxed{{{row.answer}}}"
         )  # fmt: skip
     assert all(not row.steps for row in small["prompts"])
 
@@ -190,3 +192,14 @@ def test_cells_are_named_column_then_row():
 def test_the_smallest_and_largest_grid_take_eight_hops(size):
     trace = draw_trace(random.Random(0), size, 8)
     assert len(set(follow(trace.arrows, trace.start, 8))) == 9
+
+
+def test_short_demonstrations_may_answer_directly(tmp_path):
+    options = {"n_train": 200, "n_prompts": 5, "n_test": 20, "direct_hops": 3, "direct_share": 0.5}
+    prepare("trace", tmp_path / "set", options=options)
+    prepared = PreparedSet(tmp_path / "set")
+    direct = [row for row in prepared.rows("train") if [step.type for step in row.steps] == ["text"]]
+    short = [row for row in prepared.rows("train") if row.meta["hops"] <= 3]
+    assert all(row.meta["hops"] <= 3 and "focus" not in row.meta for row in direct)
+    assert 0.3 < len(direct) / len(short) < 0.7
+    assert all(len(row.steps) == 2 for row in prepared.rows("test"))
