@@ -89,7 +89,7 @@ def test_trainer_and_server_agree_while_the_policy_moves(
         for path in (latent_server.checkpoint, folder / "hf")
     )
     assert (before - after).abs().max() > 1e-4
-    assert {"reward", "reward_std", "necessity/nu", "entropy", "kl", "time/collect", "latent/spans"} <= set(lines[0])
+    assert {"reward", "reward_std", "necessity/used", "entropy", "kl", "time/collect", "latent/spans"} <= set(lines[0])
     assert latent_server.call("covt_status")["weight_version"] >= 3
 
 

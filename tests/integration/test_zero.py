@@ -89,6 +89,7 @@ def test_a_job_runs_in_place_where_torchrun_started_the_ranks(tmp_path: Path) ->
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     env = {**os.environ, **JOBS, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    subprocess.run(torchrun, env=env, check=True, capture_output=True, timeout=300)
+    done = subprocess.run(torchrun, env=env, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out_0").read_text()) == {"ranks": 2.0, "payload": {"a": 1}}
     assert (tmp_path / "out_1").read_text() == "null"

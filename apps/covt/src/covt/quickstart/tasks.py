@@ -18,7 +18,7 @@ class Task:
     rl: str
     data_options: dict[str, Any] = field(default_factory=dict)
     max_tokens: int = 32
-    minutes: float = 12.0
+    minutes: float = 10.0
     """Expected wall time on two CPU cores."""
 
     @property
