@@ -50,7 +50,9 @@ def test_a_killed_rank_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
     script = (
+        "import signal\n"
         "from covt_runtime.launch import WorkerGroup\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         f"with WorkerGroup(2, log_dir={str(tmp_path)!r}, env={JOBS!r}, preload=()) as group:\n"
         f"    group.run('zero_jobs:wait_forever', {{'folder': {str(tmp_path)!r}}}, lambda e: print('on', flush=True))\n"
     )
