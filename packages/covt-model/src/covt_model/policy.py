@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
 
 
-def load_split(checkpoint: Path | str, dtype: torch.dtype, device: torch.device) -> tuple[Model, Vision]:
+def load_split(checkpoint: Path | str, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Model, Vision]:
     """Load a checkpoint as (model without its vision tower, frozen vision tower on `device`).
 
     Raises:
