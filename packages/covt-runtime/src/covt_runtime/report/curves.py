@@ -25,7 +25,7 @@ RL_DETAILS = {
     "reward_std": "Reward spread in a group",
     "frac_reward_zero_std": "Groups without a signal",
     "entropy": "Entropy",
-    "kl": "Distance to the reference",
+    "kl": "KL of server and trainer",
     "completions/mean_length": "Length of completions",
     "latent/logprob_gap": "Server against trainer",
 }
