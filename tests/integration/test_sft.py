@@ -120,6 +120,14 @@ def test_controls_train_and_say_what_they_are(place: Path, two_ranks: WorkerGrou
     assert head == ("none" if method == "pause" else "identity")
 
 
+def test_a_recipe_with_another_latent_size_is_refused(place: Path, tmp_path: Path):
+    with (
+        WorkerGroup(1, log_dir=tmp_path) as workers,
+        pytest.raises(ValueError, match="latent size 8, normalize 'rms'; the recipe says 4"),
+    ):
+        run(settings(place, "other-size", latent={"size": 4}), workers)
+
+
 def test_the_vision_tower_stays_frozen(place: Path, reference: Path):
     before, after = (load_file(path / "model.safetensors") for path in (place / "model", reference / "hf"))
     frozen = [key for key in before if key.startswith("visual.")]

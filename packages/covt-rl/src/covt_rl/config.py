@@ -66,15 +66,6 @@ class AlgorithmSection(Section):
         return self
 
 
-class RlEvalSection(Section):
-    """`[eval]`: greedy accuracy through the server, while training."""
-
-    every: int = Field(default=0, ge=0)
-    """Steps between evaluations; 0 evaluates at the end only."""
-    split: str = "test"
-    rows: int = Field(default=128, ge=0)
-
-
 class RlConfig(Section):
     """One GRPO training."""
 
@@ -87,5 +78,4 @@ class RlConfig(Section):
     rollout: RolloutSection = RolloutSection()
     rewards: RewardsSection = RewardsSection()
     algorithm: AlgorithmSection = AlgorithmSection()
-    eval: RlEvalSection = RlEvalSection()
     log: LogSection = LogSection()

@@ -45,7 +45,6 @@ class ModelSection(Section):
 
     path: str = ""
     """A checkpoint folder or hub id; `tiny` builds one from scratch; empty takes the newest fitting run."""
-    freeze_vision: bool = True
     gradient_checkpointing: bool = False
     tiny: TinySection = TinySection()
 
@@ -55,7 +54,6 @@ class LatentSection(Section):
 
     size: int = Field(default=8, ge=1)
     """K: pads in a latent segment."""
-    head: Literal["identity"] = "identity"
     normalize: Literal["none", "rms"] = "none"
     required: bool = True
     """Refuse rows without a latent step; false trains them as text, beside those that have one."""

@@ -60,6 +60,13 @@ class Trainer:
             max_length=config.data.max_length,
             require_latent=config.latent.required,
         )
+        served = self.encoder.latent
+        if (served.size, served.normalize) != (config.latent.size, config.latent.normalize):
+            raise SftError(
+                f"{self.source_checkpoint} has latent size {served.size}, normalize {served.normalize!r}; the recipe "
+                f"says {config.latent.size}, {config.latent.normalize!r}",
+                "set latent.size and latent.normalize to the checkpoint's",
+            )
         self.data = SampleSource(
             Path(payload["data"]), config.data.split, config.data.limit, self.encoder, seed=config.run.seed
         )
