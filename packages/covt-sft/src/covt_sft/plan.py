@@ -4,9 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from covt_runtime.run import newest
-
 from covt_data.store import PreparedSet
+from covt_runtime.run import newest
 from covt_sft.config import SftConfig
 from covt_sft.errors import SftError
 
