@@ -49,6 +49,16 @@ def test_the_seed_decides_the_weights(tmp_path):
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_chat_roles_and_first_words_are_single_tokens(tmp_path):
+    from transformers import AutoTokenizer
+
+    pictures = [random_picture(torch.Generator().manual_seed(1), 2)]
+    folder = build_tiny(tmp_path / "tiny", ["<image>Follow the arrows."] * 3, pictures)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for word in ("system", "user", "assistant", "Follow"):
+        assert len(tokenizer.encode(word)) == 1, word
+
+
 def test_latent_settings_survive_writing_and_bad_ones_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         LatentConfig.read(tmp_path)

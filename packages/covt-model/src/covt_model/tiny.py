@@ -13,6 +13,7 @@ from covt_model.checkpoint import quiet_progress
 from covt_model.config import LatentConfig
 from covt_model.errors import ModelError
 from covt_model.images import ImageSettings, patchify
+from covt_model.prompt import IMAGE_TAG
 from covt_model.tokens import add_latent_tokens, rows_needed
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+ROLES = ("system", "user", "assistant")
 # Qwen2.5-VL's layout without the default system prompt, whose tokens a tiny model would have to carry in every row.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -78,7 +80,8 @@ def build_tiny(
         raise ModelError("build_tiny got fewer than two cells of sample pictures", "pass pictures of the training set")
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(texts, vocab_size)
+    words = [part for text in (*texts, *ROLES) for part in text.split(IMAGE_TAG)]
+    tokenizer = train_tokenizer(words, vocab_size)
     ids = add_latent_tokens(tokenizer)
     if len(tokenizer) > vocab_size:
         raise ModelError(
