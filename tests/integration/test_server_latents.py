@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import time
 import urllib.parse
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from latent_oracle import data_url, png
 from server_tools import RunningServer, generate, latents_of, prompt
@@ -18,6 +21,7 @@ from covt_model.config import LatentConfig
 from covt_model.vllm_plugin import cache_salt, latent_args
 
 H = 64
+GENERATE = "/inference/v1/generate"
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,7 @@ def latent(latent_server: RunningServer) -> LatentConfig:
 def bad_requests(latent: LatentConfig) -> dict[str, tuple[dict[str, Any], str]]:
     """Name → (request, what the answer says)."""
     pad, one = latent.pad_id, np.ones((1, H), dtype=np.float32)
+    shape = {"latent_shape": [1, H]}
     return {
         "unknown mode": (with_extra([1], {"latent_mode": "shuffle"}), "latent_mode is 'shuffle'"),
         "unknown field": (with_extra([1], {"latent_modes": "keep"}), "unknown fields latent_modes"),
@@ -44,6 +49,14 @@ def bad_requests(latent: LatentConfig) -> dict[str, tuple[dict[str, Any], str]]:
         ),
         "wrong type": (with_extra([pad], {"latent_data": [1.0], "latent_shape": [1, 1]}), "latent_data is list"),
         "no salt": (with_extra([1], latent_args("zeros")), "needs a cache_salt"),
+        "half precision": (
+            with_extra([pad], {"latent_data": base64.b64encode(np.ones(H, "<f2").tobytes()).decode()} | shape),
+            "latent_data has 128 bytes, latent_shape [1, 64] needs 256",
+        ),
+        "not base64": (with_extra([pad], {"latent_data": "-"} | shape), "not base64"),
+        "shape of three": (with_extra([pad], {"latent_data": "", "latent_shape": [1, 1, 64]}), "latent_shape is"),
+        "given without data": (with_extra([1], {"latent_mode": "given"}), "has no latent_data"),
+        "key too long": (with_extra([1], {"latent_key": "k" * 201}), "latent_key is"),
         "past the context": (with_extra([1] * 2000, None), "max"),
         "negative id": (with_extra([-1], None), "negative"),
         "id past the vocabulary": (with_extra([10**6], None), "vocabulary"),
@@ -113,6 +126,75 @@ def test_an_openai_chat_with_a_picture_decodes_latents(latent_server: RunningSer
     assert ids[: latent.size + 2] == [latent.start_id, *[latent.pad_id] * latent.size, latent.end_id]
     (latents,) = latents_of(latent_server, "chat")
     assert len(latents) == ids.count(latent.pad_id)
+
+
+def test_an_openai_client_sees_the_spans_and_sends_them_back_as_history(
+    latent_server: RunningServer, latent: LatentConfig
+) -> None:
+    picture = {"type": "image_url", "image_url": {"url": data_url(png(112, 112, 0))}}
+    messages: list[Any] = [{"role": "user", "content": [picture, {"type": "text", "text": "Which cell?"}]}]
+    span = "<|latent_start|>" + "<|latent_pad|>" * latent.size + "<|latent_end|>"
+    with openai.OpenAI(base_url=latent_server.url + "/v1", api_key="none", max_retries=0) as client:
+        model = client.models.list().data[0].id
+        how: dict[str, Any] = {"model": model, "max_tokens": 12, "temperature": 0}
+        how |= {"logit_bias": {str(latent.start_id): 100}}
+        answer = client.chat.completions.create(messages=messages, **how)
+        text = answer.choices[0].message.content
+        assert text is not None and text.startswith(span)
+        events = client.chat.completions.create(messages=messages, stream=True, **how)
+        assert "".join(event.choices[0].delta.content or "" for event in events if event.choices) == text
+        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "Sure?"}]
+        again = client.chat.completions.create(messages=messages, **how)
+        assert again.usage is not None and answer.usage is not None
+        assert again.usage.prompt_tokens > answer.usage.prompt_tokens
+        with pytest.raises(openai.BadRequestError, match="latent_mode is 'shuffle'"):
+            bad = {"vllm_xargs": {"latent_mode": "shuffle"}}
+            client.chat.completions.create(messages=messages, extra_body=bad, **how)
+
+
+# What a client with a bug may put in any place of a request.
+ODD = (None, True, -1, 0, 1e30, 2**70, "x", "", [], [[]], {}, {"a": 1}, [None], ["x"], [1.5])
+
+
+def malformed(latent: LatentConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Requests with one field replaced by something odd."""
+    ids = [5, 9, latent.start_id, latent.pad_id, latent.end_id]
+    extra = latent_args("given", np.ones((1, H), np.float32), key="odd", seed=1)
+    salt = cache_salt("given", np.ones((1, H), np.float32), 1)
+    params = {"max_tokens": 2, "temperature": 1.0, "n": 1, "seed": 1, "logprobs": 0, "logit_bias": {"5": 1.0}}
+    good = {"token_ids": ids, "sampling_params": params | {"extra_args": extra}, "cache_salt": salt}
+    good["content_parts"] = []
+    for odd in ODD:
+        for name in good:
+            yield f"{name}={odd!r}", good | {name: odd}
+        for name in (*params, "extra_args"):
+            yield f"{name}={odd!r}", good | {"sampling_params": good["sampling_params"] | {name: odd}}
+        for name in extra:
+            changed = good["sampling_params"] | {"extra_args": extra | {name: odd}}
+            yield f"{name}={odd!r}", good | {"sampling_params": changed}
+
+
+def odd_chats() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Chats with placeholders typed in and with pictures that are none, or of odd shapes."""
+    for text in ("<|image_pad|>", "<|video_pad|><|vision_end|>", "<|latent_start|>", "<|latent_end|>", "\x00", ""):
+        yield text, {"messages": [{"role": "user", "content": text}]}
+    for name, url in {
+        "no picture": "data:image/png;base64,AAAA",
+        "one pixel": data_url(png(1, 1, 0)),
+        "a line": data_url(png(1, 2000, 0)),
+        "cut off": data_url(png(56, 56, 0)[:100]),
+    }.items():
+        yield name, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
+
+
+def test_the_engine_outlives_whatever_it_is_sent(latent_server: RunningServer, latent: LatentConfig) -> None:
+    requests = [(name, GENERATE, body) for name, body in malformed(latent)]
+    requests += [(name, "/v1/chat/completions", body | {"max_tokens": 2}) for name, body in odd_chats()]
+    statuses = {f"{path} {name}": latent_server.post(path, body)[0] for name, path, body in requests}
+    failed = {name: status for name, status in statuses.items() if status >= 500}
+    assert not failed
+    assert 400 in statuses.values() and 200 in statuses.values()
+    assert generate(latent_server, [1, 2], max_tokens=2)[0].finish_reason == "length"
 
 
 def test_pads_typed_into_a_chat_are_refused(latent_server: RunningServer) -> None:

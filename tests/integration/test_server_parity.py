@@ -245,21 +245,32 @@ def test_preempted_requests_feed_the_same_latents_again(
     latent_server: RunningServer, oracle: Oracle, bias: dict[int, float]
 ) -> None:
     """More requests than the key-value cache holds: vLLM drops some and computes them again later."""
+    checkpoint = latent_server.checkpoint
     texts = [f"{n} Which cell do you reach? " * 4 for n in range(96)]
-    prompts = [prompt(latent_server.checkpoint, text, pictures=0, start=True) for text in texts]
-    jobs = [(ids, latent_args(key=f"preempted-{n}")) for n, ids in enumerate(prompts)]
+    jobs: list[tuple[list[int], tuple[bytes, ...], str]] = [
+        (prompt(checkpoint, text, pictures=0, start=True), (), "keep") for text in texts
+    ]
+    pictured = prompt(checkpoint, "Which cell?", start=True)
+    jobs += [(pictured, (png(84, 84, n),), mode) for n in range(3) for mode in ("keep", "noise")]
     before = latent_server.metric("vllm:num_preemptions_total")
 
-    def run(job: tuple[list[int], dict[str, Any]]) -> Answer:
-        return generate(latent_server, job[0], bias=bias, max_tokens=64, temperature=1.0, extra=job[1])[0]
+    def run(number: int) -> Answer:
+        ids, images, mode = jobs[number]
+        extra, salt = latent_args(mode, key=f"preempted-{number}"), cache_salt(mode)
+        options: dict[str, Any] = {"max_tokens": 64, "temperature": 1.0, "extra": extra, "salt": salt}
+        return generate(latent_server, ids, images, bias=bias, **options)[0]
 
     with ThreadPoolExecutor(len(jobs)) as pool:
-        answers = list(pool.map(run, jobs))
+        answers = list(pool.map(run, range(len(jobs))))
     assert latent_server.metric("vllm:num_preemptions_total") > before
     spans_seen = 0
-    for answer, (ids, extra) in zip(answers, jobs, strict=True):
-        latents = torch.from_numpy(np.array(latents_of(latent_server, extra["latent_key"])[0]))
-        expected = oracle.check(ids, answer.token_ids, latents, bias)
+    for number, (answer, (ids, images, mode)) in enumerate(zip(answers, jobs, strict=True)):
+        latents = torch.from_numpy(np.array(latents_of(latent_server, f"preempted-{number}")[0]))
+        if images:
+            replace = (lambda ordinal, own: noise(0, ordinal, own)) if mode == "noise" else (lambda ordinal, own: own)
+            expected = oracle.decode(ids, images, forced=answer.token_ids, bias=bias, replace=replace)
+        else:
+            expected = oracle.check(ids, answer.token_ids, latents, bias)
         assert_same(answer, expected)
         assert torch.allclose(latents, torch.stack(expected.latents), atol=1e-4)
         spans_seen += spans(answer.token_ids, oracle.latent.pad_id)

@@ -46,12 +46,28 @@ def untie(checkpoint: Path, seed: int) -> None:
 
 
 def assert_parity(server: RunningServer, oracle: Oracle) -> None:
-    ids, image, bias = prompt(server.checkpoint, "Follow", start=True), png(112, 84, 0), {oracle.latent.start_id: 2.5}
-    expected = oracle.decode(ids, [image], steps=STEPS, bias=bias)
-    (answer,) = generate(server, ids, (image,), bias=bias, extra=latent_args(key="parity"))
+    """Greedy with latents, sampled, two pictures, and latents replaced."""
+    bias = {oracle.latent.start_id: 2.5}
+    images = (png(112, 84, 0), png(56, 56, 1))
+    ids = prompt(server.checkpoint, "Follow", pictures=2, start=True)
+    expected = oracle.decode(ids, images, steps=STEPS, bias=bias)
+    (answer,) = generate(server, ids, images, bias=bias, extra=latent_args(key="parity"))
     assert_same(answer, expected)
     (latents,) = latents_of(server, "parity")
     assert np.allclose(latents, torch.stack(expected.latents), atol=1e-4)
+    for sampled in generate(server, ids, images, bias=bias, temperature=1.0, seed=1, n=2):
+        assert_same(sampled, oracle.decode(ids, images, forced=sampled.token_ids, bias=bias))
+    zeroed = oracle.decode(ids, images, steps=STEPS, bias=bias, replace=lambda _, own: torch.zeros_like(own))
+    (answer,) = generate(server, ids, images, bias=bias, extra=latent_args("zeros"), salt=cache_salt("zeros"))
+    assert_same(answer, zeroed)
+
+
+def changed(checkpoint: Path, folder: Path) -> Path:
+    """A copy with every tensor scaled."""
+    shutil.copytree(checkpoint, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: 1.05 * value for name, value in tensors.items()}, folder / "model.safetensors")
+    return folder
 
 
 def test_ilvr_feedback_with_untied_head_and_pushed_weights(tmp_path: Path) -> None:
@@ -61,12 +77,9 @@ def test_ilvr_feedback_with_untied_head_and_pushed_weights(tmp_path: Path) -> No
     assert "lm_head.weight" in load_file(checkpoint / "model.safetensors")
     with serving(checkpoint) as server:
         assert_parity(server, Oracle(checkpoint))
-        changed = tmp_path / "changed"
-        shutil.copytree(checkpoint, changed)
-        tensors = load_file(changed / "model.safetensors")
-        save_file({name: 1.05 * value for name, value in tensors.items()}, changed / "model.safetensors")
-        push(server, changed, 3)
-        assert_parity(server, Oracle(changed))
+        pushed = changed(checkpoint, tmp_path / "changed")
+        push(server, pushed, 3)
+        assert_parity(server, Oracle(pushed))
 
 
 def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path) -> None:
@@ -90,6 +103,35 @@ def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path) -> None:
         assert_same(rest, expected)
 
 
-def test_tensor_parallel_2(tiny_checkpoint: Path) -> None:
-    with serving(tiny_checkpoint, tensor_parallel=2) as server:
-        assert_parity(server, Oracle(tiny_checkpoint))
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_tensor_parallel_2(tiny_checkpoint: Path, tmp_path: Path, tied: bool) -> None:
+    checkpoint = tiny_checkpoint
+    if not tied:
+        checkpoint = build_checkpoint(tmp_path / "untied")
+        untie(checkpoint, 2)
+    with serving(checkpoint, tensor_parallel=2) as server:
+        assert_parity(server, Oracle(checkpoint))
+        pushed = changed(checkpoint, tmp_path / "changed")
+        push(server, pushed, 3)
+        assert_parity(server, Oracle(pushed))
+
+
+def test_without_the_plugin_the_comparison_fails(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Plain vLLM loads the same checkpoint and answers, but neither closes spans nor feeds latents."""
+    from covt_rl.serving.options import ServerOptions, command
+    from covt_rl.serving.process import LatentServer, free_port
+
+    port = free_port("127.0.0.1")
+    ours = ("--worker-cls", "--logits-processors", "--middleware", "--logprobs-mode")
+    line = command(tiny_checkpoint, "127.0.0.1", port, ServerOptions(max_model_len=512))
+    line = [word for word, before in zip(line, ["", *line], strict=False) if not {word, before} & set(ours)]
+    with LatentServer(tiny_checkpoint, "127.0.0.1", port, None, tmp_path / "vllm.log", line) as server:
+        server.launch()
+        oracle = Oracle(tiny_checkpoint)
+        ids = prompt(tiny_checkpoint, "Follow", start=True)
+        (answer,) = generate(RunningServer(server.url, tiny_checkpoint), ids, (png(112, 84, 0),))
+        with pytest.raises(AssertionError):
+            assert_same(answer, oracle.decode(ids, [png(112, 84, 0)], steps=STEPS))
+        # The same tokens with nothing but the mask added are still others than with latents.
+        with pytest.raises(AssertionError):
+            assert_same(answer, oracle.decode(ids, [png(112, 84, 0)], steps=STEPS, replace=lambda _, own: None))

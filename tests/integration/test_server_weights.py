@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
-from server_tools import STEPS, RunningServer, assert_same, generate, prompt, push
+from server_tools import STEPS, RunningServer, assert_same, generate, latents_of, prompt, push
+
+from covt_model.vllm_plugin import latent_args
 
 # What is wrong with a pushed folder → what the answer says about it.
 FAULTS = {
@@ -48,7 +51,9 @@ def test_pushed_weights_are_what_the_server_decodes_with(restored: RunningServer
     assert_same(generate(restored, ids, (image,), bias=bias)[0], old.decode(ids, [image], steps=STEPS, bias=bias))
     push(restored, changed, 7)
     expected = new.decode(ids, [image], steps=STEPS, bias=bias)
-    assert_same(generate(restored, ids, (image,), bias=bias)[0], expected)
+    assert_same(generate(restored, ids, (image,), bias=bias, extra=latent_args(key="pushed"))[0], expected)
+    (latents,) = latents_of(restored, "pushed")
+    assert np.allclose(latents, torch.stack(expected.latents), atol=1e-4)
     with pytest.raises(AssertionError):
         assert_same(generate(restored, ids, (image,), bias=bias)[0], old.decode(ids, [image], steps=STEPS, bias=bias))
     assert restored.call("covt_status")["weight_version"] == 7

@@ -36,15 +36,17 @@ def send(path: str, body: Any, head: str = "identity", chunks: int = 1, method: 
     async def respond(message: Any) -> None:
         sent.append(message)
 
-    async def inner(_scope: Any, receive: Any, send: Any) -> None:
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
         got, more = b"", True
         while more:
             message = await receive()
             got, more = got + message["body"], message["more_body"]
+        assert dict(scope["headers"])[b"content-length"] == str(len(got)).encode()
         await send({"type": "http.response.start", "status": 299, "headers": []})
         await send({"type": "http.response.body", "body": got})
 
-    scope = {"type": "http", "method": method, "path": path, "app": app}
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
+    scope = {"type": "http", "method": method, "path": path, "app": app, "headers": headers}
     asyncio.run(LatentRequestCheck(inner)(scope, receive, respond))
     return sent[0]["status"], sent[1]["body"]
 
@@ -140,3 +142,35 @@ def test_openai_requests(path: str) -> None:
         {field: plain, "vllm_xargs": latent_args("given", ONE[:, :2])},
     ):
         assert send(path, body)[0] == 400
+
+
+def passed_on(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    status, got = send(path, body)
+    assert status == 299
+    return json.loads(got)
+
+
+def test_the_text_of_plain_clients_has_the_spans_unless_they_say_otherwise() -> None:
+    for path, body in (("/v1/chat/completions", {"messages": []}), ("/v1/completions", {"prompt": "hi"})):
+        assert passed_on(path, body) == body | {"skip_special_tokens": False}
+        chosen = body | {"skip_special_tokens": True}
+        assert passed_on(path, chosen) == chosen
+    assert passed_on("/v1/responses", {"input": "hi"}) == {"input": "hi"}
+
+
+def test_an_answer_with_a_span_can_be_the_history_of_the_next_turn() -> None:
+    answer = "so <|latent_start|><|latent_pad|><|latent_pad|><|latent_end|> B3"
+    messages = [
+        {"role": "user", "content": "which?"},
+        {"role": "assistant", "content": answer},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}, {"type": "image_url"}]},
+        {"role": "assistant", "tool_calls": []},
+    ]
+    kept = "so <|latent_start|><|latent_end|> B3"
+    assert passed_on("/v1/chat/completions", {"messages": messages})["messages"] == [
+        messages[0],
+        {"role": "assistant", "content": kept},
+        {"role": "assistant", "content": [{"type": "text", "text": kept}, {"type": "image_url"}]},
+        messages[3],
+    ]
+    assert send("/v1/chat/completions", {"messages": [{"role": "user", "content": answer}]})[0] == 400

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import vllm
 
+from covt_model.config import LatentConfig
 from covt_model.errors import ModelError
-from covt_model.vllm_plugin.settings import EngineSettings, check_supported
+from covt_model.vllm_plugin.settings import EngineSettings, check_served, check_supported
 
 LATENT = {"start_id": 5, "pad_id": 6, "end_id": 7, "size": 3}
 
@@ -70,3 +71,14 @@ def test_a_checkpoint_without_latents_is_refused() -> None:
     del config.model_config.hf_config.covt_latent
     with pytest.raises(ModelError, match="no latent tokens"):
         EngineSettings.read(config)
+
+
+@pytest.mark.parametrize(("name", "value"), [("head", "mlp"), ("normalize", "layer")])
+def test_a_feedback_rule_that_the_server_cannot_follow_is_refused(name: str, value: str) -> None:
+    latent = LatentConfig.from_dict(LATENT)
+    check_served(latent)
+    # What a later release may write, and this one would have to approximate.
+    object.__setattr__(latent, name, value)
+    with pytest.raises(ModelError, match=f"can't follow covt_latent.{name} = {value!r}") as error:
+        check_served(latent)
+    assert error.value.remedy

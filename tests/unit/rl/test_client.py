@@ -210,6 +210,24 @@ def test_requests_go_to_the_least_loaded_replica() -> None:
     assert counts[1] > 4 * counts[0] > 0
 
 
+@pytest.mark.parametrize("dead_first", [True, False])
+def test_a_dead_replica_is_left_alone_while_another_lives(dead_first: bool) -> None:
+    """It refuses at once, so it always has the fewest requests under way."""
+    script = Script(fine)
+
+    async def work() -> Any:
+        async with serving(script) as alive:
+            urls = ["http://127.0.0.1:1", alive] if dead_first else [alive, "http://127.0.0.1:1"]
+            async with client_of(urls, attempts=2, concurrency=8) as client:
+                return await client.generate([PROMPT] * 40, TEN)
+
+    assert len(run(work())) == len(script.bodies) == 40
+
+
+def test_a_replica_that_failed_once_is_asked_again_when_it_is_the_only_one() -> None:
+    assert generate(Script(status(503), fine, status(503), fine), prompts=[PROMPT] * 2, concurrency=1)
+
+
 def test_a_dead_server_is_brought_back_once_for_all_requests() -> None:
     alive, calls = False, 0
 

@@ -30,10 +30,11 @@ def checkpoint(tmp_path) -> Path:
 
 
 class Recorder:
-    """A server that records calls; `fails` names the call that answers HTTP 500."""
+    """A server that records calls; `fails` names the call that answers HTTP 500, each time or once."""
 
     def __init__(self, version: str = "default", worker_version: int = 0, fails: str = "") -> None:
         self.version, self.worker_version, self.fails = version, worker_version, fails
+        self.fails_once = False
         self.calls: list[str] = []
         self.loaded: dict[str, torch.Tensor] = {}
 
@@ -42,6 +43,7 @@ class Recorder:
         call = body.get("method", path)
         self.calls.append(f"{call} {body.get('new_version', '')}".strip())
         if call == self.fails:
+            self.fails = "" if self.fails_once else call
             return web.json_response({"error": {"message": "tensors don't fit"}}, status=500)
         if path == "/update_weight_version":
             self.version = body["new_version"]
@@ -54,19 +56,24 @@ class Recorder:
         return web.json_response({"weight_version": self.version})
 
 
-def with_server(server: Recorder, work: Any) -> Any:
+def with_server(servers: Recorder | list[Recorder], work: Any) -> Any:
+    """What `work(client)` returns, the client having one replica or several."""
+
     async def main() -> Any:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", server.handle)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        runners = []
+        for server in servers if isinstance(servers, list) else [servers]:
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", server.handle)
+            runners.append(web.AppRunner(app))
+            await runners[-1].setup()
+            await web.TCPSite(runners[-1], "127.0.0.1", 0).start()
+        urls = [f"http://127.0.0.1:{runner.addresses[0][1]}" for runner in runners]
         try:
-            async with RolloutClient(url, latent=LATENT, decode=str, attempts=2, backoff=0.001) as client:
+            async with RolloutClient(urls, latent=LATENT, decode=str, attempts=2, backoff=0.001) as client:
                 return await work(client)
         finally:
-            await runner.cleanup()
+            for runner in runners:
+                await runner.cleanup()
 
     return run(main())
 
@@ -140,6 +147,39 @@ def test_a_half_done_load_keeps_a_name_that_is_no_version(tmp_path) -> None:
     server.fails = ""
     with_server(server, lambda client: push_weights(client, tmp_path, 6))
     assert server.version == "6"
+
+
+def test_a_replica_that_has_loaded_already_is_given_the_old_weights_again(checkpoint) -> None:
+    fine, failing = Recorder(), Recorder()
+    twice = {name: 2 * tensor for name, tensor in SERVED.items()}
+
+    async def work(client: RolloutClient) -> Any:
+        with Publisher(client, ServedNames.read(checkpoint)) as publisher:
+            await publisher.publish(twice.items(), 1)
+            failing.fails = "covt_load_weights"
+            with pytest.raises(WeightPushError, match="and no version is served"):
+                await publisher.publish(((name, 3 * tensor) for name, tensor in SERVED.items()), 2)
+            return fine.loaded["model.layers.0.w"].tolist()
+
+    # The failing one can't be asked to load anything, so nothing but the other's weights can be put right.
+    assert with_server([fine, failing], work) == [2, 2, 2, 2]
+    assert fine.version == failing.version == "loading 2"
+
+
+def test_a_push_that_one_replica_refused_leaves_the_old_version_on_all(checkpoint) -> None:
+    replicas = [Recorder(), Recorder(fails="covt_load_weights")]
+
+    async def work(client: RolloutClient) -> Any:
+        with Publisher(client, ServedNames.read(checkpoint)) as publisher:
+            replicas[1].fails_once = True
+            with pytest.raises(WeightPushError, match="version 0 stays"):
+                await publisher.publish(((name, 3 * tensor) for name, tensor in SERVED.items()), 5)
+            return await client.weight_version()
+
+    assert with_server(replicas, work) == 0
+    assert [one.worker_version for one in replicas] == [0, 0]
+    assert replicas[0].loaded["model.layers.0.w"].tolist() == [1, 1, 1, 1]
+    assert [one.calls.count("/resume") for one in replicas] == [1, 1]
 
 
 def test_a_push_that_failed_is_repeated_once_the_server_is_back(checkpoint) -> None:

@@ -64,9 +64,10 @@ class LatentInput:
 class RolloutClient:
     """Samples completions from one or several replicas; use it as an async context manager.
 
-    latent: the served checkpoint's settings. decode: ids → text without special tokens. version: the weights that
-    answers must come from; None accepts any, but never two in one completion. picture_ids: tokens that stand for
-    pictures, and can't be repeated when a model has sampled one as text. The other parameters are `Transport`'s.
+    urls: a list, or one string with commas between. latent: the served checkpoint's settings. decode: ids → text
+    without special tokens. version: the weights that answers must come from; None accepts any, but never two in one
+    completion. picture_ids: tokens that stand for pictures, and can't be repeated when a model has sampled one as text.
+    The other parameters are `Transport`'s.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class RolloutClient:
         self.picture_ids = picture_ids
         self.attempts = attempts
         self.transport = Transport(
-            [urls] if isinstance(urls, str) else urls,
+            urls.split(",") if isinstance(urls, str) else urls,
             api_key=api_key,
             concurrency=concurrency,
             timeout=timeout,

@@ -86,6 +86,11 @@ class ServedNames:
     def __len__(self) -> int:
         return len(self._served)
 
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's."""
+        return next(iter(self._files.values())).parent
+
     def find(self, name: str) -> str:
         """The served name of a parameter; raises RolloutError when the served model has no such tensor."""
         served = self._served.get(_canonical(name))
@@ -134,11 +139,14 @@ def write_weights(
     return count, total
 
 
-async def push_weights(client: RolloutClient, folder: Path | str, version: int) -> None:
+async def push_weights(
+    client: RolloutClient, folder: Path | str, version: int, fallback: tuple[Path, int] | None = None
+) -> None:
     """Make all replicas serve `folder/*.safetensors` under `version`; completions must then come from it.
 
     Requests under way are aborted; the client sends them again. Raises WeightPushError when a replica could not be
-    updated: one that refused the weights serves its old ones, under their old version.
+    updated. Then those that refused serve their old weights under their old version, and those that had the new ones
+    already are given the old ones again, if `fallback` (folder, version) is those.
     """
     transport = client.transport
     before = None
@@ -146,15 +154,13 @@ async def push_weights(client: RolloutClient, folder: Path | str, version: int) 
         before = await _version(client)
         await transport.each("POST", "/pause", params={"mode": "abort"}, attempts=client.attempts)
         await _name(client, f"{LOADING} {version}")
-        body = {"method": "covt_load_weights", "args": [str(folder), version]}
-        await transport.each("POST", "/collective_rpc", body)
+        await _load(client, folder, version)
         await _name(client, str(version))
     except ServerError as error:
-        await _take_back(client, before)
+        stays = await _take_back(client, before, fallback)
         raise WeightPushError(
-            f"weights of version {version} were not loaded, version {before} stays: {error}"
-            if before is not None
-            else f"weights of version {version} were not loaded: {error}",
+            f"weights of version {version} were not loaded, "
+            + (f"version {before} stays: {error}" if stays else f"and no version is served: {error}"),
             "see the server's log; push all tensors of the served model, from a folder that the server can read",
         ) from error
     client.version = version
@@ -169,18 +175,37 @@ async def _version(client: RolloutClient) -> int | None:
         return None
 
 
-async def _take_back(client: RolloutClient, before: int | None) -> None:
-    """Resume, under the old name where the old weights are whole.
+async def _load(client: RolloutClient, folder: Path | str, version: int) -> None:
+    await client.transport.each(
+        "POST", "/collective_rpc", {"method": "covt_load_weights", "args": [str(folder), version]}
+    )
 
-    The workers report the version of the last load that came to its end; a replica that has another keeps a name
-    that is no version, and its answers are refused until a push succeeds.
+
+async def _take_back(client: RolloutClient, before: int | None, fallback: tuple[Path, int] | None) -> bool:
+    """Resume under the old name where all of the old weights are there again; False where they are not.
+
+    The workers report the version of the last load that came to its end, and none after one that did not. A replica
+    that is left without one keeps a name that is no version: its answers are refused until a push succeeds.
     """
-    # The server may be gone altogether; the error that brought us here says so, and is the one to raise.
-    with contextlib.suppress(ServerError):
-        statuses = await client.transport.each("POST", "/collective_rpc", {"method": "covt_status"})
-        if all(status["results"][0]["weight_version"] == before for status in statuses):
-            await _name(client, str(before))
+    if before is None:
+        return False
+    try:
+        if not await _all_have(client, before):
+            if fallback is None or fallback[1] != before:
+                return False
+            await _load(client, *fallback)
+        await _name(client, str(before))
         await client.transport.each("POST", "/resume", attempts=client.attempts)
+    except ServerError:
+        # The error that brought us here is the one to raise; `stays` says that taking back failed too.
+        return False
+    return True
+
+
+async def _all_have(client: RolloutClient, version: int) -> bool:
+    """Whether every worker of every replica has loaded just these weights."""
+    answers = await client.transport.each("POST", "/collective_rpc", {"method": "covt_status"})
+    return all(worker["weight_version"] == version for answer in answers for worker in answer["results"])
 
 
 async def _name(client: RolloutClient, name: str) -> None:
@@ -235,9 +260,11 @@ class Publisher:
     async def _push(self, folder: Path, version: int) -> None:
         """Push, once more after the client's `on_down` where it has one; a failure leaves the older weights newest."""
         older, self._newest = self._newest, (folder, version)
+        # A server that nothing was pushed to has the checkpoint's weights, as version 0.
+        fallback = older or (self.names.folder, 0)
         try:
             try:
-                await push_weights(self.client, folder, version)
+                await push_weights(self.client, folder, version, fallback)
             except WeightPushError:
                 if not await self.client.transport.bring_back():
                     raise

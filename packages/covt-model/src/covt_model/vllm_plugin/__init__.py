@@ -1,31 +1,38 @@
 """Latent decoding inside an unmodified vLLM: a worker, a logits processor and a request check, given by flags.
 
-`vllm serve CKPT` with `flags(CKPT)` and `environment()` serves a latent checkpoint. Importing this package loads
+vLLM's server with `flags(CKPT)` and `environment()` serves a latent checkpoint. Importing this package loads
 neither vLLM nor torch; `protocol` has what a client needs.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from covt_model.config import LatentConfig
 from covt_model.vllm_plugin.protocol import cache_salt, decode_latents, encode_latents, latent_args
+from covt_model.vllm_plugin.settings import check_served
 
-__all__ = ["WORKER", "cache_salt", "decode_latents", "encode_latents", "environment", "flags", "latent_args"]
+__all__ = ["WORKERS", "Device", "cache_salt", "decode_latents", "encode_latents", "environment", "flags", "latent_args"]
 
 _PACKAGE = "covt_model.vllm_plugin"
-WORKER = f"{_PACKAGE}.worker.LatentCPUWorker"
+Device = Literal["cpu", "gpu"]
+WORKERS: dict[Device, str] = {
+    "cpu": f"{_PACKAGE}.cpu_worker.LatentCPUWorker",
+    "gpu": f"{_PACKAGE}.worker.LatentWorker",
+}
 
 
-def flags(checkpoint: Path | str) -> list[str]:
+def flags(checkpoint: Path | str, device: Device = "cpu") -> list[str]:
     """The `vllm serve` flags that decode the latents of `checkpoint`; host, port and sizes are the caller's.
 
-    Raises CheckpointError when there is no config.json, ModelError when it has no latent settings.
+    Raises CheckpointError when there is no config.json, ModelError when its latent settings are missing or the server
+    can't follow them.
     """
-    LatentConfig.read(checkpoint)
+    check_served(LatentConfig.read(checkpoint))
     return [
         "--worker-cls",
-        WORKER,
+        WORKERS[device],
         "--logits-processors",
         f"{_PACKAGE}.logits:LatentLogitsProcessor",
         "--middleware",

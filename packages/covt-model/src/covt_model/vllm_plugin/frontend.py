@@ -1,4 +1,8 @@
-"""Checks latent requests in the API server, where a bad one is HTTP 400 and the engine never sees it."""
+"""Checks latent requests in the API server, where a bad one is HTTP 400 and the engine never sees it.
+
+For plain clients it also makes latent spans visible: OpenAI's requests leave special tokens out of the text unless told
+otherwise, and an answer with spans may come back as the history of the next request.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from covt_model.vllm_plugin.settings import EngineSettings
 GENERATE = "/inference/v1/generate"
 # Everything else that generates: OpenAI's, Anthropic's and vLLM's own request forms.
 OTHERS = ("/v1/", "/inference/", "/generative_scoring")
+TEXT_ANSWERS = ("/v1/chat/completions", "/v1/completions")
 
 
 class SamplingFields(msgspec.Struct):
@@ -33,7 +38,10 @@ class GenerateFields(msgspec.Struct):
 
 
 class LatentRequestCheck:
-    """ASGI middleware: answers a latent request that can't be served, and passes everything else on unchanged."""
+    """ASGI middleware: answers a latent request that can't be served, and passes everything else on.
+
+    Requests for text are passed on with the settings of `show_spans`, others unchanged.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -45,28 +53,36 @@ class LatentRequestCheck:
             return
         messages, body = await read_body(receive)
         try:
-            self.check(scope, body)
+            changed = self.check(scope, body)
         except ModelError as error:
             await refuse(send, f"{error}: {error.remedy}")
             return
+        if changed is not None:
+            scope, messages = with_body(scope, changed)
 
         async def replay() -> Message:
             return messages.pop(0) if messages else await receive()
 
         await self.app(scope, replay, send)
 
-    def check(self, scope: Scope, body: bytes) -> None:
+    def check(self, scope: Scope, body: bytes) -> bytes | None:
+        """Raise ModelError for a request that can't be served; returns another body where it needs one."""
         if self.settings is None:
             self.settings = EngineSettings.read(scope["app"].state.vllm_config)
         try:
             if scope["path"] == GENERATE:
                 check_generate(msgspec.json.decode(body, type=GenerateFields), self.settings)
-            else:
-                check_other(msgspec.json.decode(body), self.settings)
+                return None
+            request = msgspec.json.decode(body)
         except msgspec.ValidationError as error:
             raise ModelError(f"the request is malformed: {error}", "see the fields in docs/rollout.md") from error
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return  # not JSON: vLLM says so
+            return None  # not JSON: vLLM says so
+        shown = scope["path"] in TEXT_ANSWERS and isinstance(request, dict)
+        if shown:
+            show_spans(request)
+        check_other(request, self.settings)
+        return msgspec.json.encode(request) if shown else None
 
 
 def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
@@ -98,6 +114,30 @@ def check_other(request: Any, settings: EngineSettings) -> None:
         raise ModelError(f"the prompt has {PAD}", f"continue latents with {GENERATE} and latent_data")
 
 
+def show_spans(request: dict[str, Any]) -> None:
+    """Let the answer's text have special tokens, and take the pads out of earlier answers.
+
+    A later turn reads an earlier span without its latents, which the text doesn't hold: the mode `drop_latents`.
+    """
+    request.setdefault("skip_special_tokens", False)
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and message.get("role") == "assistant" and "content" in message:
+            message["content"] = without_pads(message["content"])
+
+
+def without_pads(content: Any) -> Any:
+    """A message's content, a string or a list of parts, without pads."""
+    if isinstance(content, str):
+        return content.replace(PAD, "")
+    if isinstance(content, list):
+        return [
+            part | {"text": without_pads(part["text"])} if isinstance(part, dict) and "text" in part else part
+            for part in content
+        ]
+    return content
+
+
 def check_salt(given: Any, needed: str | None, mode: str) -> None:
     if needed is not None and not (isinstance(given, str) and needed in given):
         raise ModelError(
@@ -125,6 +165,13 @@ async def read_body(receive: Receive) -> tuple[list[Message], bytes]:
         messages.append(message)
         if message["type"] != "http.request" or not message.get("more_body", False):
             return messages, b"".join(message.get("body", b"") for message in messages)
+
+
+def with_body(scope: Scope, body: bytes) -> tuple[Scope, list[Message]]:
+    """The scope and the messages of the same request with another body."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+    scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+    return scope, [{"type": "http.request", "body": body, "more_body": False}]
 
 
 async def refuse(send: Send, text: str) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from covt_model.feedback import feedback
@@ -37,7 +36,7 @@ class LatentState:
 
 
 class LatentRunner(GPUModelRunner):
-    """The V1 runner with latent feedback.
+    """The V1 runner with latent feedback: the GPU's as it is, the CPU's in `cpu_worker`.
 
     The base class calls, in each step: `_preprocess` (embeddings of the scheduled tokens), the model, `_sample`,
     `_bookkeeping_sync` (sampled ids are known). A pad sampled at position t stores the feedback of the hidden state
@@ -194,10 +193,6 @@ class LatentRunner(GPUModelRunner):
                 found[choice_index(req_id)] = self.fed(req_id)
                 self.latents.taken.add(req_id)
         return found
-
-
-class LatentCPUModelRunner(LatentRunner, CPUModelRunner):
-    """Latent feedback on vLLM's CPU runner."""
 
 
 def latent_key(params: SamplingParams | None) -> str | None:

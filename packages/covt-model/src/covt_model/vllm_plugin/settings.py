@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 TESTED_VERSIONS = ("0.32.0",)
+# What `runner` knows how to feed.
+SERVED_HEADS = ("identity", "none")
+SERVED_NORMALIZE = ("none", "rms")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,22 @@ class EngineSettings:
                 f"{vllm_config.model_config.model} has no latent tokens ({KEY!r} is missing from its config.json)",
                 "serve a checkpoint made by `covt sft`, or leave out the flags of the latent plugin",
             )
-        return cls(LatentConfig.from_dict(values), vllm_config.model_config.get_hidden_size(), hf_config.image_token_id)
+        latent = LatentConfig.from_dict(values)
+        check_served(latent)
+        return cls(latent, vllm_config.model_config.get_hidden_size(), hf_config.image_token_id)
+
+
+def check_served(latent: LatentConfig) -> None:
+    """Refuse a feedback rule that the server would have to approximate. Raises ModelError."""
+    for name, value, served in (
+        ("head", latent.head, SERVED_HEADS),
+        ("normalize", latent.normalize, SERVED_NORMALIZE),
+    ):
+        if value not in served:
+            raise ModelError(
+                f"the server can't follow {KEY}.{name} = {value!r}",
+                f"it serves checkpoints with {name} {' or '.join(served)}",
+            )
 
 
 def check_supported(vllm_config: VllmConfig) -> None:

@@ -19,21 +19,30 @@ VISION = "visual."
 Shapes = dict[str, tuple[int, ...]]
 
 
+def check(runner: GPUModelRunner, folder: Path) -> None:
+    """Compare names and shapes of `folder/*.safetensors` with the served checkpoint's.
+
+    Raises CheckpointError or ModelError; nothing has been changed then.
+    """
+    names = served_model(runner).hf_to_vllm_mapper.map_name
+    shapes, served = read_shapes(folder), read_shapes(checkpoint_folder(runner.model_config.model))
+    compare({names(n): s for n, s in shapes.items()}, {names(n): s for n, s in served.items()}, folder)
+
+
 def load(runner: GPUModelRunner, folder: Path) -> dict[str, Any]:
     """Load every tensor of `folder/*.safetensors`, under the names of checkpoints or of parameters, into the model.
 
-    Names and shapes are compared with the served checkpoint first, so that a bad folder changes nothing: raises
-    CheckpointError or ModelError. The caller pauses the engine and clears its caches.
+    The caller has checked them, pauses the engine and clears its caches.
     """
     begun = time.perf_counter()
-    model: Any = runner.get_model()
-    shapes = read_shapes(folder)
-    names = model.hf_to_vllm_mapper.map_name
-    served = read_shapes(checkpoint_folder(runner.model_config.model))
-    compare({names(n): s for n, s in shapes.items()}, {names(n): s for n, s in served.items()}, folder)
     runner.reload_weights(weights_iterator=tensors(folder))
-    repack_tied_head(model)
-    return {"tensors": len(shapes), "seconds": time.perf_counter() - begun}
+    repack_tied_head(served_model(runner))
+    return {"seconds": time.perf_counter() - begun}
+
+
+def served_model(runner: GPUModelRunner) -> Any:
+    """vLLM's Qwen2.5-VL; it has attributes that vLLM's interface of models doesn't name."""
+    return runner.get_model()
 
 
 def checkpoint_folder(model: str) -> Path:

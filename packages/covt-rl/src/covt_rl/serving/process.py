@@ -28,6 +28,8 @@ STAGES = (
     ("Starting to load model", "loading weights"),
     ("KV cache size", "opening the port"),
 )
+FIRST_STAGE, LAST_STAGE = "importing vLLM", "ready"
+STAGE_NAMES = (FIRST_STAGE, *(name for _, name in STAGES), LAST_STAGE)
 POLL = 0.1
 
 
@@ -37,10 +39,19 @@ class LatentServer:
     The server's processes end with `stop()`, when the `with` block is left, and when this process dies in any way.
     """
 
-    def __init__(self, checkpoint: Path, host: str, port: int, api_key: str | None, log_path: Path, line: list[str]):
+    def __init__(
+        self,
+        checkpoint: Path,
+        host: str,
+        port: int,
+        api_key: str | None,
+        log_path: Path,
+        line: list[str],
+        options: ServerOptions | None = None,
+    ) -> None:
         self.checkpoint, self.host, self.port, self.api_key = checkpoint, host, port, api_key
         self.log_path = log_path
-        self._command = line
+        self._command, self._options = line, options
         self._process: subprocess.Popen[bytes] | None = None
         self._lease: int | None = None
 
@@ -56,12 +67,14 @@ class LatentServer:
         options: ServerOptions | None = None,
         on_progress: Progress | None = None,
         timeout: float = 600.0,
+        abandon: Callable[[], bool] = lambda: False,
     ) -> Self:
         """Start a server for `checkpoint` and return once it answers.
 
         port: None chooses a free one. api_key: needed on any address but loopback. log_path: where vLLM's output
         goes, a temporary file when None. on_progress: called with the stage's name and the seconds since the start,
         at every change. timeout: seconds until a server that is still not ready is stopped.
+        abandon: asked while waiting; True ends the start.
 
         Raises ServerError (vLLM missing, port in use, died or not ready in time) and the plugin's error for a
         checkpoint without latent settings; nothing is left running then.
@@ -73,11 +86,11 @@ class LatentServer:
         chosen = free_port(host) if port is None else port
         if port is not None:
             check_port(host, port)
-        line = command(folder, host, chosen, options or ServerOptions())
+        line = command(folder, host, chosen, options or ServerOptions(), guarded=bool(api_key))
         if log_path is None:
             log_path = Path(tempfile.gettempdir()) / f"covt-server-{os.getpid()}-{chosen}.log"
-        server = cls(folder, host, chosen, api_key, Path(log_path), line)
-        server.launch(on_progress, timeout)
+        server = cls(folder, host, chosen, api_key, Path(log_path), line, options)
+        server.launch(on_progress, timeout, abandon)
         return server
 
     @property
@@ -109,7 +122,7 @@ class LatentServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(self.api_key),
+                env=environment(self.api_key, self._options),
                 pass_fds=(held,),
                 # Ctrl-C in the terminal is for the trainer, which then stops the server in order.
                 start_new_session=True,
@@ -148,7 +161,7 @@ class LatentServer:
 
     def _wait_until_ready(self, on_progress: Progress, timeout: float, abandon: Callable[[], bool]) -> None:
         began = time.monotonic()
-        stage = "importing vLLM"
+        stage = FIRST_STAGE
         on_progress(stage, 0.0)
         while not self._get("/health"):
             seconds = time.monotonic() - began
@@ -167,7 +180,7 @@ class LatentServer:
                 stage = str(now)
                 on_progress(stage, seconds)
             time.sleep(POLL)
-        on_progress("ready", time.monotonic() - began)
+        on_progress(LAST_STAGE, time.monotonic() - began)
 
     def responds(self, timeout: float = 10.0) -> bool:
         """Whether the engine itself, not only the HTTP server before it, answers within `timeout` seconds."""
@@ -206,8 +219,13 @@ class LatentServer:
 
 def free_port(host: str) -> int:
     """A port on `host` that nothing listens on right now."""
-    with _bound(host, 0) as listener:
-        return listener.getsockname()[1]
+    return free_ports(host, 1)[0]
+
+
+def free_ports(host: str, count: int) -> list[int]:
+    """Different ports on `host` that nothing listens on right now."""
+    with contextlib.ExitStack() as stack:
+        return [stack.enter_context(_bound(host, 0)).getsockname()[1] for _ in range(count)]
 
 
 def check_port(host: str, port: int) -> None:

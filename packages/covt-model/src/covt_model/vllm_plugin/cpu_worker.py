@@ -1,0 +1,19 @@
+"""The CPU's worker and model runner with latents."""
+
+from __future__ import annotations
+
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from covt_model.vllm_plugin.runner import LatentRunner
+from covt_model.vllm_plugin.worker import LatentWorker
+
+
+class LatentCPUModelRunner(LatentRunner, CPUModelRunner):
+    """Latent feedback on vLLM's CPU runner."""
+
+
+class LatentCPUWorker(LatentWorker, CPUWorker):
+    """Latent feedback on vLLM's CPU worker."""
+
+    runner_class = LatentCPUModelRunner
