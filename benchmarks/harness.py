@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,7 +46,8 @@ class Benchmark:
 def measure(benchmark: Benchmark, rounds: int | None = None) -> dict[str, Any]:
     """Run all cases, round by round, and give the result as contract F wants it, with ranges beside the medians."""
     costs: dict[str, dict[str, list[float]]] = {}
-    with benchmark.cases() as cases:
+    # Libraries that log to standard output would spoil the JSON there.
+    with redirect_stdout(sys.stderr), benchmark.cases() as cases:
         for number in range((rounds or benchmark.rounds) + 1):
             for case in cases:
                 sides = [("ours", case.ours), ("base", case.base)]
