@@ -53,6 +53,7 @@ def test_the_manifest_tells_origin_counts_hashes_and_rejections(prepared):
     manifest = json.loads((prepared.path / "manifest.json").read_text(encoding="utf-8"))
     assert set(manifest) == {
         "schema_version", "source", "version", "command", "options", "inputs", "counts", "files", "rejected",
+        "filtered", "converted",
     }  # fmt: skip
     assert manifest["schema_version"] == 1
     assert manifest["counts"]["train"]["rows"] == 3 == sum(manifest["counts"]["train"]["categories"].values())

@@ -95,7 +95,7 @@ def test_prepare_writes_splits_manifest_and_reports_progress(tmp_path):
     manifest = prepare("trace", tmp_path / "set", options=SMALL, progress=lambda *call: seen.append(call))
     assert {name: count.rows for name, count in manifest.counts.items()} == {"test": 5, "train": 12, "prompts": 7}
     assert seen == [("test", 5, 5), ("train", 12, 12), ("prompts", 7, 7)]
-    assert manifest.command == "covt data prepare trace --n-train 12 --n-prompts 7 --n-test 5"
+    assert manifest.command == "covt data prepare trace n_train=12 n_prompts=7 n_test=5"
     assert Manifest.read(tmp_path / "set") == manifest
     PreparedSet(tmp_path / "set").verify()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -145,7 +145,7 @@ def test_what_is_not_a_prepared_set_is_never_replaced(tmp_path):
 def test_an_unknown_source_lists_those_there_are(tmp_path):
     with pytest.raises(DataError, match=r"unknown source 'trase' \(did you mean 'trace'\?\)") as caught:
         prepare("trase", tmp_path / "set")
-    assert caught.value.remedy == "choose one of trace, vsp"
+    assert caught.value.remedy == "choose one of comt, jsonl, trace, virl39k, vsp, zebra-cot"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ class FileHash(Record):
 class Manifest(Record):
     """`options`, with `source`, `version` and the hashes of `inputs`, determine every byte of the set.
 
-    No time stamp and no folder of the output: two runs of the same command give the same file.
+    No time stamp and no folder of the output: two runs of the same command give the same file. `rejected` counts
+    records (and archive members) by reason, `filtered` records by the filter that left them out, `converted` pictures
+    by what was done to them.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -39,6 +41,8 @@ class Manifest(Record):
     counts: dict[str, SplitCount] = Field(default_factory=dict)
     files: dict[str, FileHash] = Field(default_factory=dict)
     rejected: dict[str, int] = Field(default_factory=dict)
+    filtered: dict[str, int] = Field(default_factory=dict)
+    converted: dict[str, int] = Field(default_factory=dict)
 
     def same_origin(self, other: Manifest) -> bool:
         """Whether both describe the same command on the same input with the same version of the generator."""

@@ -11,13 +11,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from covt_data.errors import DataError, DataFileError
+from covt_data.filters import CountTokens
 from covt_data.manifest import MANIFEST_NAME, FileHash, Manifest, SplitCount
 from covt_data.schema import Row
-from covt_data.sources import SOURCES, Source, SourceOptions, load_source
-from covt_data.store import PreparedSet, write_split, written_aside
+from covt_data.sources import SOURCES, RecordSource, Source, SourceOptions, load_source
+from covt_data.sources.base import FileOptions
+from covt_data.store import PreparedSet, disk_errors, move_into_place, write_split, written_aside
 
 Progress = Callable[[str, int, int], None]
-"""Called with (split, rows written, rows in all)."""
+"""Called with (split, rows or records done, how many there are in all, or 0 when nobody knows)."""
 
 PROGRESS_EVERY = 250  # rows
 
@@ -29,16 +31,26 @@ def prepare(
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    count_tokens: CountTokens | None = None,
+    processes: int = 1,
 ) -> Manifest:
     """Write the set of `source` to the folder `out` and return its manifest.
 
     A folder that already holds the set of this very command is used as it is; another one is an error unless
-    `overwrite`. Interrupted or out of space, nothing is left behind. The same options give byte-identical files.
+    `overwrite`. The same options give byte-identical files. Interrupted, a generated set leaves nothing behind; one
+    made of files leaves a work folder beside `out` from which the same call goes on.
 
-    Raises `DataError` for an unknown source or option, `DataFileError` for anything about files.
+    `count_tokens` is needed where the options filter by tokens; with `processes` > 1 records are converted
+    by so many of them (the calling script then needs the usual `if __name__ == "__main__"`).
+
+    Raises `DataError` for an unknown source or option and for too many rejected records, `DataFileError` for anything
+    about files.
     """
     spec = find_source(source)
     chosen = parse_options(spec, options or {})
+    out = Path(out)
+    if isinstance(spec, RecordSource):
+        return _from_files(spec, chosen, out, overwrite, progress, count_tokens, processes)
     manifest = Manifest(
         source=spec.name,
         version=spec.version,
@@ -46,16 +58,9 @@ def prepare(
         options=chosen.model_dump(mode="json"),
         inputs=spec.inputs(chosen),
     )
-    out = Path(out)
-    existing = _existing(out)
-    if existing and not overwrite:
-        if existing.same_origin(manifest):
-            PreparedSet(out).check_sizes()
-            return existing
-        raise DataFileError(
-            f"{out} holds another set, made by `{existing.command}`",
-            "choose another folder, or replace it with --overwrite",
-        )
+    existing = _reusable(out, manifest, overwrite)
+    if existing:
+        return existing
     with written_aside(out) as aside:
         counts: dict[str, SplitCount] = {}
         files: dict[str, FileHash] = {}
@@ -68,14 +73,75 @@ def prepare(
     return manifest
 
 
-def find_source(name: str) -> Source:
+def _from_files(
+    spec: RecordSource,
+    options: FileOptions,
+    out: Path,
+    overwrite: bool,
+    progress: Progress | None,
+    count_tokens: CountTokens | None,
+    processes: int,
+) -> Manifest:
+    """The set of a source that reads files."""
+    from covt_data.prepare_records import Preparation, file_hashes
+    from covt_data.sources.published import located
+    from covt_data.work_folder import WorkFolder
+
+    if options.tokenizer and count_tokens is None:
+        raise DataError("the options name a tokenizer, but none was given", "pass count_tokens to prepare")
+    root = located(spec, options.path)
+    published = spec.find(root, options)
+    manifest = Manifest(
+        source=spec.name,
+        version=spec.version,
+        command=command_line(spec, options),
+        options=options.model_dump(mode="json"),
+        inputs=file_hashes(published, root),
+    )
+    work = WorkFolder(out)
+    existing = _reusable(out, manifest, overwrite)
+    if existing:
+        work.remove_leftover()
+        return existing
+    with disk_errors(out), work.held():
+        job = Preparation(
+            spec,
+            options,
+            published,
+            work,
+            count_tokens=count_tokens if options.tokenizer else None,
+            report=progress,
+            processes=processes,
+        )
+        manifest = job.run(manifest)
+        manifest.write(work.set)
+        move_into_place(work.set, out)
+        work.remove()
+    return manifest
+
+
+def _reusable(out: Path, manifest: Manifest, overwrite: bool) -> Manifest | None:
+    """The manifest of what is in `out` when that is the set that `manifest` asks for; None when it can be written."""
+    existing = _existing(out)
+    if existing is None or overwrite:
+        return None
+    if existing.same_origin(manifest):
+        PreparedSet(out).check_sizes()
+        return existing
+    raise DataFileError(
+        f"{out} holds another set, made by `{existing.command}`",
+        "choose another folder, or replace it with --overwrite",
+    )
+
+
+def find_source(name: str) -> Source | RecordSource:
     """The source of that name. Raises `DataError` that lists the sources and names the nearest."""
     if name not in SOURCES:
         raise DataError(f"unknown source {name!r}{_nearest(name, SOURCES)}", f"choose one of {', '.join(SOURCES)}")
     return load_source(name)
 
 
-def parse_options(spec: Source, options: Mapping[str, Any]) -> SourceOptions:
+def parse_options(spec: Source | RecordSource, options: Mapping[str, Any]) -> Any:
     """Checked options of a source. Raises `DataError` for an unknown key (naming the nearest) or a bad value."""
     known = list(spec.options.model_fields)
     for key in options:
@@ -93,14 +159,14 @@ def parse_options(spec: Source, options: Mapping[str, Any]) -> SourceOptions:
         raise DataError(f"{spec.name}, {where}: {message}", "see docs/data.md for the options") from None
 
 
-def command_line(spec: Source, options: SourceOptions) -> str:
+def command_line(spec: Source | RecordSource, options: SourceOptions) -> str:
     """The command that makes the set again: the options that differ from the defaults."""
     words = ["covt", "data", "prepare", spec.name]
     defaults = spec.options()
     for key, value in options.model_dump(mode="json").items():
         if getattr(options, key) != getattr(defaults, key):
             text = ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
-            words += [f"--{key.replace('_', '-')}", text]
+            words.append(f"{key}={text}")
     return shlex.join(words)
 
 

@@ -28,21 +28,10 @@ READ_BATCH = 64  # rows decoded at a time
 
 
 @contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place when the block ends, and is removed when it fails.
-
-    An existing `target` is replaced. Errors of the disk become `DataFileError`.
-    """
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
+def disk_errors(target: Path) -> Iterator[None]:
+    """Errors of the disk become `DataFileError` about `target`."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
-        aside.mkdir()
-        yield aside
-        if target.exists():
-            target.rename(replaced)
-        aside.rename(target)
+        yield
     except DataFileError:
         raise
     except OSError as error:
@@ -51,11 +40,37 @@ def written_aside(target: Path) -> Iterator[Path]:
         raise DataFileError(
             f"cannot write {target}: {os.strerror(error.errno) if error.errno else error}", remedy
         ) from error
+
+
+def move_into_place(made: Path, target: Path) -> None:
+    """Rename a complete folder to `target`; what was there goes, and comes back if the renaming fails."""
+    replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
+    try:
+        if target.exists():
+            target.rename(replaced)
+        made.rename(target)
     finally:
         if replaced.exists() and not target.exists():
             replaced.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that takes its place when the block ends, and is removed when it fails.
+
+    An existing `target` is replaced. Errors of the disk become `DataFileError`.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with disk_errors(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(target)
+            aside.mkdir()
+            yield aside
+            move_into_place(aside, target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -94,13 +109,25 @@ def write_split(
             table = pa.Table.from_pylist([row.model_dump() for row in shard], schema=ARROW_SCHEMA)
             # PNGs don't compress further, but repeated helper images within a row do.
             pq.write_table(table, path, compression="zstd", compression_level=1, use_dictionary=False)
-            files[path.name] = FileHash(sha256=_sha256(path), bytes=path.stat().st_size, rows=len(shard))
+            files[path.name] = FileHash(sha256=sha256_of(path), bytes=path.stat().st_size, rows=len(shard))
     return SplitCount(rows=len(seen), categories=dict(sorted(categories.items()))), files
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Hash of a file in hex, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_shard(path: Path) -> Iterator[Row]:
+    """Validated rows of a shard. Raises `DataFileError` when it is missing or damaged."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(READ_BATCH):
+                for data in batch.to_pylist():
+                    yield parse_row(data, str(path))
+    except (pa.ArrowException, OSError) as error:
+        raise DataFileError(f"cannot read {path}: {error}", "prepare the set again with --overwrite") from error
 
 
 class PreparedSet:
@@ -138,21 +165,14 @@ class PreparedSet:
         """Compare every shard's hash with the manifest; raises `DataFileError` naming the first that differs."""
         for name, expected in self.manifest.files.items():
             path = self.path / name
-            if not path.is_file() or _sha256(path) != expected.sha256:
+            if not path.is_file() or sha256_of(path) != expected.sha256:
                 raise DataFileError(
                     f"{path} is missing or not what was written", "prepare the set again with --overwrite"
                 )
 
     def _rows(self, shards: list[Path]) -> Iterator[Row]:
         for path in shards:
-            try:
-                file = pq.ParquetFile(path)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise DataFileError(f"cannot read {path}: {error}", "prepare the set again with --overwrite") from error
-            with file:
-                for batch in file.iter_batches(READ_BATCH):
-                    for data in batch.to_pylist():
-                        yield parse_row(data, str(path))
+            yield from read_shard(path)
 
     def _check(self, split: str) -> None:
         if split not in self.manifest.counts:

@@ -1,13 +1,15 @@
-"""What a source is: a name, checked options, and splits of rows."""
+"""What a source is: a name, checked options, and either generated splits of rows or files of records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, get_origin
+from pathlib import Path
+from typing import Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from covt_data.drafts import Draft
 from covt_data.schema import Row
 
 
@@ -36,12 +38,88 @@ class SplitRows:
     rows: Iterable[Row]
 
 
+class FileOptions(SourceOptions):
+    """What all sources that read files have in common.
+
+    `path` is a folder, a file or a hub id. `limit` records of each split are read. More than `max_rejected` of a
+    split's records rejected is an error. The filters keep records of the given `categories` and `origins` (the data
+    set a record came from), with a pass rate between the bounds (`unrated` says what becomes of those without one),
+    with so many tokens of `tokenizer` (question, steps and answer), with pictures of so many pixels each.
+    """
+
+    path: str = ""
+    limit: int | None = Field(None, ge=1)
+    max_rejected: float = Field(0.1, ge=0, le=1)
+    wrong_suffix: Literal["reject", "keep"] = "reject"
+    max_image_bytes: int = Field(64 << 20, ge=1)
+    max_image_pixels: int = Field(64_000_000, ge=1, le=89_000_000)
+    categories: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    min_pass_rate: float | None = Field(None, ge=0, le=1)
+    max_pass_rate: float | None = Field(None, ge=0, le=1)
+    unrated: Literal["keep", "drop"] = "drop"
+    tokenizer: str = ""
+    min_tokens: int | None = Field(None, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
+    min_pixels: int | None = Field(None, ge=1)
+    max_pixels: int | None = Field(None, ge=1)
+    text_only: Literal["keep", "drop", "only"] = "keep"
+    duplicates: Literal["drop", "keep", "similar"] = "drop"
+
+    @model_validator(mode="after")
+    def _tokens_need_a_tokenizer(self) -> FileOptions:
+        if (self.min_tokens is not None or self.max_tokens is not None) and not self.tokenizer:
+            raise ValueError("min_tokens and max_tokens need tokenizer, the folder or hub id of one")
+        return self
+
+
+@dataclass(frozen=True)
+class Published:
+    """The files of a data set: the record files of each split, in order, and where the pictures lie.
+
+    `pictures` is a folder, or None when `archives` have to be unpacked first (or every picture is inside its record).
+    `prefixes` are folders tried before a picture's name.
+    """
+
+    splits: dict[str, tuple[Path, ...]]
+    pictures: Path | None
+    archives: tuple[Path, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record stands: for ids, and categories that are folder names. `line` counts from 1."""
+
+    split: str
+    path: Path
+    line: int
+
+
+@dataclass(frozen=True)
+class RecordSource:
+    """`find(folder or file, options)` finds the files; `parse(fields, place, options)` makes a draft of a record.
+
+    `parse` raises `Rejected`, and is called from several threads. `hub_id` is what an empty `path` means, and
+    `patterns` the files of it that are needed.
+    """
+
+    name: str
+    version: str
+    options: type[Any]
+    find: Callable[[Path, Any], Published]
+    parse: Callable[[dict[str, Any], Place, Any], Draft]
+    hub_id: str = ""
+    patterns: tuple[str, ...] = ()
+    folder_option: str = "path"
+
+
 @dataclass(frozen=True)
 class Source:
     """`splits(options)` yields the splits in order; each is read to its end before the next is asked for.
 
     `version` is raised whenever the same options give other rows. `inputs(options)` maps the names of the files
-    read to their SHA-256.
+    read to their SHA-256. `folder_option` is the option that names a folder to read, if there is one.
     """
 
     name: str
@@ -49,3 +127,4 @@ class Source:
     options: type[Any]
     splits: Callable[[Any], Iterable[SplitRows]]
     inputs: Callable[[Any], dict[str, str]] = lambda options: {}
+    folder_option: str | None = None

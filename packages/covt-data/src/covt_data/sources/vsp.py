@@ -74,4 +74,4 @@ def splits(options: VspOptions) -> Iterator[SplitRows]:
             yield SplitRows(name, count, rows)
 
 
-SOURCE = Source(name="vsp", version="1", options=VspOptions, splits=splits, inputs=inputs)
+SOURCE = Source(name="vsp", version="1", options=VspOptions, splits=splits, inputs=inputs, folder_option="maps")

@@ -1,0 +1,145 @@
+"""What a source makes of a record: a row whose pictures are still names or unchecked bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from covt_data.rejects import Reason, Rejected, shown
+from covt_data.schema import IMAGE_TAG, Grader
+
+OPTION = re.compile(r"(?:^|[\n\s])\(?([A-J])[).:]\s+(.*?)\s*(?=(?:[\n\s]\(?[A-J][).:]\s)|\n\n|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture that came inside the record."""
+
+    data: bytes
+    name: str = ""
+
+
+PictureRef = str | Embedded
+"""A file name, or the picture itself."""
+
+
+@dataclass(frozen=True)
+class DraftStep:
+    """A text, or the pictures of a latent step."""
+
+    text: str | None = None
+    pictures: tuple[PictureRef, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """`metadata["pass_rate"]` (0–1) and `metadata["origin"]` (the data set a record came from) are filtered by."""
+
+    id: str
+    question: str
+    answer: str
+    grader: Grader
+    category: str | None = None
+    pictures: tuple[PictureRef, ...] = ()
+    options: tuple[str, ...] = ()
+    steps: tuple[DraftStep, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def text(self) -> str:
+        """Everything a model reads or writes as text."""
+        return "\n".join([self.question, *(step.text for step in self.steps if step.text), self.answer])
+
+
+def text_of(data: Mapping[str, Any], key: str, empty: Reason | None = None) -> str:
+    """A text field; numbers become text. With `empty`, a blank one is rejected with that reason."""
+    if data.get(key) is None:
+        raise Rejected(empty or Reason.MISSING_FIELD, f"no {key!r}; the fields are {shown(sorted(map(str, data)))}")
+    value = data[key]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shown(value)} is not text")
+    text = str(value)
+    if empty and not text.strip():
+        raise Rejected(empty, f"{key} is blank")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Rejected(Reason.NOT_UTF8, f"{key} has half of a surrogate pair") from None
+    return text
+
+
+def names_of(value: object, key: str) -> tuple[PictureRef, ...]:
+    """Pictures of a field: a name, a list of names, embedded `{bytes, path}`, or nothing."""
+    items = value if isinstance(value, list | tuple) else [] if value is None or value == "" else [value]
+    return tuple(_picture(item, key) for item in items)
+
+
+def _picture(item: object, key: str) -> PictureRef:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, dict):
+        data, path = item.get("bytes"), item.get("path")
+        if isinstance(data, bytes):
+            return Embedded(data, path if isinstance(path, str) else "")
+        if isinstance(path, str) and data is None:
+            return path
+    raise Rejected(Reason.WRONG_TYPE, f"{key} = {shown(item)} is not a picture")
+
+
+def tagged(question: str, count: int, tag: re.Pattern[str] | None = None, in_front: bool = False) -> str:
+    """The question with one `<image>` a picture: a question without tags gets them in front, a wrong number is refused.
+
+    `tag` is how the source writes its tags; `in_front` moves them to the front whatever their number.
+    """
+    text = tag.sub(IMAGE_TAG, question) if tag else question
+    if in_front:
+        text = text.replace(IMAGE_TAG, "")
+    found = text.count(IMAGE_TAG)
+    if found == 0:
+        return IMAGE_TAG * count + text.strip()
+    if found != count:
+        raise Rejected(Reason.IMAGE_COUNT, f"the question has {found} {IMAGE_TAG} for {count} pictures")
+    return text.strip()
+
+
+def unboxed(answer: str) -> str:
+    """The content of the last `\\boxed{…}`, or the answer itself without one. Unbalanced braces are rejected."""
+    start = answer.rfind("\\boxed{")
+    if start < 0:
+        content = answer
+    else:
+        depth, end = 0, start + len("\\boxed")
+        for end in range(start + len("\\boxed"), len(answer)):
+            depth += {"{": 1, "}": -1}.get(answer[end], 0) if answer[end - 1] != "\\" else 0
+            if depth == 0:
+                break
+        if depth:
+            raise Rejected(Reason.ANSWER_BRACES, f"{shown(answer)} has unbalanced braces")
+        content = answer[start + len("\\boxed{") : end]
+    if not content.strip():
+        raise Rejected(Reason.EMPTY_ANSWER, f"{shown(answer)} holds nothing")
+    return content.strip()
+
+
+def options_in(question: str) -> tuple[str, ...]:
+    """Options at the end of a question, as `(A) …`, `A. …` or `A: …`, when they are A, B, … without a gap."""
+    found = OPTION.findall(question)
+    letters = "".join(letter for letter, _ in found)
+    found = found[letters.rfind("A") :] if "A" in letters else []
+    texts = tuple(text.strip() for _, text in found)
+    complete = len(found) > 1 and "ABCDEFGHIJ".startswith("".join(letter for letter, _ in found))
+    return texts if complete and all(texts) else ()
+
+
+def judged_by(answer: str, options: Sequence[str]) -> Grader:
+    """The grader an answer asks for: `choice` for one of the options or a single letter, else `math` or `text`."""
+    letter = answer.strip("()., ").upper()
+    if options:
+        names_one = answer in options or (len(letter) == 1 and "A" <= letter <= chr(ord("A") + len(options) - 1))
+        if names_one:
+            return "choice"
+    elif len(letter) == 1 and letter.isalpha() and answer.strip("()., ").isupper():
+        return "choice"
+    return "math" if any(character.isdigit() or character in "\\=+^_" for character in answer) else "text"

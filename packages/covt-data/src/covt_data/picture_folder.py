@@ -1,0 +1,65 @@
+"""Pictures named by a data set, read from one folder and never from outside of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from covt_data.rejects import Reason, Rejected, shown
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """`prefixes` are tried in order before a name: some releases leave out the top folder that others have."""
+
+    root: Path
+    prefixes: tuple[str, ...] = ("",)
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The bytes of a picture. Raises `Rejected` for a name that leaves the folder, or is not a regular file."""
+        inside = _relative_name(name)
+        root = _real(os.fspath(self.root))
+        for prefix in self.prefixes:
+            folder, _, last = f"{root}/{prefix}/{inside}".rpartition("/")
+            path = f"{_real(folder)}/{last}"
+            if os.path.islink(path):  # noqa: PTH114 - Path costs as much as reading a small picture
+                path = os.path.realpath(path)
+            if not path.startswith(f"{root}/"):
+                raise Rejected(Reason.IMAGE_OUTSIDE, f"{shown(name)} leads out of the folder of the pictures")
+            try:
+                return _read_file(path, name, max_bytes)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise Rejected(Reason.IMAGE_UNREADABLE, f"{shown(name)}: {error.strerror}") from None
+        raise Rejected(Reason.IMAGE_MISSING, f"no picture {shown(name)}")
+
+
+@lru_cache(maxsize=1024)
+def _real(folder: str) -> str:
+    """The folder without links; pictures lie in few folders."""
+    return os.path.realpath(folder)
+
+
+def _relative_name(name: str) -> str:
+    parts = name.replace("\\", "/").split("/")
+    if not name.strip() or "\0" in name:
+        raise Rejected(Reason.IMAGE_MISSING, f"{shown(name)} is not a file name")
+    if name[0] in "/\\" or ".." in parts or ":" in parts[0]:
+        raise Rejected(Reason.IMAGE_OUTSIDE, f"{shown(name)} leads out of the folder of the pictures")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _read_file(path: str, name: str, max_bytes: int) -> bytes:
+    # O_NONBLOCK: opening a named pipe must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise Rejected(Reason.IMAGE_NOT_A_FILE, f"{shown(name)} is not a regular file")
+        if about.st_size > max_bytes:
+            raise Rejected(Reason.IMAGE_TOO_LARGE, f"{shown(name)} has {about.st_size} bytes, more than {max_bytes}")
+        return file.read()

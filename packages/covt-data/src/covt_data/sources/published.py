@@ -1,0 +1,77 @@
+"""Finding the files of a published data set: in a folder, or fetched from the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from covt_data.archives import is_archive
+from covt_data.errors import DataFileError
+from covt_data.sources.base import RecordSource
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+SPLIT_NAMES = {"test": "test", "testmini": "test", "validation": "validation", "val": "validation", "dev": "validation"}
+SPLIT_ORDER = ("test", "validation")  # held-out rows first: a duplicate is dropped from training, not from them
+
+
+def located(source: RecordSource, path: str) -> Path:
+    """The folder or file of a data set; a hub id is fetched. Raises `DataFileError` when there is neither."""
+    name = path or source.hub_id
+    if not name:
+        raise DataFileError(f"{source.name} needs a path", "give the folder or file with --source")
+    local = Path(name).expanduser()
+    if local.exists():
+        return local
+    if not HUB_ID.fullmatch(name):
+        raise DataFileError(f"{name} does not exist", "give a folder, a file or a hub id as in owner/name")
+    return _fetched(name, source.patterns)
+
+
+def _fetched(hub_id: str, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, repo_type="dataset", allow_patterns=list(patterns) or None))
+    except LocalEntryNotFoundError:
+        raise DataFileError(
+            f"{hub_id} is neither a path here nor in the cache, and the hub cannot be reached",
+            "fetch it where there is a network, and give the folder with --source",
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise DataFileError(
+            f"{hub_id} cannot be fetched: {reason}", "check the id and the network, or give a folder with --source"
+        ) from None
+
+
+def record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
+    """The record files of a folder and its folders, sorted; or `path` itself. Hidden folders are left out."""
+    if path.is_file():
+        return [path]
+    found = sorted(
+        file
+        for suffix in suffixes
+        for file in path.rglob(f"*{suffix}")
+        if not any(part.startswith(".") for part in file.relative_to(path).parts) and file.is_file()
+    )
+    if not found:
+        raise DataFileError(f"{path} has no {' or '.join(suffixes)} files", f"the folder of {what} is expected")
+    return found
+
+
+def by_split(files: Sequence[Path], default: str = "train") -> dict[str, tuple[Path, ...]]:
+    """Files by the split their names tell (`TEST.jsonl`, `train-00000-of-00002.parquet`), held-out splits first."""
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        words = re.split(r"[^a-z]+", file.stem.lower())
+        split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+        found.setdefault(split or ("train" if "train" in words else default), []).append(file)
+    order = sorted(found, key=lambda name: (name not in SPLIT_ORDER, name))
+    return {split: tuple(found[split]) for split in order}
+
+
+def archives_in(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(file for file in folder.iterdir() if is_archive(file) and file.is_file()))
