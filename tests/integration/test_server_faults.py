@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -65,6 +67,22 @@ def test_every_prompt_is_answered_once_with_the_right_weights(server: LatentServ
         [one.token_ids for one in group] for group in expected
     ]
     assert {one.weight_version for group in answered for one in group} == {9}
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5])
+def test_random_faults_lose_nothing_and_leave_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Two moments a seed; `benchmarks/faults.py` does more."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    import faults
+
+    rng = random.Random(seed)
+    drawn = [faults.Fault.draw(rng) for _ in range(2)]
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    counts = faults.run(checkpoint, drawn, tmp_path / "vllm.log", print)
+    assert counts.rounds == 2
+    assert counts.clean, counts
 
 
 def test_a_push_to_a_dying_server_fails_and_the_next_one_succeeds(server: LatentServer) -> None:

@@ -1,9 +1,11 @@
 """`covt serve`: a latent model behind an OpenAI-compatible HTTP server."""
 
-import json
 import os
 import signal
+import sys
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -11,40 +13,70 @@ import typer
 
 from covt.output import emit, note
 
+KEY = "COVT_API_KEY"
+
 
 def serve(
     checkpoint: Annotated[Path, typer.Argument(help="A folder that `covt sft`, `covt rl` or `covt export` wrote.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback needs COVT_API_KEY.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int | None, typer.Option(help="Port; a free one is chosen without it.")] = None,
+    host: Annotated[str, typer.Option(help=f"Address to listen on; anything but loopback needs {KEY}.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(help="Port (of the first replica); a free one is chosen without it.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="Servers with a copy of the model each.")] = 1,
     tensor_parallel: Annotated[int, typer.Option(help="Devices that one copy of the model is split over.")] = 1,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or auto; without it float32 on CPUs and auto on GPUs.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of a server on a CPU; for small models 1 is fastest.")] = 1,
+    max_model_len: Annotated[int | None, typer.Option(help="Longest prompt and completion, in tokens.")] = None,
+    images: Annotated[int, typer.Option(help="Most pictures in one prompt.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
 ) -> None:
     """Start an unmodified vLLM with the latent plugin and wait until it is stopped (Ctrl-C)."""
     from covt_rl.serving.options import ServerOptions
-    from covt_rl.serving.process import LatentServer
+    from covt_rl.serving.replicas import serving, watch
     from covt_runtime.progress import Progress
 
-    options = ServerOptions(dtype=dtype, tensor_parallel=tensor_parallel)
-    with Progress() as progress, progress.phase("start vLLM", unit="s") as phase:
-        server = LatentServer.start(
-            checkpoint,
-            host=host,
-            port=port,
-            api_key=os.environ.get("COVT_API_KEY"),
-            options=options,
-            on_progress=lambda stage, seconds: phase.update(round(seconds), stage=stage),
-        )
-    with server:
-        request = {"model": str(checkpoint), "messages": [{"role": "user", "content": "Hello"}]}
-        body = json.dumps(request)
-        curl = f"curl {server.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
-        emit({"url": server.url, "pid": server.pid, "log": str(server.log_path)}, as_json=as_json, text=server.url)
-        note(f"try: {curl}\nlog: {server.log_path}\nCtrl-C stops the server")
-        stopped = threading.Event()
+    options = ServerOptions(
+        dtype=dtype,
+        tensor_parallel=tensor_parallel,
+        threads=threads,
+        max_model_len=max_model_len,
+        images_per_prompt=images,
+    )
+    stopped = threading.Event()
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        with Progress() as progress, progress.phase("start vLLM", unit="s") as phase:
+            starting = serving(
+                checkpoint,
+                replicas,
+                host=host,
+                port=port,
+                api_key=os.environ.get(KEY),
+                options=options,
+                on_progress=lambda stage, seconds: phase.update(round(seconds), stage=stage),
+            )
+            servers = stack.enter_context(starting)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
-        while not stopped.wait(1.0):
-            server.check()
+        data = {
+            "url": ",".join(server.url for server in servers),
+            "model": str(checkpoint),
+            "seconds": round(time.monotonic() - begun, 1),
+            "replicas": [{"url": one.url, "pid": one.pid, "log": str(one.log_path)} for one in servers],
+        }
+        emit(data, as_json=as_json, text="\n".join(server.url for server in servers))
+        sys.stdout.flush()
+        logs = ", ".join(str(server.log_path) for server in servers)
+        note(f"try:\n{example(servers[0].url, str(checkpoint))}\nlog: {logs}\nCtrl-C stops the server")
+        watch(servers, stopped)
+
+
+def example(url: str, model: str) -> str:
+    """A shell command that asks about PICTURE.png."""
+    picture = '{"type": "image_url", "image_url": {"url": "data:image/png;base64,\'$(base64 -w0 PICTURE.png)\'"}}'
+    content = f'[{picture}, {{"type": "text", "text": "What is shown?"}}]'
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": {content}}}]}}'
+    key = f' -H "Authorization: Bearer ${KEY}"' if os.environ.get(KEY) else ""
+    return f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
