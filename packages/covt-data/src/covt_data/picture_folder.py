@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from covt_data.rejects import Reason, Rejected, shown
+
+KNOWN_FOLDERS = 1024  # remembered at most
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,15 @@ class PictureFolder:
 
     root: Path
     prefixes: tuple[str, ...] = ("",)
+    _known: dict[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The bytes of a picture. Raises `Rejected` for a name that leaves the folder, or is not a regular file."""
         inside = _relative_name(name)
-        root = _real(os.fspath(self.root))
+        root = self._real(os.fspath(self.root))
         for prefix in self.prefixes:
             folder, _, last = f"{root}/{prefix}/{inside}".rpartition("/")
-            path = f"{_real(folder)}/{last}"
+            path = f"{self._real(folder)}/{last}"
             if os.path.islink(path):  # noqa: PTH114 - Path costs as much as reading a small picture
                 path = os.path.realpath(path)
             if not path.startswith(f"{root}/"):
@@ -37,11 +39,13 @@ class PictureFolder:
                 raise Rejected(Reason.IMAGE_UNREADABLE, f"{shown(name)}: {error.strerror}") from None
         raise Rejected(Reason.IMAGE_MISSING, f"no picture {shown(name)}")
 
-
-@lru_cache(maxsize=1024)
-def _real(folder: str) -> str:
-    """The folder without links; pictures lie in few folders."""
-    return os.path.realpath(folder)
+    def _real(self, folder: str) -> str:
+        """The folder without links. Remembered, as asking costs as much as reading a small picture."""
+        if folder not in self._known:
+            if len(self._known) >= KNOWN_FOLDERS:
+                self._known.clear()
+            self._known[folder] = os.path.realpath(folder)
+        return self._known[folder]
 
 
 def _relative_name(name: str) -> str:
