@@ -172,7 +172,7 @@ def test_an_unknown_grader_lists_those_there_are() -> None:
     ],
 )
 def test_the_grader_is_chosen_by_the_group(group: Group, expected: str) -> None:
-    assert choose_grader(group) == expected
+    assert choose_grader(group, group.answer) == expected
 
 
 def objects(*boxes: tuple[int, int, int, int]) -> str:
@@ -253,3 +253,22 @@ def test_the_format_of_vision_reasoner(text: str, form: float) -> None:
 def test_vision_reasoner_forgives_one_repeated_sentence() -> None:
     (once, twice) = VisionReasonerReward()(Group(objects((0, 0, 9, 9)), (Rollout("a. a. b"), Rollout("a. a. a"))))
     assert (once.parts["non_repeat"], twice.parts["non_repeat"]) == (1.0, 0.0)
+
+
+def test_a_gold_answer_may_stand_in_a_box_or_a_tag() -> None:
+    assert score(r"\boxed{C.}", r"\boxed{C}") == 1.0
+    assert score(r"\boxed{7}", "<answer>7</answer>") == 1.0
+    assert score("<answer>b3</answer>", r"\boxed{\text{B3}}", grader="text") == 1.0
+
+
+def test_a_letter_asked_for_in_a_box_has_to_be_marked() -> None:
+    assert score("The answer is C", "C") == 1.0
+    assert score("The answer is C", r"\boxed{C}") == 0.0
+    assert score("The answer is C", r"\boxed{C}", options=("a", "b", "c")) == 1.0
+
+
+def test_an_option_may_be_named_by_its_value() -> None:
+    options = ("$8 / 3$", "$10 / 3$", r"$\frac{5}{3} \pi + 2$")
+    assert score(r"\boxed{\frac{10}{3}}", "B", options=options) == 1.0
+    assert score(r"\boxed{\frac{5\pi}{3} + 2}", "C", options=options) == 1.0
+    assert score(r"\boxed{\frac{5\pi}{3}}", "C", options=options) == 0.0

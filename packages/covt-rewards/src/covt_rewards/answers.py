@@ -125,6 +125,14 @@ def _unwrap(content: str) -> str:
     return content.strip()
 
 
+def unmarked(gold: str) -> str:
+    r"""A gold answer without the one `\boxed{…}` or `<answer>…</answer>` it stands in, as many data sets write it."""
+    marked = marked_answers(gold)
+    if len(marked.candidates) != 1 or marked.problems:
+        return gold
+    return _unwrap(marked.candidates[0].content) or gold
+
+
 def final_answer(text: str, lenient: bool = True) -> FinalAnswer:
     """The answer a completion ends on.
 

@@ -6,9 +6,11 @@ letters themselves ("(c)", "(d)", "(a)") mean what they say.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
+from covt_rewards.accuracy.constants import constant
 from covt_rewards.accuracy.grade import Grade, Task
 from covt_rewards.accuracy.latex import compact, strip_text_commands
 from covt_rewards.accuracy.text import normalize_text
@@ -25,7 +27,7 @@ def read_option(answer: str, options: Sequence[str]) -> int | None:
 
     In order: the option's text (as text, then as LaTeX), its letter (`B`, `(b)`, `B.`, alone or on the first line),
     letter with text (`B. Snake`), a letter in words (`option B`, `(B) because …`), the one option whose text stands in
-    the answer.
+    the answer, the one option of the same value.
     """
     plain = normalize_text(answer)
     texts = [normalize_text(option) for option in options]
@@ -53,7 +55,17 @@ def read_option(answer: str, options: Sequence[str]) -> int | None:
         return in_words.pop()
     inside = [i for i, text in enumerate(texts) if len(text) > 1 and _stands_in(text, plain)]
     longest = [i for i in inside if not any(i != j and texts[i] in texts[j] for j in inside)]
-    return longest[0] if len(longest) == 1 else None
+    return longest[0] if len(longest) == 1 else _by_value(answer, options)
+
+
+def _by_value(answer: str, options: Sequence[str]) -> int | None:
+    r"""The one option that is the same number in another spelling: `\frac{10}{3}` for `10 / 3`."""
+    value = constant(answer)
+    if value is None:
+        return None
+    values = [constant(option) for option in options]
+    same = [i for i, v in enumerate(values) if v is not None and math.isclose(v, value, rel_tol=1e-9)]
+    return same[0] if len(same) == 1 else None
 
 
 def _index(letter: str, options: Sequence[str]) -> int | None:
@@ -81,14 +93,17 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     if gold is None:
         message = f"the gold answer {task.gold!r} names no option of {list(task.options)}"
         raise GoldError(message, "give a letter or an option's text")
+    # A bare letter asked for as `\\boxed{B}` has to be marked: any other "B" in a text may mean anything.
+    lenient = task.lenient and (bool(task.options) or not task.marked)
     grades: list[Grade] = []
     for text in texts:
-        answer = final_answer(text, task.lenient)
+        answer = final_answer(text, lenient)
         # A long text without a marked answer may still name exactly one option.
-        said = answer.text if answer.kind != "none" else strip_special_tokens(text)[-2000:] if task.lenient else ""
+        said = answer.text if answer.kind != "none" else strip_special_tokens(text)[-2000:] if lenient else ""
         chosen = read_option(said, options) if said else None
         if chosen is None:
-            grades.append(Grade(0.0, f"names no option: {said[:80]!r}" if said else "no answer found"))
+            nothing = "no answer found" if lenient else "no marked answer found"
+            grades.append(Grade(0.0, f"names no option: {said[:80]!r}" if said else nothing))
         elif chosen == gold:
             grades.append(Grade(1.0))
         else:

@@ -27,7 +27,8 @@ class Task:
     """What a grader knows of the prompt, and its settings.
 
     Attributes:
-        gold: the gold answer.
+        gold: the gold answer, without a `\boxed{…}` or `<answer>` around it.
+        marked: whether there was one.
         options: texts of a multiple-choice question.
         metadata: the group's.
         lenient: read answers that carry no marker.
@@ -43,6 +44,7 @@ class Task:
     vsp_rule: str = "stop_at_goal"
     time_limit: float = 5.0
     precision: int = 6
+    marked: bool = False
 
 
 Grader = Callable[[Task, Sequence[str]], list[Grade]]
@@ -74,18 +76,22 @@ def is_letter(gold: str) -> bool:
     return re.fullmatch(r"\s*\(?[A-Z]\)?\s*", gold) is not None
 
 
-def choose_grader(group: Group, default: str = "") -> str:
-    """The group's own grader, else `default`, else the one its options, metadata and gold answer ask for."""
+def choose_grader(group: Group, gold: str, default: str = "") -> str:
+    """The group's own grader, else `default`, else the one its options, metadata and gold answer ask for.
+
+    Args:
+        gold: the gold answer without a marker around it.
+    """
     if group.grader or default:
         return group.grader or default
     if group.options:
         return "choice"
     if "rows" in group.metadata:
         return "vsp"
-    if group.answer.lstrip().startswith("[") and "bbox_2d" in group.answer:
+    if gold.lstrip().startswith("[") and "bbox_2d" in gold:
         try:
-            json.loads(group.answer)
+            json.loads(gold)
         except ValueError:
             return "math"
         return "boxes"
-    return "choice" if is_letter(group.answer) else "math"
+    return "choice" if is_letter(gold) else "math"

@@ -8,50 +8,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 
 from covt_rewards.accuracy.choice import grade as grade_choice
+from covt_rewards.accuracy.constants import compare, constant
 from covt_rewards.accuracy.grade import Grade, Task, is_letter
-from covt_rewards.accuracy.workers import shared_pool
-from covt_rewards.answers import FinalAnswer, final_answer, strip_special_tokens
+from covt_rewards.accuracy.workers import Verdict, shared_pool
+from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
 from covt_rewards.errors import GoldError
 
-_NUMBER = re.compile(r"[+-]?\d{1,15}(?:\.\d{1,6})?")
+_BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
+_CONNECTED = re.compile(r"[^\n]{0,40}?(?:,|\band\b|\bor\b)[^\n]{0,20}")
 LONGEST = 20_000
 """Characters of a completion that math-verify is shown, from its end: where answers stand."""
 
 
-def plain_number(text: str) -> Decimal | None:
-    """A short decimal number such as `-12.50`, exactly; None for everything else."""
-    stripped = text.strip().removeprefix("$").removesuffix("$").strip()
-    return Decimal(stripped) if _NUMBER.fullmatch(stripped) else None
-
-
 def fast_verdict(gold: str, answer: str, precision: int = 6) -> bool | None:
-    """The verdict where it needs no algebra: two plain numbers. None means: ask math-verify.
-
-    math-verify compares numbers after rounding to 6 decimals; numbers of at most 6 decimals are compared exactly.
-    """
-    number = plain_number(gold)
-    other = plain_number(answer)
-    if number is None or other is None:
-        return None
-    if number == other:
-        return True
-    return False if precision >= 6 else None
+    """The verdict where it needs no algebra: two constants. None means: ask math-verify."""
+    value = constant(answer)
+    expected = None if value is None else constant(gold)
+    return None if value is None or expected is None else compare(expected, value, precision)
 
 
 def as_latex(gold: str) -> str:
-    """A gold answer in mathematical delimiters when it needs them: bare `25\\pi` is read only as `$25\\pi$`."""
+    r"""A gold answer in mathematical delimiters when it needs them: of bare `2x` math-verify reads only the 2.
+
+    Bare numbers stay bare: `1 234`, `12 cm`, `50%`.
+    """
     bare = not any(mark in gold for mark in ("$", "\\(", "\\[", "\\boxed"))
-    return f"${gold.strip()}$" if bare and ("\\" in gold or gold.lstrip().startswith("+")) else gold
+    return f"${gold.strip()}$" if bare and not _BARE_NUMBER.fullmatch(gold.strip()) else gold
 
 
 def _shown(answer: FinalAnswer, text: str) -> str:
-    """What math-verify is to read: a tag's content as mathematics, otherwise the completion with its own markers."""
-    if answer.kind == "tag":
-        return "\\boxed{" + answer.text + "}"
+    r"""What math-verify is to read: the marked answer alone, as mathematics; else the completion.
+
+    `\boxed{1} and \boxed{2}` is one answer in two boxes and is shown with everything around it.
+    """
+    if answer.kind in ("tag", "boxed") and not _in_several_boxes(answer, text):
+        return "\\boxed{" + _without_full_stop(answer) + "}"
     return strip_special_tokens(text)[-LONGEST:]
+
+
+def _in_several_boxes(answer: FinalAnswer, text: str) -> bool:
+    if answer.kind == "tag" or text.count("boxed") + text.count("fbox") == 1:
+        return False
+    text = strip_special_tokens(text)
+    boxes = marked_answers(text).candidates[-2:]
+    return len(boxes) == 2 and _CONNECTED.fullmatch(text[boxes[0].end : boxes[1].start]) is not None
+
+
+def _without_full_stop(answer: FinalAnswer) -> str:
+    """`1.` is 1; math-verify reads nothing from it."""
+    return answer.text.rstrip(" .")
 
 
 def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
@@ -63,27 +70,37 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     if is_letter(task.gold):  # a choice among math rows; math-verify reads no letters
         return grade_choice(task, texts)
     answers = [final_answer(text, task.lenient) for text in texts]
-    grades: list[Grade | None] = [_without_algebra(task, answer) for answer in answers]
+    grades: list[Grade | None] = [
+        _without_algebra(task, answer, text) for answer, text in zip(answers, texts, strict=True)
+    ]
     open_items = [i for i, grade in enumerate(grades) if grade is None]
-    needs_gold = not texts and plain_number(task.gold) is None
-    if open_items or needs_gold:
-        pool = shared_pool()
+    if open_items or not texts:
         shown = [_shown(answers[i], texts[i]) for i in open_items]
-        verdicts = pool.verify(as_latex(task.gold), shown, task.time_limit, task.precision)
-        if verdicts.gold_problem:
-            message = f"nothing can be read from the gold answer {task.gold[:200]!r}: {verdicts.gold_problem}"
-            raise GoldError(message, "mend or drop the row, or choose another grader")
-        for i, verdict in zip(open_items, verdicts.items, strict=True):
+        for i, verdict in zip(open_items, _by_algebra(task, shown), strict=True):
             grades[i] = Grade(float(verdict.equal), verdict.reason)
     return [grade for grade in grades if grade is not None]
 
 
-def _without_algebra(task: Task, answer: FinalAnswer) -> Grade | None:
+def _by_algebra(task: Task, shown: Sequence[str]) -> Sequence[Verdict]:
+    """math-verify's verdicts; without anything shown, only the gold answer is checked."""
+    gold, pool = as_latex(task.gold), shared_pool()
+    if shown:
+        verdicts = pool.verify(gold, shown, task.time_limit, task.precision)
+        problem, items = verdicts.gold_problem, verdicts.items
+    else:
+        problem, items = "" if constant(task.gold) is not None else pool.gold_problem(gold, task.time_limit), ()
+    if problem:
+        message = f"nothing can be read from the gold answer {task.gold[:200]!r}: {problem}"
+        raise GoldError(message, "mend or drop the row, or choose another grader")
+    return items
+
+
+def _without_algebra(task: Task, answer: FinalAnswer, text: str) -> Grade | None:
     if not task.lenient and answer.kind == "none":
         return Grade(0.0, "no answer found")
     if answer.kind in ("phrase", "none"):
         return None
-    verdict = fast_verdict(task.gold, answer.text, task.precision)
-    if verdict is None:
+    verdict = fast_verdict(task.gold, _without_full_stop(answer), task.precision)
+    if verdict is None or _in_several_boxes(answer, text):
         return None
     return Grade(float(verdict), "" if verdict else f"answered {answer.text[:80]}, gold is {task.gold[:80]}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from covt_rewards.accuracy.grade import Grade, Task, choose_grader, load_grader
+from covt_rewards.answers import unmarked
 from covt_rewards.types import Group, RewardResult, Rollout
 
 
@@ -35,18 +36,21 @@ class AccuracyReward:
     def grade(self, group: Group, rollouts: Sequence[Rollout] | None = None) -> list[Grade]:
         """Grades of `rollouts` (default: the group's), against the group's gold answer."""
         chosen = group.rollouts if rollouts is None else rollouts
-        grader = load_grader(choose_grader(group, self.grader))
-        return grader(self.task(group), [rollout.text for rollout in chosen])
+        task = self.task(group)
+        grader = load_grader(choose_grader(group, task.gold, self.grader))
+        return grader(task, [rollout.text for rollout in chosen])
 
     def check_gold(self, group: Group) -> None:
         """Raise `GoldError` when the gold answer cannot be read: call it when data is prepared."""
-        load_grader(choose_grader(group, self.grader))(self.task(group), [])
+        self.grade(group, ())
 
     def task(self, group: Group) -> Task:
         own = group.metadata.get("precision")
         precision = own if isinstance(own, int) and not isinstance(own, bool) and 0 <= own <= 15 else self.precision
+        gold = unmarked(group.answer)
         return Task(
-            gold=group.answer,
+            gold=gold,
+            marked=gold != group.answer,
             options=group.options,
             metadata=group.metadata,
             lenient=self.lenient,

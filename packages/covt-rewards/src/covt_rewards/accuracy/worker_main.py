@@ -1,10 +1,14 @@
-"""The algebra worker: lines `{"gold", "answer"?, "precision"?}` in and `{"equal", "reason"}` out, until input ends."""
+"""The algebra worker: lines of JSON in and out, until the input ends.
+
+`{"gold", "answer"?, "precision"?}` is answered by `{"equal", "reason"}`, or by `{"gold_problem"}`.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import threading
@@ -14,6 +18,9 @@ from typing import Any, TextIO
 
 MEMORY_BYTES = 4 << 30
 """Address space of a worker: an answer that needs more fails by itself and costs nobody else their memory."""
+
+_MATHEMATICS = re.compile(r"[\d\\]")
+"""What math-verify cannot parse it keeps as text; without any of these it is mere words."""
 
 
 def _limit_memory() -> None:
@@ -25,34 +32,37 @@ def _limit_memory() -> None:
 def serve(requests: TextIO, replies: TextIO) -> None:
     """Answer until the requests end. The parent keeps the time, so math-verify's own timers are off."""
     # sympy takes a second to import: only workers pay for it. math-verify ships no types.
-    from math_verify import parse, verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+    from math_verify import verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
+    from covt_rewards.accuracy.extraction import extract
 
     logging.disable(logging.CRITICAL)
+    gold_of = lru_cache(maxsize=4096)(extract)
 
-    def read(text: str) -> list[Any]:
-        return parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
-
-    gold_of = lru_cache(maxsize=4096)(read)
-
-    def answer(request: dict[str, Any]) -> tuple[bool, str]:
-        gold = gold_of(request["gold"])
+    def answer(request: dict[str, Any]) -> dict[str, object]:
+        try:
+            gold = gold_of(request["gold"])
+        except Exception as error:
+            return {"gold_problem": f"math-verify failed: {type(error).__name__}"}
+        if all(isinstance(item, str) and not _MATHEMATICS.search(item) for item in gold):
+            return {"gold_problem": "math-verify finds no mathematics in it"}
         if "answer" not in request:
-            return False, "" if gold else "math-verify finds nothing in it"
-        found = read(request["answer"])
+            return {"equal": False, "reason": ""}
+        found = extract(request["answer"])
         if not found:
-            return False, "no answer found"
+            return {"equal": False, "reason": "no answer found"}
         equal = bool(verify(gold, found, float_rounding=request["precision"], timeout_seconds=None))
-        return equal, "" if equal else f"answered {str(found[-1])[:80]}"
+        return {"equal": equal, "reason": "" if equal else f"answered {str(found[-1])[:80]}"}
 
     replies.write('{"ready": true}\n')
     replies.flush()
     for line in requests:
         try:
-            equal, reason = answer(json.loads(line))
+            reply = answer(json.loads(line))
         except Exception as error:
             # Whatever an answer makes sympy raise is a verdict on the answer, and is reported as its reason.
-            equal, reason = False, f"math-verify failed: {type(error).__name__}"
-        replies.write(json.dumps({"equal": equal, "reason": reason}) + "\n")
+            reply = {"equal": False, "reason": f"math-verify failed: {type(error).__name__}"}
+        replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
 

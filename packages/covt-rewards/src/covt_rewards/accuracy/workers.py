@@ -133,24 +133,35 @@ class WorkerPool:
         self.killed = 0
 
     def verify(self, gold: str, answers: Sequence[str], seconds: float, precision: int = 6) -> Verdicts:
-        """Compare each answer with the gold answer, `seconds` for each; never raises for what an answer holds."""
-        problem = self._ask({"gold": gold}, seconds)
-        if problem is None:
-            return Verdicts((), f"reading it takes more than {seconds:g} s")
-        if problem.reason:
-            return Verdicts((), problem.reason)
-        late = Verdict(False, f"not decided within {seconds:g} s; stopped")
-        common = {"gold": gold, "precision": precision}
-        return Verdicts(tuple(self._ask({**common, "answer": answer}, seconds) or late for answer in answers))
+        """Compare each answer with the gold answer, `seconds` for each; never raises for what an answer holds.
 
-    def _ask(self, request: dict[str, object], seconds: float) -> Verdict | None:
+        Equal answers are compared once.
+        """
+        late = Verdict(False, f"not decided within {seconds:g} s; stopped")
+        verdicts: dict[str, Verdict] = {}
+        for answer in dict.fromkeys(answers):
+            reply = self._ask({"gold": gold, "precision": precision, "answer": answer}, seconds)
+            problem = str(reply.get("gold_problem", "")) if reply else ""
+            if reply is None and not verdicts:  # the first that is late may be so by the gold answer's fault
+                problem = self.gold_problem(gold, seconds)
+            if problem:
+                return Verdicts((), problem)
+            verdicts[answer] = Verdict(bool(reply["equal"]), str(reply["reason"])) if reply else late
+        return Verdicts(tuple(verdicts[answer] for answer in answers))
+
+    def gold_problem(self, gold: str, seconds: float) -> str:
+        """Why the gold answer cannot be read; empty when it can."""
+        reply = self._ask({"gold": gold}, seconds)
+        return str(reply.get("gold_problem", "")) if reply else f"reading it takes more than {seconds:g} s"
+
+    def _ask(self, request: dict[str, object], seconds: float) -> dict[str, object] | None:
         """One request on some worker; None when it had to be killed."""
         worker = self._take()
         kept: _Worker | None = None
         try:
             reply = worker.ask(request, seconds)
             kept = worker
-            return Verdict(bool(reply["equal"]), str(reply["reason"]))
+            return reply
         except WorkerDiedError:
             with self._lock:
                 self.killed += 1
