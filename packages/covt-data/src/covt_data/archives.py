@@ -6,6 +6,7 @@ names that lead out of the target and members that unpack to too much are left o
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tarfile
@@ -57,8 +58,11 @@ def extract(archive: Path, target: Path, limits: ArchiveLimits) -> list[Rejectio
                 total += member.write(target, limits)
             except Rejected as error:
                 rejections.append(Rejection(archive.name, number, error.reason, error.detail))
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        if isinstance(error, DataFileError):
+    except DataFileError:
+        raise
+    except Exception as error:
+        # The readers raise nearly anything on damaged archives; a full disk is not the archive's fault.
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataFileError(
             f"{archive} cannot be unpacked: {type(error).__name__} {error}", "fetch the archive again"
@@ -144,6 +148,8 @@ def _tar_members(archive: Path, target: Path) -> Iterator[Member]:
             refused = _tar_refusal(info, target)
             content = None if refused else opened.extractfile(info)
             yield Member(info.name, info.size, refused, content, _ignored(info.name) and info.isreg())
+            if content:
+                content.close()
             opened.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
 
 
@@ -178,6 +184,8 @@ def _zip_members(archive: Path, target: Path) -> Iterator[Member]:
             except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # encrypted, unknown method
                 content, refused = None, Rejected(Reason.ARCHIVE_UNREADABLE, f"{shown(info.filename)}: {error}")
             yield Member(info.filename, info.file_size, refused, content, _ignored(info.filename))
+            if content:
+                content.close()
 
 
 def extracted_once(archives: list[Path], target: Path, limits: ArchiveLimits) -> list[Rejection]:

@@ -60,10 +60,11 @@ def _relative_name(name: str) -> str:
 def _read_file(path: str, name: str, max_bytes: int) -> bytes:
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Rejected(Reason.IMAGE_NOT_A_FILE, f"{shown(name)} is not a regular file")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise Rejected(Reason.IMAGE_NOT_A_FILE, f"{shown(name)} is not a regular file")
         if about.st_size > max_bytes:
             raise Rejected(Reason.IMAGE_TOO_LARGE, f"{shown(name)} has {about.st_size} bytes, more than {max_bytes}")
         return file.read()

@@ -64,7 +64,7 @@ def _jsonl(path: Path, name: str, start: int) -> Iterator[Record]:
             while len(end) > MAX_LINE and not end.endswith(b"\n"):  # skip the rest of an endless line
                 end = file.readline(MAX_LINE + 1)
             number += 1
-            if number > start and line.strip():
+            if number > start and (len(line) > MAX_LINE or line.strip()):
                 yield Record(name, number, line)
 
 
