@@ -49,3 +49,30 @@ def make_row(index: int, *, segments: int = 1, cells: int = 2, helpers: int = 4)
         steps=steps,
         metadata=json.dumps({"focus": focus}),
     )
+
+
+def text_model(*, heads: int = 4, kv_heads: int = 2, layers: int = 2, seed: int = 0):
+    """A language model of Qwen2.5-VL's kind with random weights, head size 16, grouped queries; fp32."""
+    from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+    config = Qwen2_5_VLTextConfig(
+        vocab_size=32,
+        hidden_size=heads * 16,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        initializer_range=0.15,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLTextModel(config).eval()
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms of 1 and biases of 0 would hide what depends on them
+                parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return model

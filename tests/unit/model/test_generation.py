@@ -87,7 +87,7 @@ def alone(model, latent, encoder, prompt, feature, mode, given):
         embeds.append(embed)
         ids.append(token)
         logprobs.append(logprob)
-        if token == encoder.eos_id:
+        if token in model.generation_config.eos_token_id:
             break
     return ids, logprobs, latents
 

@@ -74,7 +74,7 @@ def test_latent_settings_survive_writing_and_bad_ones_are_named(tmp_path):
         ({"start_id": 1, "pad_id": 2, "end_id": 3, "haed": "x"}, "haed"),
         ({"start_id": 1, "pad_id": 2}, "end_id"),
         ({"start_id": 1, "pad_id": 1, "end_id": 3}, "distinct"),
-        ({"start_id": 1, "pad_id": 2, "end_id": 3, "head": "mlp"}, "mlp"),
+        ({"start_id": 1, "pad_id": 2, "end_id": 3, "head": "conv"}, "conv"),
         ({"start_id": 1, "pad_id": 2, "end_id": 3, "version": 2}, "version"),
     ]:
         with pytest.raises(ModelError, match=message):

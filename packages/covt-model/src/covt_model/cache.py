@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from covt_model.decoder import KeyValue, additive
+from covt_model.decoder import additive
 
 if TYPE_CHECKING:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
@@ -21,7 +21,9 @@ class _LayerBuffer:
         self.used = 0
         self.extra = 0
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any) -> KeyValue:
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.keys is None or self.values is None:
             room = (*keys.shape[:2], keys.shape[2] + self.extra, keys.shape[3])
             self.keys, self.values = keys.new_empty(room), values.new_empty(room)

@@ -10,7 +10,7 @@ from typing import Any, Self
 from covt_model.errors import CheckpointError, ModelError
 
 KEY = "covt_latent"
-HEADS = ("identity", "none")
+HEADS = ("identity", "linear", "mlp", "none")
 NORMALIZE = ("none", "rms")
 
 
@@ -19,8 +19,8 @@ class LatentConfig:
     """How a checkpoint decodes latents.
 
     In a latent segment the input embedding at position t is `head(normalize(h[t-1]))`, h being the final-norm
-    hidden state. `head="identity", normalize="none"` is ILVR. `head="none"` is the pause control: pads are forced
-    as in latent mode but keep their own learned embedding.
+    hidden state. `head="identity", normalize="none"` is ILVR. `linear` and `mlp` have weights (`covt_model.heads`).
+    `head="none"` is the pause control: pads are forced as in latent mode but keep their own learned embedding.
     """
 
     start_id: int

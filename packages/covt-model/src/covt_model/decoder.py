@@ -1,93 +1,160 @@
-"""The language model run layer by layer on explicit keys and values.
+"""The language model run layer by layer, with masks, caches and checkpointing in our own hands.
 
-Transformers' own forward rebuilds masks on each call and, with its gradient checkpointing on, silently drops the KV
-cache. Here masks and rotary embeddings are made once, the prefix's keys and values are plain tensors, and
-checkpointing is done by us, a layer at a time, with those tensors as explicit inputs.
+Transformers' own forward rebuilds masks on each call, concatenates the cache for each position, and with its gradient
+checkpointing on silently drops it. Here a batch is a few stretches of slots; attention comes from outside
+(`covt_model.attention`), keys and values lie in one buffer a layer, and checkpointing recomputes a layer of a stretch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from covt_model.attention import Attention, Causal, FlashCausal, PackedCausal, Recorder
 from covt_model.errors import ModelError
+from covt_model.flash import check_flash
+from covt_model.kv import LayerCache
+from covt_model.ops import RmsNorm, Rotate, SwiGlu
+from covt_model.shared_linear import SharedLinear
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLTextModel
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
-KeyValue = tuple[torch.Tensor, torch.Tensor]
-
-
-class _Prefix:
-    """What an attention layer sees as its cache: the prefix's keys and values in pieces along the sequence."""
-
-    def __init__(self, pieces: Sequence[KeyValue]) -> None:
-        self.pieces = pieces
-        self.new: KeyValue | None = None
-
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any) -> KeyValue:
-        self.new = (keys, values)
-        if not self.pieces:
-            return keys, values
-        return (
-            torch.cat([piece[0] for piece in self.pieces] + [keys], dim=2),
-            torch.cat([piece[1] for piece in self.pieces] + [values], dim=2),
-        )
+Function = Callable[[torch.Tensor], torch.Tensor]
+ATTENTION = ("sdpa", "flash_attention_2")
 
 
 class Decoder:
-    """One pass over a batch in one or more calls, each attending to all earlier ones.
+    """One pass over a batch in one or more stretches, each attending to earlier ones.
 
-    language_model: Qwen2.5-VL's text model. `run` takes consecutive stretches of the batch's slots; `pieces[layer]`
-    holds the keys and values [B, heads, L, D] of each stretch, with their gradients.
+    language_model: Qwen2.5-VL's text model; its `_attn_implementation` chooses between `ATTENTION`. slots: S, the most
+    slots a row takes over all stretches; 0 where there is one stretch only. checkpoint: recompute a layer in the
+    backward pass instead of keeping its activations, in stretches of more than one slot (single steps are few and
+    short, and are kept).
     """
 
-    def __init__(self, language_model: Qwen2_5_VLTextModel, *, checkpoint: bool = False) -> None:
-        if language_model.has_sliding_layers:
-            raise ModelError("sliding-window attention is not supported", "set use_sliding_window to false")
-        if any(getattr(layer, "gradient_checkpointing", False) for layer in language_model.layers):
-            raise ModelError(
-                "Transformers' gradient checkpointing is on; it drops the keys and values that latents need",
-                "call model.gradient_checkpointing_disable() and use checkpoint=True",
-            )
+    def __init__(self, language_model: Qwen2_5_VLTextModel, *, slots: int = 0, checkpoint: bool = False) -> None:
+        config = language_model.config
+        _check(language_model)
         self.model = language_model
         self.checkpoint = checkpoint
-        self.pieces: list[list[KeyValue]] = [[] for _ in language_model.layers]
+        self.flash = config._attn_implementation == "flash_attention_2"
+        self.caches = [LayerCache(slots) for _ in language_model.layers]
+        self.layers = [_Layer(layer, shared=slots > 0) for layer in language_model.layers]  # pyright: ignore[reportArgumentType]
+        self.norm = _norm(language_model.norm)
 
     def rotary(self, like: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
         """Cosines and sines [B, T, D] for positions [3, B, T], in the dtype of `like`."""
         return self.model.rotary_emb(like, position_ids)
 
-    def run(self, hidden: torch.Tensor, mask: torch.Tensor | None, rotary: Rotary) -> torch.Tensor:
-        """Final-norm hidden states [B, L, H] of the next L slots from their input embeddings [B, L, H].
-
-        mask: additive float [B, 1, L, slots so far + L]; None is causal for the first call and lets a single slot
-        see everything.
-        """
-        for layer, pieces in zip(self.model.layers, self.pieces, strict=True):
-            if self.checkpoint and torch.is_grad_enabled():
-                flat = [tensor for piece in pieces for tensor in piece]
-                hidden, keys, values = checkpointed(  # pyright: ignore[reportGeneralTypeIssues]
-                    _layer, layer, hidden, mask, rotary, *flat, use_reentrant=False
-                )
+    def run(self, hidden: torch.Tensor, rotary: Rotary, attend: Attention) -> torch.Tensor:
+        """Final-norm hidden states [R, L, H] of the next stretch from its input embeddings [R, L, H]."""
+        recompute = self.checkpoint and torch.is_grad_enabled() and hidden.shape[1] > 1
+        for layer, cache in zip(self.layers, self.caches, strict=True):
+            if recompute:
+                hidden = checkpointed(layer, hidden, rotary, attend, cache, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
             else:
-                hidden, keys, values = _layer(layer, hidden, mask, rotary, *(t for piece in pieces for t in piece))
-            pieces.append((keys, values))
-        return self.model.norm(hidden)
+                hidden = layer(hidden, rotary, attend, cache)
+        return self.norm(hidden)
 
 
-def _layer(
-    layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor | None, rotary: Rotary, *flat: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    prefix = _Prefix(list(zip(flat[::2], flat[1::2], strict=True)))
-    hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=prefix, use_cache=True)
-    assert prefix.new is not None
-    return hidden, *prefix.new
+class _Layer:
+    """A decoder layer's arithmetic over its modules' parameters.
+
+    A module that something is hooked to or put in place of (ZeRO-3's gathering, an adapter) is called as it is.
+    """
+
+    def __init__(self, layer: Qwen2_5_VLDecoderLayer, *, shared: bool) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.head_size = attention.head_dim
+        self.input_norm, self.mlp_norm = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down = (
+            _linear(module, shared)
+            for module in (
+                attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
+                mlp.gate_proj, mlp.up_proj, mlp.down_proj,
+            )
+        )  # fmt: skip
+
+    def __call__(self, hidden: torch.Tensor, rotary: Rotary, attend: Attention, cache: LayerCache) -> torch.Tensor:
+        normed = self.input_norm(hidden)
+        queries, keys, values = (
+            project(normed).unflatten(-1, (-1, self.head_size)) for project in (self.queries, self.keys, self.values)
+        )
+        queries, keys = (Rotate.apply(part, *rotary) for part in (queries, keys))
+        hidden = hidden + self.output(attend(queries, keys, values, cache))  # pyright: ignore[reportArgumentType]
+        normed = self.mlp_norm(hidden)
+        return hidden + self.down(SwiGlu.apply(self.gate(normed), self.up(normed)))  # pyright: ignore[reportArgumentType]
+
+
+def _is_bare(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return not any(hooks) and "forward" not in module.__dict__
+
+
+def _linear(module: nn.Module, shared: bool) -> Function:
+    if type(module) is not nn.Linear or not _is_bare(module):
+        return module
+    if shared and torch.is_grad_enabled():
+        return SharedLinear(module)
+    weight, bias = module.weight, module.bias
+    return lambda x: functional.linear(x, weight, bias)
+
+
+def _norm(module: nn.Module) -> Function:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
+
+    if type(module) is not Qwen2_5_VLRMSNorm or not _is_bare(module):
+        return module
+    weight, eps = module.weight, module.variance_epsilon
+    return lambda x: RmsNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
+
+
+def _check(language_model: Qwen2_5_VLTextModel) -> None:
+    config = language_model.config
+    if language_model.has_sliding_layers:
+        raise ModelError("sliding-window attention is not supported", "set use_sliding_window to false")
+    if config.hidden_act != "silu":
+        raise ModelError(f"hidden_act is {config.hidden_act!r}", "use a Qwen2.5-VL checkpoint (silu)")
+    if config.attention_dropout:
+        raise ModelError(f"attention_dropout is {config.attention_dropout}", "set it to 0 in the checkpoint's config")
+    if config._attn_implementation not in ATTENTION:
+        raise ModelError(f"attention is {config._attn_implementation!r}", f"use one of {', '.join(ATTENTION)}")
+    if config._attn_implementation == "flash_attention_2":
+        check_flash(language_model.norm.weight.dtype)
+    if any(getattr(layer, "gradient_checkpointing", False) for layer in language_model.layers):
+        raise ModelError(
+            "Transformers' gradient checkpointing is on; it drops the keys and values that latents need",
+            "call model.gradient_checkpointing_disable() and use checkpoint=True",
+        )
+
+
+def plain_forward(
+    language_model: Qwen2_5_VLTextModel,
+    embeds: torch.Tensor,
+    position_ids: torch.Tensor,
+    *,
+    lengths: Sequence[int] | None = None,
+    checkpoint: bool = False,
+    recorder: Recorder | None = None,
+) -> torch.Tensor:
+    """Final-norm hidden states [B, T, H] in one causal pass, for stage 1, the controls, and given latents.
+
+    Rows are padded on the right. With `lengths`, embeds is [1, sum of lengths, H]: samples laid end to end, none of
+    which sees another. recorder: gets the last layer's queries and keys.
+    """
+    decoder = Decoder(language_model, checkpoint=checkpoint)
+    rotary = decoder.rotary(embeds, position_ids)
+    attend: Attention = Causal() if lengths is None else PackedCausal(lengths, decoder.flash)
+    if decoder.flash and lengths is None:
+        attend = FlashCausal()
+    return decoder.run(embeds, rotary, attend if recorder is None else recorder.over(attend))
 
 
 def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -96,14 +163,3 @@ def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     A finite value keeps rows that see nothing (idle slots) free of NaN.
     """
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
-
-
-def plain_forward(
-    language_model: Qwen2_5_VLTextModel, embeds: torch.Tensor, position_ids: torch.Tensor, *, checkpoint: bool = False
-) -> torch.Tensor:
-    """Final-norm hidden states [B, T, H] in one causal pass, for stage 1, the controls, and given latents.
-
-    Rows are padded on the right, so no token sees padding and no mask is needed.
-    """
-    decoder = Decoder(language_model, checkpoint=checkpoint)
-    return decoder.run(embeds, None, decoder.rotary(embeds, position_ids))

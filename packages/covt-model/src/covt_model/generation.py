@@ -12,7 +12,8 @@ import torch
 from covt_model.cache import CachedDecoder
 from covt_model.config import LatentConfig
 from covt_model.encode import EncodedPrompt, Span, find_spans
-from covt_model.feedback import feedback, noise
+from covt_model.feedback import noise
+from covt_model.heads import feedback_rule
 from covt_model.positions import mrope_positions
 from covt_model.sampling import LatentState
 
@@ -61,6 +62,7 @@ def generate(
     """
     if (mode == "given") != (latents is not None):
         raise ValueError(f"mode {mode!r} {'takes no' if latents is not None else 'needs'} latents")
+    rule = feedback_rule(model, latent)
     decoder, hidden = _prefill(model, prompts, image_features, max_new_tokens)
     device = hidden.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -78,7 +80,7 @@ def generate(
         done = done | torch.isin(ids, eos)
         embeds = model.get_input_embeddings()(ids)
         if pads:
-            own = embeds if latent.head == "none" else feedback(hidden, latent.normalize)
+            own = embeds if latent.head == "none" else rule(hidden)
             embeds = embeds.clone()
             for row in pads:
                 given = None if latents is None else latents[row]

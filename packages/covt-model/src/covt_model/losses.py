@@ -43,13 +43,20 @@ def token_correct(lm_head: Callable[[torch.Tensor], torch.Tensor], hidden: torch
         return Sum((logits.argmax(-1) == targets.index_select(0, index)).sum(), len(index))
 
 
-def alignment_loss(hidden: torch.Tensor, pad_index: torch.Tensor, targets: torch.Tensor) -> Sum:
+def alignment_loss(
+    hidden: torch.Tensor,
+    pad_index: torch.Tensor,
+    targets: torch.Tensor,
+    rule: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Sum:
     """ILVR's stage-1 alignment: sum over pads of `1 − cos(h[t−1], target[t])`, in fp32.
 
     hidden: [B, T, H]; pad_index: [P] positions in the flattened [B·T]; targets: [P, H], detached here. A pad is never
-    a row's first token, so t − 1 lies in the same row.
+    a row's first token, so t − 1 lies in the same row. rule: what makes a latent of a hidden state
+    (`LatentPolicy.feedback`), so that a head with weights learns here too; the identity changes no cosine.
     """
-    before = hidden.reshape(-1, hidden.shape[-1]).index_select(0, pad_index - 1).float()
+    before = hidden.reshape(-1, hidden.shape[-1]).index_select(0, pad_index - 1)
+    before = (before if rule is None else rule(before)).float()
     cosine = functional.cosine_similarity(before, targets.detach().float(), dim=-1)
     return Sum((1 - cosine).sum(), len(pad_index))
 

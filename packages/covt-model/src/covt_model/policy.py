@@ -14,7 +14,7 @@ from covt_model.checkpoint import load_model
 from covt_model.config import LatentConfig
 from covt_model.decoder import plain_forward
 from covt_model.encode import Mode
-from covt_model.feedback import feedback
+from covt_model.heads import feedback_rule
 from covt_model.inputs import input_embeds
 from covt_model.latent_forward import latent_forward
 
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     )
 
 
-def load_split(checkpoint: Path | str, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Model, Vision]:
+def load_split(
+    checkpoint: Path | str, dtype: torch.dtype, device: torch.device | str = "cpu", *, attention: str = "sdpa"
+) -> tuple[Model, Vision]:
     """Load a checkpoint as (model without its vision tower, frozen vision tower on `device`).
 
     Raises:
         ModelError: the checkpoint is of another architecture.
     """
-    model = load_model(checkpoint, dtype=dtype)
+    model = load_model(checkpoint, dtype=dtype, attention=attention)
     visual = model.model.visual
     model.model.visual = None  # type: ignore[assignment]
     nn.Module.to(visual.requires_grad_(False), device)
@@ -58,6 +60,8 @@ class LatentPolicy(nn.Module):
         self.latent = latent
         self.mode = mode
         self.checkpoint = checkpoint
+        self.feedback = feedback_rule(model, latent)
+        """`h[t−1]` → the input embedding of the pad at t."""
 
     @property
     def language_model(self) -> Qwen2_5_VLTextModel:
@@ -71,7 +75,7 @@ class LatentPolicy(nn.Module):
         latents: torch.Tensor | None = None,
         max_segments: int | None = None,
     ) -> torch.Tensor:
-        """Final-norm hidden states [B, T, H].
+        """Final-norm hidden states [B, T, H], in the layout of the batch's ids.
 
         features: one [n_i, H] a picture, in the batch's order. latents: [P, H], the pads' inputs (stage 1, or a
         replay); None lets the model generate as it does when serving: with feedback, or without for the controls.
@@ -79,15 +83,18 @@ class LatentPolicy(nn.Module):
         """
         embeds = input_embeds(self.model.get_input_embeddings(), batch, features, latents)
         if latents is not None or self.mode != "latent":
-            return plain_forward(self.language_model, embeds, batch.position_ids, checkpoint=self.checkpoint)
+            return plain_forward(
+                self.language_model, embeds, batch.position_ids, lengths=batch.packed, checkpoint=self.checkpoint
+            )
         return latent_forward(
             self.language_model,
             embeds,
             batch.position_ids,
             batch.attention_mask,
             batch.spans,
-            lambda hidden: feedback(hidden, self.latent.normalize),
+            self.feedback,
             size=self.latent.size,
             max_segments=max_segments,
             checkpoint=self.checkpoint,
+            lengths=batch.packed,
         )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from covt_model.attention import Recorder
 from covt_model.batch import Batch
 from covt_model.config import LatentConfig
+from covt_model.decoder import plain_forward
 from covt_model.encode import Selection
 from covt_model.errors import ModelError
 from covt_model.feedback import feedback
@@ -18,7 +20,7 @@ from covt_model.inputs import input_embeds
 from covt_model.selection import mean_runs, segment_query, select_targets, user_context
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLTextModel
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def make_targets(
 
 @dataclass(frozen=True)
 class _States:
-    """A teacher's pass: hidden [B, T, H] (final norm), last-layer queries and keys [B, heads, T, D] after rotation,
-    and the merged features of each row's pictures."""
+    """A teacher's pass over N flattened positions: hidden [N, H] (final norm), last-layer queries [N, heads, D] and
+    keys [N, kv heads, D] after rotation, and the merged features of each sample's pictures."""
 
     hidden: torch.Tensor
     queries: torch.Tensor
@@ -114,31 +116,15 @@ def _teacher_states(
         for features in segment
     ]
     inputs = feedback(torch.cat(stand_ins), latent.normalize)
-    hidden = input_embeds(embed_tokens, batch, image_features, inputs)
-    rotary = teacher.rotary_emb(hidden, batch.position_ids)
-    for layer in teacher.layers[:-1]:
-        hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
-    last = cast("Qwen2_5_VLDecoderLayer", teacher.layers[-1])
-    queries, keys = _queries_keys(last, hidden, rotary)
-    hidden = teacher.norm(last(hidden, attention_mask=None, position_embeddings=rotary))
+    embeds = input_embeds(embed_tokens, batch, image_features, inputs)
+    recorder = Recorder()
+    hidden = plain_forward(teacher, embeds, batch.position_ids, lengths=batch.packed, recorder=recorder)
     supply = iter(image_features)
     per_row = [[next(supply) for _ in pictures] for pictures in batch.pictures]
     empty = hidden.new_zeros(0, hidden.shape[-1])
-    return _States(hidden, queries, keys, [torch.cat(row) if row else empty for row in per_row])
-
-
-def _queries_keys(
-    layer: Qwen2_5_VLDecoderLayer, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The layer's queries and keys [B, heads, T, D], rotated, keys repeated for grouped queries."""
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb, repeat_kv
-
-    attention, (rows, width, _) = layer.self_attn, hidden.shape
-    states = layer.input_layernorm(hidden)
-    queries = attention.q_proj(states).view(rows, width, -1, attention.head_dim).transpose(1, 2)
-    keys = attention.k_proj(states).view(rows, width, -1, attention.head_dim).transpose(1, 2)
-    queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
-    return queries, repeat_kv(keys, attention.num_key_value_groups)
+    features = [torch.cat(row) if row else empty for row in per_row]
+    queries, keys = recorder.queries.flatten(0, 1), recorder.keys.flatten(0, 1)
+    return _States(hidden.flatten(0, 1), queries, keys, features)
 
 
 def _row_targets(
@@ -150,23 +136,22 @@ def _row_targets(
     top_p: float,
     temperature: float,
 ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-    prompt, width = batch.prompt_lengths[row], batch.input_ids.shape[1]
-    is_image = torch.zeros(width, dtype=torch.bool, device=states.hidden.device)
-    in_row = batch.image_index[(batch.image_index >= row * width) & (batch.image_index < (row + 1) * width)]
-    is_image[in_row - row * width] = True
-    text = (~is_image[:prompt]).nonzero().squeeze(1)
+    first, prompt = batch.starts[row], batch.prompt_lengths[row]
+    in_row = batch.image_index[(batch.image_index >= first) & (batch.image_index < first + prompt)]
+    is_text = torch.ones(prompt, dtype=torch.bool, device=states.hidden.device)
+    is_text[in_row - first] = False
+    text = is_text.nonzero().squeeze(1) + first
+    # Consecutive query heads share a key head.
+    keys = states.keys[in_row].repeat_interleave(states.queries.shape[1] // states.keys.shape[1], dim=1)
     context = user_context(
-        states.queries[row][:, text],
-        states.keys[row][:, is_image],
-        states.image_features[row],
-        states.hidden[row, text],
+        states.queries[text].transpose(0, 1), keys.transpose(0, 1), states.image_features[row], states.hidden[text]
     )
     values, chosen = [], []
     previous: torch.Tensor | None = None
     since = prompt
     for helpers, (start, end) in zip(segments, batch.spans[row], strict=True):
         # Assistant text since the segment before, without the markers around the pads.
-        query = segment_query(context, states.hidden[row, since : start - 1], previous)
+        query = segment_query(context, states.hidden[first + since : first + start - 1], previous)
         targets, indices, previous = select_targets(helpers, query, size, top_p=top_p, temperature=temperature)
         values.append(targets)
         chosen.append(indices)

@@ -12,6 +12,7 @@ import torch
 from covt_model.checkpoint import quiet_progress
 from covt_model.config import LatentConfig
 from covt_model.errors import ModelError
+from covt_model.heads import build_head, save_head
 from covt_model.images import ImageSettings, patchify
 from covt_model.prompt import IMAGE_TAG
 from covt_model.tokens import add_latent_tokens, rows_needed
@@ -143,6 +144,8 @@ def build_tiny(
             "pad_token_id": token("<|endoftext|>"),
         },
     )
+    if (weighted := build_head(head, hidden, seed)) is not None:
+        save_head(out, weighted.state_dict())
     LatentConfig(
         start_id=ids.start, pad_id=ids.pad, end_id=ids.end, size=latent_size, head=head, normalize=normalize
     ).write(out)

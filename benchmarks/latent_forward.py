@@ -1,0 +1,159 @@
+"""The KV-incremental latent forward against the plain full-prefix oracle: forward and backward, time and peak memory.
+
+Both sides run the same rows through the same language model and take the gradient of the same sum over the final
+hidden states. A row is half prompt; the segments of K = 8 latents are spread evenly over the other half. Batch 8 has
+rows of different segment counts, from one up to the number named, and a smaller shape: the oracle computes a row at a
+time and would take minutes a round otherwise. The oracle keeps the activations of each of its prefixes; nothing is
+recomputed on either side. Memory is the peak over what was held before: allocated on a GPU, resident on a CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import Benchmark, Case
+
+SIZE = 8
+HEADLINE = "4 segments, batch 1, hidden 512, 8 layers, 512 tokens: time"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A language model and the length of its rows."""
+
+    hidden: int
+    layers: int
+    tokens: int
+
+
+LARGE, SMALL = Shape(512, 8, 512), Shape(256, 4, 256)
+
+
+def build(shape: Shape) -> Any:
+    """A language model of Qwen2.5-VL's kind with random weights, in evaluation mode."""
+    import torch
+    from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+    heads = shape.hidden // 64
+    config = Qwen2_5_VLTextConfig(
+        vocab_size=64,
+        bos_token_id=None,
+        eos_token_id=None,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.hidden * 11 // 4,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+        pad_token_id=None,
+    )
+    torch.manual_seed(0)
+    model: Any = Qwen2_5_VLTextModel(config).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def row_spans(tokens: int, segments: int) -> list[tuple[int, int]]:
+    """Pads of a row: after the prompt, each share of the rest ends with text that follows its segment."""
+    prompt = tokens // 2
+    share = (tokens - prompt) // segments
+    return [(start, start + SIZE) for start in range(prompt + 1, prompt + segments * share, share)]
+
+
+class Comparison:
+    """One batch for both sides. `run` gives seconds and remembers the peak memory of the run."""
+
+    def __init__(self, model: Any, shape: Shape, batch: int, segments: int) -> None:
+        import torch
+
+        device = next(model.parameters()).device
+        self.model = model
+        counts = [segments] if batch == 1 else [1 + row * (segments - 1) // (batch - 1) for row in range(batch)]
+        self.spans = [row_spans(shape.tokens, count) for count in counts]
+        generator = torch.Generator().manual_seed(segments)
+        self.embeds = torch.randn(batch, shape.tokens, shape.hidden, generator=generator).to(device)
+        self.positions = torch.arange(shape.tokens, device=device).expand(3, batch, -1)
+        self.mask = torch.ones(batch, shape.tokens, dtype=torch.long, device=device)
+        self.peak: dict[str, float] = {}
+
+    def run(self, side: str) -> float:
+        from covt_model.feedback import feedback
+        from covt_model.latent_forward import latent_forward
+        from covt_model.reference import reference_forward
+
+        rule = partial(feedback, normalize="rms")
+        arguments = (self.model, self.embeds, self.positions, self.mask, self.spans, rule)
+        forward = (
+            partial(latent_forward, *arguments, size=SIZE) if side == "ours" else partial(reference_forward, *arguments)
+        )
+        self.model.zero_grad()
+        seconds, self.peak[side] = measured(lambda: forward().square().mean().backward(), self.embeds.is_cuda)
+        return seconds
+
+
+def measured(work: Callable[[], None], cuda: bool) -> tuple[float, float]:
+    """Seconds and peak bytes of `work` over what was in use before."""
+    import torch
+
+    gc.collect()
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, so that it is counted when taken again
+        Path("/proc/self/clear_refs").write_text("5")  # the resident peak starts again from here
+        before = _status("VmRSS")
+    begun = time.perf_counter()
+    work()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - begun
+    return seconds, (torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")) - before
+
+
+def _status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def pair(name: str, comparison: Comparison) -> list[Case]:
+    """Time and memory of the same runs: the memory case reports what the time case just saw."""
+    return [
+        Case(f"{name}: time", lambda: comparison.run("ours"), lambda: comparison.run("base")),
+        Case(f"{name}: memory", lambda: comparison.peak["ours"], lambda: comparison.peak["base"], unit="B"),
+    ]
+
+
+@contextmanager
+def cases() -> Iterator[list[Case]]:
+    found: list[Case] = []
+    for shape, batch in ((LARGE, 1), (SMALL, 8)):
+        model = build(shape)
+        for segments in (1, 2, 4, 8):
+            plural = "segment" if segments == 1 else "segments"
+            size = f"hidden {shape.hidden}, {shape.layers} layers, {shape.tokens} tokens"
+            name = f"{segments} {plural}, batch {batch}, {size}"
+            found += pair(name, Comparison(model, shape, batch, segments))
+    yield found
+
+
+BENCHMARK = Benchmark(
+    name="latent_forward",
+    about="forward and backward through self-generated latents, against the full-prefix oracle",
+    headline=HEADLINE,
+    cases=cases,
+    rounds=3,
+)
+
+if __name__ == "__main__":
+    harness.main(BENCHMARK)

@@ -1,0 +1,127 @@
+"""Keys and values of one layer, written stretch by stretch into one buffer, with gradients.
+
+Concatenating them anew for each latent step would copy the whole prefix forward and backward. Here a stretch is written
+in place and attention reads a view; in the backward pass each call adds to one gradient buffer, and a stretch takes its
+share out when all later ones are through. That order is given: each call's input depends on the output before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class LayerCache:
+    """keys, values: [B, kv heads, S, D], filled up to slot `used`, allocated at the first write."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.used = 0
+        self.keys = self.values = torch.empty(0)
+        self.key_gradient: torch.Tensor | None = None
+        self.value_gradient: torch.Tensor | None = None
+        # Steps' shares of the gradients before their run of steps, as factors: summed in one product for all of them.
+        self.waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def write(self, keys: torch.Tensor, values: torch.Tensor, start: int) -> int:
+        """Put keys and values [B, kv heads, L, D] from slot `start` on; returns the slot after the last."""
+        if not self.used:
+            shape = (*keys.shape[:2], self.slots, keys.shape[3])
+            self.keys, self.values = keys.new_empty(shape), values.new_empty(shape)
+        stop = start + keys.shape[2]
+        self.keys[:, :, start:stop] = keys
+        self.values[:, :, start:stop] = values
+        self.used = max(self.used, stop)
+        return stop
+
+    def visible(self, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values up to slot `stop`. `data`: later writes to other slots don't invalidate what is saved."""
+        return self.keys.data[:, :, :stop], self.values.data[:, :, :stop]
+
+    def gradients(self, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradient buffers [B, kv heads, S, D]; new ones for the last stretch, where a backward pass begins."""
+        if stop == self.used or self.key_gradient is None or self.value_gradient is None:
+            self.key_gradient, self.value_gradient = torch.zeros_like(self.keys), torch.zeros_like(self.values)
+            self.waiting.clear()
+        return self.key_gradient, self.value_gradient
+
+    def take_gradients(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What all calls have added for slots `start` to `stop`; the buffers go with the first stretch."""
+        assert self.key_gradient is not None and self.value_gradient is not None
+        own = self.key_gradient[:, :, start:stop], self.value_gradient[:, :, start:stop]
+        if start == 0:
+            self.key_gradient = self.value_gradient = None
+        return own
+
+    def add_waiting(self, stop: int) -> None:
+        """Add what the steps after slot `stop` have left for the slots before it."""
+        if not self.waiting:
+            return
+        scores, queries, weights, gradients = (torch.cat(parts, 1) for parts in zip(*self.waiting, strict=True))
+        self.waiting.clear()
+        for total, left, right in zip(self.gradients(stop), (scores, weights), (queries, gradients), strict=True):
+            total.flatten(0, 1)[:, :stop] += torch.bmm(left.transpose(1, 2), right)
+
+
+class Extend(torch.autograd.Function):
+    """Append keys and values [B, kv heads, L, D] at slot `start`; returns all up to there, [B, kv heads, stop, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, cache: LayerCache, keys: torch.Tensor, values: torch.Tensor, start: int) -> Any:
+        stop = cache.write(keys, values, start)
+        ctx.cache, ctx.start, ctx.stop = cache, start, stop
+        return cache.visible(stop)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        cache, start, stop = ctx.cache, ctx.start, ctx.stop
+        for total, gradient in zip(cache.gradients(stop), gradients, strict=True):
+            total[:, :, :stop] += gradient
+        cache.add_waiting(stop)
+        return None, *cache.take_gradients(start, stop), None
+
+
+class AttendStep(torch.autograd.Function):
+    """Attention of a single position per row to its own and all earlier slots.
+
+    queries: [B, heads, D]; keys, values: [B, kv heads, D], which are appended at slot `start`; mask: additive, fp32,
+    [B·kv heads, 1, start + 1] or None; first: the slot where the run of steps begins. Returns [B, heads, D].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cache: LayerCache,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor | None,
+        start: int,
+        first: int,
+    ) -> torch.Tensor:
+        rows, groups, width = keys.shape
+        stop = cache.write(keys[:, :, None], values[:, :, None], start)
+        all_keys, all_values = (part.flatten(0, 1) for part in cache.visible(stop))
+        grouped = queries.reshape(rows * groups, -1, width)  # consecutive query heads share a key head
+        scores = torch.bmm(grouped, all_keys.transpose(1, 2)).float().mul_(width**-0.5)
+        weights = (scores if mask is None else scores.add_(mask)).softmax(-1).to(queries.dtype)
+        ctx.cache, ctx.start, ctx.stop, ctx.first = cache, start, stop, first
+        ctx.save_for_backward(grouped, all_keys, all_values, weights)
+        return torch.bmm(weights, all_values).view(queries.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        queries, keys, values, weights = ctx.saved_tensors
+        cache, start, stop, first = ctx.cache, ctx.start, ctx.stop, ctx.first
+        gradient = gradients[0].reshape(queries.shape)
+        scores = torch.ops.aten._softmax_backward_data(
+            torch.bmm(gradient, values.transpose(1, 2)), weights, -1, weights.dtype
+        ).mul_(queries.shape[-1] ** -0.5)
+        sums = cache.gradients(stop)
+        for total, left, right in zip(sums, (scores, weights), (queries, gradient), strict=True):
+            total.flatten(0, 1)[:, first:stop] += torch.bmm(left[:, :, first:].transpose(1, 2), right)
+        cache.waiting.append((scores[:, :, :first], queries, weights[:, :, :first], gradient))
+        own_keys, own_values = cache.take_gradients(start, stop)
+        query_gradient = torch.bmm(scores, keys).view(gradients[0].shape)
+        return None, query_gradient, own_keys[:, :, 0], own_values[:, :, 0], None, None, None
