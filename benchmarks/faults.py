@@ -163,6 +163,7 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
     """All rounds on one server that is watched and restarted, and the count of what it leaves behind."""
     from covt_rl.client import RolloutClient
     from covt_rl.errors import ServerError
+    from covt_rl.serving import supervisor
     from covt_rl.serving.options import ServerOptions
     from covt_rl.serving.process import LatentServer, check_port
     from covt_rl.serving.watch import Watch
@@ -193,7 +194,9 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
         check_port(server.host, server.port)
     except ServerError:
         counts.left_ports = 1
-    counts.left_shared_memory = len(set(SHARED_MEMORY.iterdir()) - memory)
+    new = {path.name for path in set(SHARED_MEMORY.iterdir()) - memory}
+    # What others on the machine have made meanwhile, they have mapped.
+    counts.left_shared_memory = len(new - supervisor.shared_memory(supervisor.processes()))
     counts.seconds = round(time.monotonic() - begun, 1)
     return counts
 

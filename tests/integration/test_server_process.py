@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ from covt_model.errors import ModelError
 from covt_rl.errors import ServerError
 from covt_rl.serving import options, supervisor
 from covt_rl.serving.process import LatentServer, check_port, free_port
+from covt_rl.serving.replicas import serving
+from covt_rl.serving.watch import Watch
 
 # A server that says it is healthy and has a child in a session of its own, whose id it writes to a file.
 HEALTHY = """
@@ -106,6 +109,26 @@ def test_a_killed_supervisor_takes_the_server_with_it(tmp_path) -> None:
         os.kill(int((tmp_path / "grandchild").read_text()), signal.SIGKILL)
 
 
+def test_shared_memory_of_a_killed_server_is_removed_and_that_of_others_is_not(tmp_path) -> None:
+    """What vLLM's tensor-parallel workers talk through; nobody is left to remove it when they are killed."""
+    name = f"covt-test-{os.getpid()}"
+    segment, shared = Path("/dev/shm", name), Path("/dev/shm", f"{name}-shared")
+    program = f"""
+import mmap
+for path in ({str(segment)!r}, {str(shared)!r}):
+    file = open(path, "w+b"); file.truncate(4096); held = [*globals().get("held", ()), mmap.mmap(file.fileno(), 4096)]
+{HEALTHY}"""
+    with stand_in(tmp_path, program) as server:
+        server.launch()
+        with shared.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+            assert segment.exists()
+            assert shared.exists()
+            server.stop()
+            assert not segment.exists()
+            assert shared.exists()
+    shared.unlink()
+
+
 def test_a_stopped_server_can_still_be_ended(tmp_path) -> None:
     with stand_in(tmp_path) as server:
         server.launch()
@@ -143,6 +166,23 @@ def test_a_dead_server_is_noticed_and_can_be_started_again(tmp_path) -> None:
         server.check()
 
 
+def test_a_restart_that_fails_is_tried_again(tmp_path) -> None:
+    program = f"""
+from pathlib import Path
+started = Path({str(tmp_path / "started")!r})
+started.write_text(started.read_text() + "x" if started.exists() else "x")
+if started.read_text() == "xx": raise RuntimeError("no room just now")
+{HEALTHY}"""
+    notes: list[str] = []
+    with stand_in(tmp_path, program) as server:
+        server.launch()
+        with Watch(server, interval=0.1, on_note=notes.append) as watch:
+            assert server.pid is not None
+            os.kill(supervisor._descendants(server.pid)[0], signal.SIGKILL)
+            assert eventually(lambda: watch.restarts == 2 and server.responds())
+    assert any("no room just now" in note for note in notes)
+
+
 def test_a_port_in_use_is_named(tmp_path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -162,6 +202,31 @@ def test_a_checkpoint_without_latent_settings_is_refused_before_anything_starts(
 def test_other_machines_are_served_only_with_a_key(tmp_path) -> None:
     with pytest.raises(ServerError, match=r"0\.0\.0\.0 without an API key"):
         LatentServer.start(tmp_path, host="0.0.0.0")
+
+
+def test_replicas_end_together_when_one_of_them_can_t_start(tmp_path, tiny_checkpoint, monkeypatch) -> None:
+    begun: list[LatentServer] = []
+
+    def launch(self: LatentServer, on_progress, timeout, abandon) -> None:
+        begun.append(self)
+        if self._options is not None and self._options.replica == 1:
+            raise ServerError("no room", "make some")
+        assert eventually(abandon), "nobody told the other replica to give up"
+        raise ServerError("given up", "start again")
+
+    monkeypatch.setattr(LatentServer, "launch", launch)
+    with pytest.raises(ServerError, match="no room"), serving(tiny_checkpoint, 2):
+        pass
+    assert len({server.port for server in begun}) == 2
+
+
+def test_replicas_get_devices_of_their_own() -> None:
+    for number, expected in ((0, ["4", "5"]), (1, ["6", "7"])):
+        settings = options.ServerOptions(tensor_parallel=2, replica=number)
+        assert options.own_gpus("4,5,6,7", settings) == expected
+        assert options.own_gpus(None, settings) == [str(2 * number), str(2 * number + 1)]
+    with pytest.raises(ServerError, match="replica 1 needs 2 GPUs"):
+        options.own_gpus("4,5,6", options.ServerOptions(tensor_parallel=2, replica=1))
 
 
 def test_a_missing_vllm_is_named_with_the_command_that_installs_it(monkeypatch) -> None:

@@ -3,8 +3,9 @@
 Started as `python supervisor.py LEASE_FD COMMAND…` by `LatentServer`. LEASE_FD is the read end of a pipe whose write
 end only the trainer holds: it reaches end of file when the trainer closes it or dies in any way, SIGKILL included.
 Then, on SIGTERM, and when the command ends by itself, everything the command left is ended: first politely, then by
-force. A death signal (`PR_SET_PDEATHSIG`) in the trainer's child would not do: it fires when the *thread* that started
-the child ends, and it doesn't reach grandchildren. Imports nothing outside the standard library.
+force; and the shared memory that none of them could remove any more is removed. A death signal (`PR_SET_PDEATHSIG`) in
+the trainer's child would not do: it fires when the *thread* that started the child ends, and it doesn't reach
+grandchildren. Imports nothing outside the standard library.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 GRACE = 5.0
+# Seconds between looks at what shared memory the server has.
+LOOK = 5.0
+SHARED_MEMORY = "/dev/shm/"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -39,12 +44,34 @@ def main(lease: int, command: list[str]) -> int:
         preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
     )
     ended = os.pidfd_open(child.pid)
-    select.select([lease, wake, ended], [], [])
+    memory: set[str] = set()
+    while not select.select([lease, wake, ended], [], [], LOOK)[0]:
+        memory |= shared_memory(_descendants(os.getpid()))
+    memory |= shared_memory(_descendants(os.getpid()))
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
         select.select([ended], [], [], GRACE)
     _kill_descendants()
+    for name in memory - shared_memory(processes()):
+        with contextlib.suppress(FileNotFoundError):
+            Path(SHARED_MEMORY, name).unlink()
     return child.wait()
+
+
+def shared_memory(pids: Iterable[int]) -> set[str]:
+    """Names of the segments (files directly in /dev/shm) that processes have mapped; a trainer's lie in folders."""
+    names: set[str] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                found, name = line.partition(SHARED_MEMORY)[1:]
+                if found and "/" not in name and not name.endswith("(deleted)"):
+                    names.add(name)
+    return names
+
+
+def processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def _kill_descendants() -> None:
@@ -61,14 +88,12 @@ def _kill_descendants() -> None:
 def _descendants(root: int) -> list[int]:
     """Live processes below `root`, parents first; zombies are left out."""
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    for pid in processes():
         with contextlib.suppress(OSError):
             # The command name is in brackets and may hold anything; state and parent follow the last bracket.
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
             if state != "Z":
-                children.setdefault(int(parent), []).append(int(entry.name))
+                children.setdefault(int(parent), []).append(pid)
     found: list[int] = []
     level = [root]
     while level:

@@ -21,7 +21,8 @@ class Watch:
     (`Publisher.restore` pushes the trainer's weights again).
 
     interval: seconds between looks. patience: seconds without any answer from the engine until the server counts as
-    hung. limit: restarts before the server is left as it is. on_note: told of each restart and of giving up.
+    hung. limit: restarts, failed ones too, before the server is left as it is. on_note: told of each restart and of
+    giving up.
     """
 
     def __init__(
@@ -65,14 +66,8 @@ class Watch:
                 return
             self.restarts += 1
             self._note(f"the rollout server {reason}; starting it again ({self.restarts} of {self.limit})")
-            if not self._restart():
-                return
+            try:
+                self.server.restart(abandon=self._left.is_set)
+            except ServerError as error:
+                self._note(f"the rollout server could not be started again: {error}")
             answered = time.monotonic()
-
-    def _restart(self) -> bool:
-        try:
-            self.server.restart(abandon=self._left.is_set)
-        except ServerError as error:
-            self._note(f"the rollout server could not be started again: {error}")
-            return False
-        return True
