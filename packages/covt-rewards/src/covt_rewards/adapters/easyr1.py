@@ -1,0 +1,42 @@
+"""EasyR1 (https://github.com/hiyouga/EasyR1): a reward file that imports `compute_score` from here.
+
+With `worker.reward.reward_type=batch` EasyR1 calls `compute_score(reward_inputs, **reward_function_kwargs)` with
+records `{"response", "response_length", "ground_truth"}` and trains on each result's `overall`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from covt_rewards.adapters.grouping import configured, join, read_row, scored
+from covt_rewards.errors import RewardError
+
+REWARD_NAME = "covt"
+REWARD_TYPE = "batch"
+DEFAULT_REWARDS = "format=0.1,accuracy=0.9"
+
+
+def compute_score(
+    reward_inputs: Sequence[Mapping[str, Any]],
+    rewards: str = DEFAULT_REWARDS,
+    settings: Mapping[str, Mapping[str, object]] | None = None,
+    workers: int = 1,
+) -> list[dict[str, float]]:
+    """`[{"overall": weighted sum, <reward>: value, …}, …]` in order; neighbors with the same answer are one group.
+
+    Raises:
+        RewardError: for anything but a batch, and for a field of the wrong type.
+    """
+    if isinstance(reward_inputs, Mapping):
+        raise RewardError("compute_score was given one record", "set worker.reward.reward_type=batch")
+    rows = [
+        read_row({**record, "completion": record["response"]}, f"reward_inputs[{i}]")
+        for i, record in enumerate(reward_inputs)
+    ]
+    scores = scored(join(rows), configured(rewards, settings), workers)
+    return [
+        {"overall": total, **{name: results[i].value for name, results in score.results.items()}}
+        for score in scores
+        for i, total in enumerate(score.totals)
+    ]
