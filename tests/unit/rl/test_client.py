@@ -13,7 +13,7 @@ from fake_server import completed, run, serving
 
 from covt_model.config import LatentConfig
 from covt_model.errors import ModelError
-from covt_model.vllm_plugin.protocol import cache_salt
+from covt_model.vllm_plugin.protocol import cache_salt, encode_latents
 from covt_rl.client import LatentInput, RolloutClient, Sampling, request_body
 from covt_rl.errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
 from covt_rl.records import PromptRequest
@@ -327,6 +327,34 @@ def test_samplings_must_match_the_prompts() -> None:
 
     with pytest.raises(RolloutError, match="2 prompts, 1 samplings"):
         run(work())
+
+
+def test_latents_are_those_of_the_replica_that_answered() -> None:
+    """Another has a part of them, from an attempt that was given up."""
+    rows = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+    def holding(latents: np.ndarray) -> Any:
+        wire = encode_latents(latents)
+        entry = {"data": wire["latent_data"], "shape": wire["latent_shape"]}
+        return lambda body: web.json_response({"results": [{key: [entry] for key in body["args"][0]}]})
+
+    async def work() -> Any:
+        async with (
+            serving(Script(fine)) as url,
+            client_of(url) as client,
+            serving(holding(rows), "/collective_rpc") as whole,
+            serving(holding(rows[:1] + 100), "/collective_rpc") as part,
+        ):
+            groups = await client.generate([PROMPT], TEN, hold_latents=True)
+            taken = []
+            for urls in ([whole, part], [part, whole], [part]):
+                async with client_of(urls) as replicas:
+                    taken += await replicas.take_latents(groups[0])
+            return taken
+
+    first, second, third = run(work())
+    assert first.tolist() == second.tolist() == rows.tolist()
+    assert third is None
 
 
 def test_the_session_is_closed_with_the_client() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -158,14 +158,12 @@ class RolloutClient:
     async def take_latents(self, completions: Sequence[Completion]) -> list[Latents | None]:
         """The latents [pads, H] that were fed at each completion's own pads; None where the server has dropped them.
 
-        All samples of a prompt must be asked for together: the server forgets what it has handed out.
+        completions: as they were sampled, all samples of a prompt together: the server forgets what it has handed out.
         """
         keys = sorted({key_of(one) for one in completions if one.latent_key is not None})
         body = {"method": "covt_take_latents", "args": [keys]}
         answers = await self.transport.each("POST", "/collective_rpc", body) if keys else []
-        held: dict[str, Any] = {}
-        for answer in answers:
-            held |= {key: value for key, value in answer["results"][0].items() if value is not None}
+        held = [answer["results"][0] for answer in answers]
         return [_pick(held, one) for one in completions]
 
     async def weight_version(self) -> int:
@@ -320,13 +318,24 @@ def key_of(completion: Completion) -> str:
     return completion.latent_key.rpartition("/")[0]
 
 
-def _pick(held: dict[str, Any], completion: Completion) -> Latents | None:
-    if completion.latent_key is None or key_of(completion) not in held:
+def _pick(held: Sequence[Mapping[str, Any]], completion: Completion) -> Latents | None:
+    """The completion's latents among what the replicas hold.
+
+    A request that was given up and sent to another replica may have left some of its rows behind under the same name.
+    """
+    if completion.latent_key is None:
         return None
-    choice = held[key_of(completion)][int(completion.latent_key.rpartition("/")[2])]
-    if choice["shape"][0] == 0:
-        return np.zeros((0, choice["shape"][1]), np.float32)
-    return decode_latents({"latent_data": choice["data"], "latent_shape": choice["shape"]})
+    key, _, index = completion.latent_key.rpartition("/")
+    pads = sum(end - start for start, end in completion.latent_spans)
+    for replica in held:
+        choices = replica.get(key) or ()
+        if int(index) >= len(choices) or choices[int(index)]["shape"][0] != pads:
+            continue
+        choice = choices[int(index)]
+        if pads == 0:
+            return np.zeros((0, choice["shape"][1]), np.float32)
+        return decode_latents({"latent_data": choice["data"], "latent_shape": choice["shape"]})
+    return None
 
 
 async def _all(coroutines: Any) -> list[Any]:
