@@ -1,12 +1,14 @@
 """Folders with a manifest: every kind of damage is seen."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from covt_runtime import files
-from covt_runtime.errors import CheckpointError
+from covt_runtime.errors import CheckpointError, RunFolderError
 
 
 @pytest.fixture
@@ -57,3 +59,26 @@ def test_replacing_a_file_leaves_nothing_beside_it(tmp_path: Path) -> None:
     files.write_text(tmp_path / "x", "one")
     files.write_text(tmp_path / "x", "two")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "two")]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from covt_runtime.files import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_folder_is_held_against_other_processes_until_the_holder_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match="another covt is at work") as caught, files.held(tmp_path):
+            pass
+        assert "another folder" in caught.value.remedy
+        other.kill()
+    with files.held(tmp_path):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,9 +16,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from covt_runtime.errors import CheckpointError
+from covt_runtime.errors import CheckpointError, RunFolderError
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 REMEDIES = {
     errno.ENOSPC: "free some space on the disk, then continue with --resume",
     errno.EDQUOT: "free some of your quota, then continue with --resume",
@@ -37,6 +39,19 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number not in REMEDIES:
             raise
         raise CheckpointError(f"can't write {path}: {os.strerror(number)}", REMEDIES[number]) from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of `folder`, until the block or this process ends."""
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"another covt is at work in {folder}", "wait for it, or use another folder"
+            ) from error
+        yield
 
 
 def _error_number(error: OSError | SafetensorError) -> int:

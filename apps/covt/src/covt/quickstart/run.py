@@ -17,6 +17,7 @@ from covt.quickstart.state import State
 from covt.quickstart.summary import ABLATIONS, MODELS, summarize
 from covt.quickstart.tasks import Task
 from covt_data.store import PreparedSet
+from covt_runtime.files import held
 from covt_runtime.progress import Progress
 
 METHODS = ("plain", "pause", "latent")
@@ -40,6 +41,7 @@ class Quickstart:
     def run(self) -> dict[str, Any]:
         """All phases that aren't done yet; returns `summary.json`'s content."""
         with self.stack:
+            self.stack.enter_context(held(self.out))
             for name, phase in self.phases():
                 if name in self.state.done:
                     self.progress.note(f"{name}: done before")
