@@ -73,7 +73,8 @@ def test_rows_are_written_one_a_line_and_whole(tmp_path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["r0", "r1", "r2"]
     assert set(lines[0]) == {
-        "id", "gold", "answer", "correct", "text", "token_ids", "latent_spans", "finish_reason", "meta"
+        "id", "gold", "answer", "correct", "text", "token_ids", "latent_spans", "finish_reason", "meta",
+        "category", "sample", "prompt_tokens", "seconds", "judges",
     }  # fmt: skip
     assert lines[0]["correct"] == 1
     assert isinstance(lines[0]["correct"], int)
@@ -114,6 +115,40 @@ def evaluated(modes, rows=3, max_tokens=40, latent=LATENT, **settings):
             )
 
     return run(work()), model.bodies
+
+
+def test_samples_of_a_row_follow_each_other_with_seeds_of_their_own() -> None:
+    results, bodies = evaluated(["keep", "zeros", "drop_latents"], rows=2, samples=3, temperature=0.5, seed=10)
+    for mode in ("keep", "zeros", "drop_latents"):
+        places = [(one.id, one.sample) for one in results[mode]]
+        assert places == [(f"r{number}", sample) for number in range(2) for sample in range(3)]
+    for kind in ("keep", "zeros"):
+        asked = [
+            b for b in bodies if b["sampling_params"]["extra_args"]["latent_mode"] == kind and len(b["token_ids"]) == 1
+        ]
+        assert sorted(b["sampling_params"]["seed"] for b in asked) == [10, 11, 12, 13, 14, 15]
+    assert all(one.seconds is not None and one.seconds >= 0 for one in results["keep"])
+    assert all(one.seconds is None for one in results["drop_latents"])
+    assert {len(body["token_ids"]) for body in bodies} > {1}
+
+
+def test_a_row_is_not_given_what_another_of_its_samples_thought() -> None:
+    _, bodies = evaluated(["shuffle"], rows=4, samples=2, temperature=1.0)
+    given = [body for body in bodies if body["sampling_params"]["extra_args"]["latent_mode"] == "given"]
+    pairs = [(b["token_ids"][0], decode_latents(b["sampling_params"]["extra_args"])[0, 0]) for b in given]
+    assert len(pairs) == 8 and all(taker != giver for taker, giver in pairs)
+
+
+def test_several_greedy_samples_are_refused() -> None:
+    with pytest.raises(RolloutError, match="all the same"):
+        evaluated(["keep"], samples=2)
+
+
+def test_plans_are_judged_by_both_rules() -> None:
+    values = {"grader": "vsp", "answer": "R,D", "metadata": '{"rows": ["SF", "FG"]}'}
+    result = judged(row(**values), answered(r"\boxed{R,D,U}"), AccuracyReward())
+    assert (result.correct, result.judges) == (1, {"end_on_goal": 0})
+    assert judged(row(), answered(r"\boxed{B3}"), AccuracyReward()).judges == {}
 
 
 def test_every_span_is_dropped_also_those_begun_later() -> None:

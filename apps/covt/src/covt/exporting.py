@@ -1,20 +1,28 @@
 """From a run's sharded checkpoint to a Hugging Face folder."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from covt.errors import UsageError
 
+if TYPE_CHECKING:
+    from covt_model.config import LatentConfig
+    from covt_runtime.run import RunFolder
 
-def export_checkpoint(source: Path | None, out: Path | None) -> tuple[Path, Path, Path]:
-    """Export a run (its newest checkpoint) or one `step_N` folder; returns (run, checkpoint, written folder).
+DTYPES = ("bf16", "fp32")
+
+
+def find_checkpoint(source: Path | None) -> tuple[RunFolder, Path]:
+    """The run and the checkpoint that `source` names: a run, one `step_N` folder, or None for the newest run.
 
     Raises:
         UsageError: nothing to export there.
     """
-    from covt_model.config import LatentConfig
-    from covt_model.export import write_checkpoint
-    from covt_runtime.checkpoint import CheckpointStore, consolidate
+    from covt_runtime.checkpoint import CheckpointStore
     from covt_runtime.run import RunFolder, newest
 
     if source is not None and source.name.startswith("step_"):
@@ -24,10 +32,79 @@ def export_checkpoint(source: Path | None, out: Path | None) -> tuple[Path, Path
         checkpoint = CheckpointStore(run.checkpoints).latest()
     if checkpoint is None or not checkpoint.is_dir():
         raise UsageError(f"{run.path} has no checkpoint", "name a run that has checkpoints/step_N, or such a folder")
-    base = Path(run.config["resolved"]["model"])
-    latent = LatentConfig.read(base)
+    return run, checkpoint
+
+
+def find_base(run: RunFolder, base: Path | None) -> Path:
+    """The checkpoint folder that the run was trained from, which gives config, tokenizer and vision tower."""
+    found = base or Path(run.config.get("resolved", {}).get("model", ""))
+    if not (found / "config.json").is_file():
+        raise UsageError(f"the model that {run.path} was trained from is not at {found}", "name its folder with --base")
+    return found
+
+
+def export_checkpoint(
+    source: Path | None, out: Path | None, *, dtype: str = "", base: Path | None = None
+) -> tuple[Path, Path, Path]:
+    """Export a run (its newest checkpoint) or one `step_N` folder; returns (run, checkpoint, written folder).
+
+    dtype: bf16 or fp32; by default the base model's. base: where the model it was trained from lies now.
+
+    Raises:
+        UsageError: nothing to export there, or no such dtype.
+    """
+    from covt_runtime.weights import DTYPES as TORCH_DTYPES
+
+    if dtype and dtype not in DTYPES:
+        raise UsageError(f"there is no dtype {dtype!r}", f"use {' or '.join(DTYPES)}")
+    from covt_model.config import LatentConfig
+    from covt_model.export import write_checkpoint
+
+    run, checkpoint = find_checkpoint(source)
+    model = find_base(run, base)
+    latent = LatentConfig.read(model)
     if run.config.get("method") == "pause":
         latent = replace(latent, head="none")
     folder = out or run.path / "export"
-    write_checkpoint(consolidate(checkpoint), base, folder, latent, title=run.path.name)
+    if folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
+        raise UsageError(f"{folder} holds other files", "choose an empty folder with --out")
+    write_checkpoint(
+        merged_parameters(run, checkpoint, latent),
+        model,
+        folder,
+        latent,
+        dtype=TORCH_DTYPES[dtype] if dtype else None,
+        title=run.path.resolve().name,
+        facts=card_facts(run, checkpoint, model),
+    )
     return run.path, checkpoint, folder
+
+
+def merged_parameters(run: RunFolder, checkpoint: Path, latent: LatentConfig) -> Iterable[tuple[str, Any]]:
+    """(name, parameter) of the checkpoint, read in pieces; LoRA adapters are merged, a whole matrix at a time."""
+    from covt_runtime.shard_files import consolidate, stored_parameters
+
+    if not run.config.get("lora", {}).get("rank"):
+        return stored_parameters(checkpoint)
+    from covt_sft.config import LoraSection
+    from covt_sft.lora import merged
+
+    return merged(consolidate(checkpoint), LoraSection.model_validate(run.config["lora"]), latent)
+
+
+def card_facts(run: RunFolder, checkpoint: Path, model: Path) -> Any:
+    """What the model card says, read from the run's files; a `covt_model.card.Facts`."""
+    from covt.card_facts import base_facts, data_facts, evaluations, last_metrics, recipe_facts
+    from covt_model.card import Facts
+
+    base, licence = base_facts(run, model)
+    accuracy, ablation = evaluations(run.path)
+    return Facts(
+        base=base,
+        licence=licence,
+        data=data_facts(run.config),
+        recipe=recipe_facts(run.config, checkpoint),
+        metrics=last_metrics(run.metrics_path),
+        accuracy=accuracy,
+        ablation=ablation,
+    )

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from covt_model.config import LatentConfig, read_config
+from covt_model.config import KEY, LatentConfig, read_config
+from covt_model.decoder import ATTENTION
 from covt_model.errors import ModelError
 from covt_model.export import NOT_COPIED, SourceWeights, write_shards
+from covt_model.flash import check_flash
+from covt_model.heads import attach_head, build_head, save_head
 from covt_model.tokens import add_latent_tokens, initialize_rows, rows_needed
 
 if TYPE_CHECKING:
@@ -37,16 +40,26 @@ def quiet_progress() -> Iterator[None]:
 def load_model(
     checkpoint: Path | str, *, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """The checkpoint's model in evaluation mode; raises ModelError when it is another architecture."""
+    """The checkpoint's model in evaluation mode, with the weights of its latent head where it has one.
+
+    attention: `sdpa`, or `flash_attention_2` on a GPU in bf16. Raises ModelError when it is another architecture.
+    """
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    kind = read_config(checkpoint).get("model_type")
-    if kind != "qwen2_5_vl":
+    config = read_config(checkpoint)
+    if (kind := config.get("model_type")) != "qwen2_5_vl":
         raise ModelError(f"{checkpoint} is a {kind!r} model", "use a Qwen2.5-VL checkpoint")
+    if attention not in ATTENTION:
+        raise ModelError(f"attention is {attention!r}", f"use one of {', '.join(ATTENTION)}")
+    if attention == "flash_attention_2":
+        check_flash(dtype)
     with quiet_progress():
-        return Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             str(checkpoint), dtype=dtype, attn_implementation=attention
         ).eval()
+    if KEY in config:
+        attach_head(model, checkpoint, LatentConfig.from_dict(config[KEY]))
+    return model
 
 
 def prepare_checkpoint(
@@ -90,9 +103,11 @@ def prepare_checkpoint(
                     initialize_rows(tensor, ids, used, torch.Generator().manual_seed(seed))
                 yield name, tensor
 
-        write_shards(tensors(), partial)
+        write_shards(tensors(), partial, weights.names())
         text = config.get("text_config") or config
         text["vocab_size"] = rows
+        if (weighted := build_head(head, text["hidden_size"], seed)) is not None:
+            save_head(partial, weighted.state_dict())
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         LatentConfig(
             start_id=ids.start, pad_id=ids.pad, end_id=ids.end, size=size, head=head, normalize=normalize

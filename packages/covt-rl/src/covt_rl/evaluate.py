@@ -1,17 +1,19 @@
-"""Greedy evaluation through the server, with latents kept or ablated.
+"""Evaluation through the server, greedy or sampled, with latents kept or ablated.
 
 All modes of a row share what the model writes before its first latents. `zeros`, `noise`, `shuffle` and `none` change
 what every pad is fed, from the first span on. `drop_latents` and `drop_span` cut the `keep` answer at its first
 span, take the pads (or the whole span) out, let the model go on, and do the same with each span that it then writes.
-Every mode has the budget of `keep`.
+Every mode has the budget of `keep`, and sample i of a row has the same seed in all of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -24,6 +26,7 @@ from covt_rewards import Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.answers import final_answer
 from covt_rl.client import LatentInput, Latents, RolloutClient, Sampling
+from covt_rl.client import _all as run_all
 from covt_rl.counterfactual import continue_from, whole_spans
 from covt_rl.errors import RolloutError
 from covt_rl.records import Completion, PromptRequest, Spans
@@ -61,6 +64,11 @@ class EvalRow:
     latent_spans: Spans
     finish_reason: str
     meta: Mapping[str, Any]
+    category: str | None = None
+    sample: int = 0
+    prompt_tokens: int = 0
+    seconds: float | None = None
+    judges: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 async def evaluate(
@@ -70,49 +78,99 @@ async def evaluate(
     modes: Sequence[EvalMode] = ("keep",),
     *,
     max_tokens: int,
+    samples: int = 1,
+    temperature: float = 0.0,
+    concurrency: int = 64,
     grader: AccuracyReward | None = None,
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> dict[EvalMode, list[EvalRow]]:
-    """Answer every row greedily in every mode and judge the answers; rows keep their order.
+    """Answer every row in every mode and judge the answers; rows keep their order, a row's samples follow each other.
 
-    seed: of noise and of who is given whose latents. on_progress: called with mode, answered rows, all rows.
-    Raises RolloutError for no rows, an unknown mode, or a mode that needs latents where the checkpoint has none.
+    samples, temperature: answers a row; more than one need a temperature above 0. concurrency: requests at once, which
+    `seconds` depend on. seed: of sampling, of noise and of who is given whose latents. on_progress: called with mode,
+    answers so far, all answers. Raises RolloutError for no rows, an unknown mode, or a mode that needs latents where
+    the checkpoint has none.
     """
     _check(client, rows, modes)
-    prompts = [request(encoder.encode_prompt(row), row) for row in rows]
-    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+    repeated = [row for row in rows for _ in range(samples)]
+    encoded = [request(encoder.encode_prompt(row), row) for row in rows]
+    prompts = [prompt for prompt in encoded for _ in range(samples)]
+    if samples > 1 and temperature == 0:
+        raise RolloutError(f"{samples} greedy samples are all the same", "use one sample, or a temperature above 0")
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed if temperature > 0 else None)
+    asking = _Asking(client, prompts, sampling, concurrency, on_progress or (lambda _mode, _done, _all: None))
     judge = grader or AccuracyReward()
-    tell = on_progress or (lambda _mode, _done, _all: None)
     shuffled = "shuffle" in modes
     kept: list[Completion] = []
+    kept_seconds: list[float] = []
     own: list[Latents | None] = []
+    seconds: Sequence[float | None] = ()
     if set(modes) & {"keep", "shuffle", "drop_latents", "drop_span"}:
-        groups = await client.generate(
-            prompts, sampling, hold_latents=shuffled, on_done=lambda done: tell("keep", done, len(rows))
-        )
-        kept = [group[0] for group in groups]
+        kept, kept_seconds = await asking.answers("keep", None, hold_latents=shuffled)
         own = await client.take_latents(kept) if shuffled else []
     results: dict[EvalMode, list[EvalRow]] = {}
     for mode in modes:
         if mode == "keep":
-            answers = kept
+            answers, seconds = kept, kept_seconds
         elif mode == "drop_latents" or mode == "drop_span":
-            answers = await without_latents(client, prompts, kept, mode, max_tokens)
+            answers = await without_latents(client, prompts, kept, mode, sampling)
+            seconds = [None] * len(answers)
         else:
-            inputs = [
-                _fed(mode, donor, seed + index) for index, donor in enumerate(_donors(mode, own, len(rows), seed))
-            ]
-            groups = await client.generate(
-                prompts, sampling, inputs=inputs, mode=mode, on_done=lambda done, m=mode: tell(m, done, len(rows))
-            )
-            answers = [group[0] for group in groups]
-        tell(mode, len(rows), len(rows))
+            donors = _donors(mode, own, len(prompts), seed, samples)
+            inputs = [_fed(mode, donor, seed + index) for index, donor in enumerate(donors)]
+            answers, seconds = await asking.answers(mode, inputs)
+        asking.tell(mode, len(prompts), len(prompts))
         results[mode] = [
-            judged(row, answer, judge, marked_text(answer.token_ids, client))
-            for row, answer in zip(rows, answers, strict=True)
+            replace(
+                judged(row, answer, judge, marked_text(answer.token_ids, client)),
+                sample=index % samples,
+                seconds=seconds[index],
+            )
+            for index, (row, answer) in enumerate(zip(repeated, answers, strict=True))
         ]
     return results
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Requests of one evaluation: every prompt once a mode, each timed by itself."""
+
+    client: RolloutClient
+    prompts: Sequence[PromptRequest]
+    sampling: Sampling
+    concurrency: int
+    tell: Progress
+
+    async def answers(
+        self, mode: EvalMode, inputs: Sequence[LatentInput] | None, *, hold_latents: bool = False
+    ) -> tuple[list[Completion], list[float]]:
+        """The completions and how many seconds each took, in the order of the prompts."""
+        places = asyncio.Semaphore(self.concurrency)
+        done = 0
+
+        async def one(index: int) -> tuple[Completion, float]:
+            nonlocal done
+            async with places:
+                begun = time.perf_counter()
+                groups = await self.client.generate(
+                    [self.prompts[index]],
+                    _seeded(self.sampling, index),
+                    inputs=None if inputs is None else [inputs[index]],
+                    mode=None if mode == "keep" else mode,
+                    hold_latents=hold_latents,
+                )
+                seconds = time.perf_counter() - begun
+            done += 1
+            self.tell(mode, done, len(self.prompts))
+            return groups[0][0], seconds
+
+        found: list[tuple[Completion, float]] = await run_all(one(index) for index in range(len(self.prompts)))
+        return [completion for completion, _ in found], [seconds for _, seconds in found]
+
+
+def _seeded(sampling: Sampling, index: int) -> Sampling:
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
 
 
 async def without_latents(
@@ -120,11 +178,12 @@ async def without_latents(
     prompts: Sequence[PromptRequest],
     kept: Sequence[Completion],
     mode: Literal["drop_latents", "drop_span"],
-    max_tokens: int,
+    sampling: Sampling,
 ) -> list[Completion]:
     """Answers with the latents of every span taken out, also of spans that the continuations begin.
 
-    An answer that can't be continued, because it has sampled a picture's placeholder as text, is left as it is.
+    sampling: what the answers were sampled with. An answer that can't be continued, because it has sampled a picture's
+    placeholder as text, is left as it is.
     """
     answers = list(kept)
     removed = client.latent.size + (2 if mode == "drop_span" else 0)
@@ -138,7 +197,7 @@ async def without_latents(
             [prompts[i] for i in open_rows],
             [answers[i] for i in open_rows],
             mode,
-            Sampling(max_tokens=max_tokens, temperature=0.0),
+            sampling,
             which="first",
             spent=[spent[i] for i in open_rows],
         )
@@ -175,6 +234,7 @@ def judged(row: Row, completion: Completion, judge: AccuracyReward, shown: str |
         options=tuple(row.options),
         metadata=row.meta,
     )
+    mirage = replace(judge, vsp_rule="end_on_goal").grade(group)[0].score if row.grader == "vsp" else None
     return EvalRow(
         id=row.id,
         gold=row.answer,
@@ -185,7 +245,18 @@ def judged(row: Row, completion: Completion, judge: AccuracyReward, shown: str |
         latent_spans=completion.latent_spans,
         finish_reason=completion.finish_reason,
         meta=row.meta,
+        category=row.category,
+        sample=completion.sample_index,
+        prompt_tokens=len(completion.prompt_ids),
+        judges={} if mirage is None else {"end_on_goal": mirage},
     )
+
+
+def to_line(row: EvalRow) -> str:
+    """The row as a line of JSON."""
+    record = asdict(row)
+    record["correct"] = int(row.correct) if row.correct in (0, 1) else row.correct
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def write_rows(rows: Sequence[EvalRow], path: Path) -> None:
@@ -194,10 +265,7 @@ def write_rows(rows: Sequence[EvalRow], path: Path) -> None:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("w") as file:
-            for row in rows:
-                record = asdict(row)
-                record["correct"] = int(row.correct) if row.correct in (0, 1) else row.correct
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.writelines(to_line(row) for row in rows)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -210,17 +278,21 @@ def _fed(mode: EvalMode, donor: Latents | None, seed: int) -> LatentInput:
     return LatentInput() if donor is None else LatentInput(mode="given", latents=donor)
 
 
-def _donors(mode: EvalMode, own: Sequence[Latents | None], rows: int, seed: int) -> list[Latents | None]:
-    """For each row another row's latents: rows that have some pass theirs around one circle in random order."""
-    donors: list[Latents | None] = [None] * rows
+def _donors(mode: EvalMode, own: Sequence[Latents | None], count: int, seed: int, samples: int) -> list[Latents | None]:
+    """For each answer another row's latents: those that have some pass theirs around one circle in random order.
+
+    Each sample index has a circle of its own, so that no row is given what another of its samples thought.
+    """
+    donors: list[Latents | None] = [None] * count
     if mode != "shuffle":
         return donors
-    having = [index for index, latents in enumerate(own) if latents is not None and len(latents)]
-    if len(having) < 2:
-        return donors
-    order = np.random.default_rng(seed).permutation(having)
-    for giver, taker in zip(order, np.roll(order, 1), strict=True):
-        donors[taker] = own[giver]
+    for sample in range(samples):
+        having = [i for i in range(sample, count, samples) if (latents := own[i]) is not None and len(latents)]
+        if len(having) < 2:
+            continue
+        order = np.random.default_rng((seed, sample) if sample else seed).permutation(having)
+        for giver, taker in zip(order, np.roll(order, 1), strict=True):
+            donors[taker] = own[giver]
     return donors
 
 

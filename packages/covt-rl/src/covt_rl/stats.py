@@ -44,16 +44,29 @@ def paired_difference(
     _check(ours, level)
     if len(ours) != len(base):
         raise RolloutError(f"{len(ours)} outcomes against {len(base)}", "compare outcomes of the same rows")
-    differences = np.asarray(ours, float) - np.asarray(base, float)
+    return _bootstrap(np.asarray(ours, float) - np.asarray(base, float), level, resamples, seed)
+
+
+def bootstrap_mean(
+    values: Sequence[float], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Mean of values in 0–1 with a percentile bootstrap over rows.
+
+    Where all values are 0, or all are 1, the bootstrap has no width; the bounds are Wilson's then.
+    """
+    _check(values, level)
+    if len(set(values)) == 1 and values[0] in (0, 1):
+        return accuracy(values, level)
+    return _bootstrap(np.asarray(values, float), level, resamples, seed)
+
+
+def _bootstrap(values: np.ndarray, level: float, resamples: int, seed: int) -> Interval:
     rng = np.random.default_rng(seed)
     means = np.concatenate(
-        [
-            differences[rng.integers(0, len(differences), (count, len(differences)))].mean(1)
-            for count in _chunks(resamples)
-        ]
+        [values[rng.integers(0, len(values), (count, len(values)))].mean(1) for count in _chunks(resamples)]
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(differences.mean()), float(low), float(high))
+    return Interval(float(values.mean()), float(low), float(high))
 
 
 def _chunks(total: int) -> list[int]:

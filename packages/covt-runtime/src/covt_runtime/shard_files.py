@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,7 @@ from covt_runtime.errors import CheckpointError
 
 FORMAT = 1
 STATE = "state.json"
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -89,16 +91,62 @@ class ShardReader:
         self._files.clear()
 
 
-def consolidate(checkpoint_dir: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor) of every parameter of a checkpoint, one at a time, without ranks and without DeepSpeed.
+@dataclass(frozen=True)
+class StoredParameter:
+    """A parameter in the ranks' shard files, read in flat pieces. shards: file and place of its part on each rank.
 
-    Trainable parameters come in fp32, frozen ones in the dtype they were kept in.
+    The bytes are read and not mapped: mapped pages count as this process's memory for as long as the file is open.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    shards: tuple[tuple[Path, int], ...]
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Elements start … stop−1 of the flattened parameter."""
+        size = math.ceil(math.prod(self.shape) / len(self.shards))
+        parts: list[Tensor] = []
+        for rank in range(start // size, -(-stop // size)):
+            path, offset = self.shards[rank]
+            first, last = max(start - rank * size, 0), min(stop - rank * size, size)
+            part = torch.empty(last - first, dtype=self.dtype)
+            with path.open("rb", buffering=0) as file:
+                file.seek(offset + first * self.dtype.itemsize)
+                if file.readinto(part.view(torch.uint8).numpy().data) != part.nbytes:
+                    raise CheckpointError(f"{path} is cut off", "use an earlier checkpoint of the run")
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def stored_parameters(checkpoint_dir: Path) -> Iterator[tuple[str, StoredParameter]]:
+    """(name, parameter) of a whole checkpoint, to be read in pieces, without ranks and without DeepSpeed.
+
+    Trainable ones are fp32, frozen ones in the dtype they were kept in. Raises CheckpointError when it is damaged.
     """
     checkpoint_dir = Path(checkpoint_dir)
-    read_state(checkpoint_dir)
+    state = read_state(checkpoint_dir)
     wrong = files.damage(checkpoint_dir)
     if wrong:
         raise CheckpointError(f"{checkpoint_dir} is damaged: {wrong}", "use an earlier checkpoint of the run")
-    with ShardReader(checkpoint_dir) as reader:
-        for name in reader.shapes:
-            yield name, reader.read_whole("weight", name)
+    paths = [checkpoint_dir / f"rank_{rank}.safetensors" for rank in range(state["world_size"])]
+    headers = [_header(path) for path in paths]
+    for name, shape in state["parameters"].items():
+        entries = [header[f"weight/{name}"] for _, header in headers]
+        shards = tuple(
+            (path, data + entry["data_offsets"][0])
+            for path, (data, _), entry in zip(paths, headers, entries, strict=True)
+        )
+        yield name, StoredParameter(tuple(shape), DTYPES[entries[0]["dtype"]], shards)
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors begin in a safetensors file, and its header."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return 8 + size, json.loads(file.read(size))
+
+
+def consolidate(checkpoint_dir: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor) of every parameter of a checkpoint, one at a time."""
+    for name, stored in stored_parameters(checkpoint_dir):
+        yield name, stored.read(0, math.prod(stored.shape)).view(stored.shape)

@@ -1,7 +1,7 @@
-"""`covt eval`: accuracy of a model on a prepared set, with its latents kept or ablated."""
+"""`covt eval`: accuracy of models on prepared sets, with their latents kept or ablated."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,33 +9,89 @@ from covt.output import emit
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A latent checkpoint folder.")],
-    data: Annotated[Path, typer.Argument(help="A prepared set.")],
-    modes: Annotated[str, typer.Option(help="Latent modes: keep,zeros,noise,shuffle,drop_latents,drop_span.")] = "keep",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An exported model's folder, or NAME=FOLDER.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA…", help="Prepared sets.")],
+    also: Annotated[
+        list[str] | None, typer.Option(help="Another model for the same table; may be given several times.")
+    ] = None,
+    modes: Annotated[
+        str, typer.Option(help="Latent modes: keep,zeros,noise,shuffle,drop_latents,drop_span,none.")
+    ] = "keep",
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     rows: Annotated[int | None, typer.Option(help="Rows to judge; all without it.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of noise and shuffling.")] = 0,
-    base_url: Annotated[str, typer.Option(help="A running `covt serve`; one is started without it.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder for the per-row JSONL files.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Answers a row: more than 1 gives pass@k and majority.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens, latent ones included.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once; latencies depend on it.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of sampling, noise and shuffling.")] = 0,
+    base_url: Annotated[str, typer.Option(help="A running `covt serve` of MODEL; one is started without it.")] = "",
+    out: Annotated[
+        Path, typer.Option(help="Folder of the per-answer JSONL files and summary.json; the same one goes on.")
+    ] = Path("eval"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Answer every row greedily through a vLLM server and report accuracy with 95 % intervals."""
-    from covt.evaluation import evaluate_checkpoint
+    """Answer every row through a vLLM server and report accuracy with 95 % intervals.
+
+    One table for all models, sets and latent modes; by category too. An interrupted evaluation goes on with the same
+    command. Ablations and further models are compared over the same rows, with paired intervals.
+    """
+    from covt.evaluation import EvalPlan, evaluate_all, named
     from covt_runtime.progress import Progress
 
+    plan = EvalPlan(
+        models=named([Path(one) for one in (model, *(also or []))]),
+        data=named([Path(one) for one in data]),
+        modes=tuple(mode.strip() for mode in modes.split(",")),
+        split=split,
+        rows=rows,
+        samples=samples,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        concurrency=concurrency,
+        seed=seed,
+    )
     with Progress() as progress:
-        figures = evaluate_checkpoint(
-            model,
-            data,
-            [mode.strip() for mode in modes.split(",")],
-            split=split,
-            limit=rows,
-            max_tokens=max_tokens,
-            seed=seed,
-            base_url=base_url,
-            out=out,
-            progress=progress,
+        summary = evaluate_all(plan, out, progress=progress, base_url=base_url)
+    emit(summary, as_json=as_json, text=f"{table(summary)}\n\n{out}/summary.json")
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The results for people: one line a model, set and mode, then one a category."""
+    lines = [("model", "data", "latents", "accuracy [95 %]", "difference [95 %]", "tokens", "median s")]
+    for one in summary["results"]:
+        difference = one.get("minus_keep") or one.get("minus_first")
+        seconds = one["seconds"]
+        lines.append(
+            (
+                one["model"],
+                one["data"],
+                one["mode"],
+                share(one["accuracy"]),
+                points(difference) if difference else "",
+                f"{one['tokens']['completion']:.1f}",
+                f"{seconds['p50']:.2f}" if seconds else "",
+            )
         )
-    lines = [f"{mode:<13} {one['value']:6.1%}  [{one['low']:.1%}, {one['high']:.1%}]" for mode, one in figures.items()]
-    emit(figures, as_json=as_json, text="\n".join(lines))
+        for name, value in extras(one):
+            lines.append(("", "", f"  {name}", share(value), "", "", ""))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def extras(one: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """pass@k, majority, other judges and categories of one result."""
+    found = [(f"pass@{k}", value) for k, value in one.get("pass_at", {}).items()]
+    if "majority" in one:
+        found.append((f"majority of {one['samples']}", one["majority"]))
+    found += [(f"judge {name}", value) for name, value in one.get("judges", {}).items()]
+    return found + [(f"{name} (n={value['rows']:.0f})", value) for name, value in one["by_category"].items()]
+
+
+def share(value: dict[str, float]) -> str:
+    return f"{value['value']:6.1%} [{value['low']:.1%}, {value['high']:.1%}]"
+
+
+def points(value: dict[str, float]) -> str:
+    return f"{100 * value['value']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
