@@ -1,5 +1,6 @@
 """The doctor sees what is wrong and says what to do."""
 
+import socket
 import subprocess
 import sys
 from importlib import metadata
@@ -12,7 +13,7 @@ from covt_runtime import doctor
 
 def test_every_fault_has_a_remedy_and_names_are_unique() -> None:
     checks = doctor.run_checks()
-    assert len({check.name for check in checks}) == len(checks) == 14
+    assert len({check.name for check in checks}) == len(checks) == 17
     assert all(check.remedy for check in checks if check.status != "pass")
 
 
@@ -52,3 +53,31 @@ def test_the_checks_import_nothing_heavy() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [(None, "pass"), ("1", "pass"), ("many", "fail"), ("0", "fail"), ("100000", "warn")]
+)
+def test_more_threads_than_cores_are_a_warning(monkeypatch: pytest.MonkeyPatch, value: str | None, status: str) -> None:
+    if value is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert doctor.check_threads().status == status
+
+
+def test_a_port_in_use_is_a_warning_with_the_option_to_take_another() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        check = doctor.check_default_port(taken.getsockname()[1])
+    assert (check.status, "--port" in check.remedy) == ("warn", True)
+    assert doctor.check_default_port(taken.getsockname()[1]).status == "pass"
+
+
+def test_flash_attention_is_asked_for_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_installed", lambda name: False)
+    monkeypatch.setattr(doctor, "visible_gpus", lambda: 0)
+    assert doctor.check_flash_attention().status == "pass"
+    monkeypatch.setattr(doctor, "visible_gpus", lambda: 1)
+    assert doctor.check_flash_attention().status == "warn"

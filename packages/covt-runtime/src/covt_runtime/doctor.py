@@ -25,6 +25,8 @@ SYNC = "run `uv sync`"
 # What runs must at least have, and what they are comfortable with.
 MEMORY_GIB = (4, 8)
 DISK_GIB = (2, 10)
+DEFAULT_PORT = 8000  # of `covt serve`
+THREADS = "OMP_NUM_THREADS"
 PLUGIN_MODULES = ("covt_model.vllm_plugin.worker", "covt_model.vllm_plugin.logits")
 EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
 
@@ -53,12 +55,15 @@ def run_checks(folder: Path | None = None) -> list[Check]:
         check_vllm,
         check_plugin,
         check_devices,
+        check_flash_attention,
         check_cores,
+        check_threads,
         check_memory,
         lambda: check_disk(place),
         lambda: check_writable(place),
         check_shared_memory,
         check_port,
+        lambda: check_default_port(DEFAULT_PORT),
         check_wandb,
     ]
     return [check() for check in checks]
@@ -123,6 +128,33 @@ def check_devices() -> Check:
     return Check("devices", "pass", f"{count}: " + "; ".join(answer.stdout.strip().splitlines()))
 
 
+def check_flash_attention() -> Check:
+    """Only needed on GPUs, and there only with `model.attention = "flash_attention_2"`."""
+    name = "flash-attention"
+    version = metadata.version("flash-attn") if _installed("flash-attn") else ""
+    if not visible_gpus():
+        return Check(name, "pass", f"{version or 'not installed'}; CPUs use PyTorch's own attention")
+    if not version:
+        remedy = 'run `uv sync --no-group cpu --group gpu`, or keep model.attention = "sdpa"'
+        return Check(name, "warn", "not installed", remedy)
+    return Check(name, "pass", version)
+
+
+def check_threads() -> Check:
+    """Training and serving are several processes: with more threads than cores they are up to ten times slower."""
+    value = os.environ.get(THREADS, "")
+    cores = len(os.sched_getaffinity(0))
+    if not value:
+        return Check(
+            "threads", "pass", f"{THREADS} is not set: each of covt's processes takes its share of {cores} cores"
+        )
+    if not value.isdigit() or int(value) < 1:
+        return Check("threads", "fail", f"{THREADS}={value!r} is not a number", f"unset {THREADS}, or set it to 1")
+    if int(value) > cores:
+        return Check("threads", "warn", f"{THREADS}={value} on {cores} cores", f"unset {THREADS}, or set it to 1")
+    return Check("threads", "pass", f"{THREADS}={value} on {cores} cores")
+
+
 def check_cores() -> Check:
     cores = len(os.sched_getaffinity(0))
     limit = _cgroup_cores()
@@ -178,6 +210,17 @@ def check_port() -> Check:
             return Check("free port", "pass", f"127.0.0.1:{probe.getsockname()[1]}")
     except OSError as error:
         return Check("free port", "fail", str(error), "allow this process to listen on 127.0.0.1")
+
+
+def check_default_port(port: int) -> Check:
+    """Whether the port that `covt serve` takes unless told otherwise is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return Check(f"port {port}", "warn", f"in use ({error.strerror})", "give `covt serve` another --port")
+    return Check(f"port {port}", "pass", "free for `covt serve`")
 
 
 def check_wandb() -> Check:
