@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from covt_model.config import LatentConfig
 
@@ -35,6 +36,8 @@ class Oracle:
         self.pictures = AutoImageProcessor.from_pretrained(checkpoint)
         self.latent = LatentConfig.read(checkpoint)
         self.image_id: int = self.model.config.image_token_id
+        path = checkpoint / "covt_latent" / "head.safetensors"
+        self.head = load_file(path) if path.exists() else {}
 
     def expand(self, token_ids: Sequence[int], images: Sequence[bytes]) -> tuple[list[int], torch.Tensor, torch.Tensor]:
         """One image pad a picture → as many as it has visual tokens; with the pictures' features [n, H] and grids."""
@@ -138,7 +141,13 @@ class Oracle:
 
     def feedback(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.latent.normalize == "rms":
-            return hidden / (hidden.square().mean() + 1e-6).sqrt()
+            hidden = hidden / (hidden.square().mean() + 1e-6).sqrt()
+        head = self.head
+        if self.latent.head == "linear":
+            return head["weight"] @ hidden + head["bias"]
+        if self.latent.head == "mlp":
+            inner = head["up.weight"] @ hidden + head["up.bias"]
+            return hidden + head["down.weight"] @ (inner / (1 + (-inner).exp())) + head["down.bias"]
         return hidden
 
     def mask(self, ids: list[int], logits: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from server_tools import STEPS, RunningServer, assert_same, build_checkpoint, ge
 
 from covt_model.config import LatentConfig
 from covt_model.vllm_plugin import cache_salt, latent_args
+from covt_rl.serving import supervisor
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +66,8 @@ def assert_parity(server: RunningServer, oracle: Oracle) -> None:
 def changed(checkpoint: Path, folder: Path) -> Path:
     """A copy with every tensor scaled."""
     shutil.copytree(checkpoint, folder)
-    tensors = load_file(folder / "model.safetensors")
-    save_file({name: 1.05 * value for name, value in tensors.items()}, folder / "model.safetensors")
+    for path in folder.rglob("*.safetensors"):
+        save_file({name: 1.05 * value for name, value in load_file(path).items()}, path)
     return folder
 
 
@@ -103,17 +104,40 @@ def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path) -> None:
         assert_same(rest, expected)
 
 
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_heads_with_weights_and_their_updates(tmp_path: Path, head: str) -> None:
+    checkpoint = build_checkpoint(tmp_path / head, head=head)
+    path = checkpoint / "covt_latent" / "head.safetensors"
+    generator = torch.Generator().manual_seed(6)
+    drawn = {
+        name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in load_file(path).items()
+    }
+    save_file(drawn, path)
+    with serving(checkpoint) as server:
+        assert_parity(server, Oracle(checkpoint))
+        pushed = changed(checkpoint, tmp_path / "changed")
+        push(server, pushed, 3)
+        assert_parity(server, Oracle(pushed))
+        shutil.rmtree(pushed / "covt_latent")
+        status, answer = server.post("/collective_rpc", {"method": "covt_load_weights", "args": [str(pushed), 4]})
+        assert status == 500 and "head.safetensors" in answer["error"]["message"]
+        assert_parity(server, Oracle(changed(checkpoint, tmp_path / "again")))
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_tensor_parallel_2(tiny_checkpoint: Path, tmp_path: Path, tied: bool) -> None:
     checkpoint = tiny_checkpoint
     if not tied:
         checkpoint = build_checkpoint(tmp_path / "untied")
         untie(checkpoint, 2)
+    before = set(Path("/dev/shm").iterdir())
     with serving(checkpoint, tensor_parallel=2) as server:
         assert_parity(server, Oracle(checkpoint))
         pushed = changed(checkpoint, tmp_path / "changed")
         push(server, pushed, 3)
         assert_parity(server, Oracle(pushed))
+    left = {path.name for path in set(Path("/dev/shm").iterdir()) - before}
+    assert not left - supervisor.shared_memory(supervisor.processes())
 
 
 def test_without_the_plugin_the_comparison_fails(tiny_checkpoint: Path, tmp_path: Path) -> None:

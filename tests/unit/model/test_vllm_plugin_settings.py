@@ -73,7 +73,7 @@ def test_a_checkpoint_without_latents_is_refused() -> None:
         EngineSettings.read(config)
 
 
-@pytest.mark.parametrize(("name", "value"), [("head", "mlp"), ("normalize", "layer")])
+@pytest.mark.parametrize(("name", "value"), [("head", "experts"), ("normalize", "layer")])
 def test_a_feedback_rule_that_the_server_cannot_follow_is_refused(name: str, value: str) -> None:
     latent = LatentConfig.from_dict(LATENT)
     check_served(latent)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from covt_model.config import LatentConfig
 from covt_model.errors import CheckpointError
+from covt_model.heads import FILE, save_head
 from covt_rl.client import RolloutClient
 from covt_rl.errors import RolloutError, WeightPushError
 from covt_rl.weight_sync import PREFIX, Publisher, ServedNames, publish, push_weights, scratch, write_weights
@@ -99,6 +100,20 @@ def test_tensors_are_written_in_buckets_and_all_of_them(checkpoint, tmp_path) ->
     assert write_weights(iter(given), folder, ServedNames.read(checkpoint), bucket_bytes=16) == (2, 24)
     files = sorted(folder.glob("*.safetensors"))
     assert [set(load_file(file)) for file in files] == [{"model.layers.0.w"}, {"visual.v"}]
+
+
+def test_the_latent_heads_tensors_go_where_a_checkpoint_has_them(checkpoint, tmp_path) -> None:
+    save_head(checkpoint, {"weight": torch.eye(4), "bias": torch.zeros(4)})
+    names = ServedNames.read(checkpoint).without_vision()
+    assert len(names) == 4
+    given = [("policy.model.latent_head.weight", torch.ones(4, 4)), ("model.norm.weight", torch.ones(3))]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    assert write_weights(given, folder, names) == (2, 76)
+    assert load_file(folder / FILE)["weight"].tolist() == torch.ones(4, 4).tolist()
+    assert "weight" not in load_file(folder / "weights-00000.safetensors")
+    with pytest.raises(RolloutError, match=r"no tensor 'latent_head\.other'"):
+        write_weights([("latent_head.other", torch.ones(1))], folder, names)
 
 
 def test_views_and_gradients_don_t_hinder_writing(checkpoint, tmp_path) -> None:

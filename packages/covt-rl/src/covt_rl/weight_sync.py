@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from covt_model import heads
 from covt_model.errors import CheckpointError
 from covt_rl.client import RolloutClient
 from covt_rl.errors import RolloutError, ServerError, StaleWeightsError, WeightPushError
@@ -49,9 +50,14 @@ class ServedNames:
     `model.layers…` and `visual…`; both name the same tensor.
     """
 
-    def __init__(self, files: Mapping[str, Path], frozen: frozenset[str] = frozenset()) -> None:
-        """files: the checkpoint's file of each served name. frozen: names that are published as they are there."""
-        self._files, self.frozen = files, frozen
+    def __init__(
+        self, files: Mapping[str, Path], frozen: frozenset[str] = frozenset(), head: frozenset[str] = frozenset()
+    ) -> None:
+        """files: the checkpoint's file of each served name. frozen: names that are published as they are there.
+
+        head: names of the latent head's parameters, which lie in a file of their own.
+        """
+        self._files, self.frozen, self.head = files, frozen, head
         self._served = {_canonical(name): name for name in files if name not in frozen}
 
     @classmethod
@@ -68,12 +74,16 @@ class ServedNames:
         for path in paths:
             with safe_open(path, "pt") as file:
                 files |= dict.fromkeys(file.keys(), path)
-        return cls(files)
+        head: frozenset[str] = frozenset()
+        if (path := Path(checkpoint) / heads.FILE).is_file():
+            with safe_open(path, "pt") as file:
+                head = frozenset(file.keys())
+        return cls(files, head=head)
 
     def without_vision(self) -> ServedNames:
         """For a trainer with a frozen vision tower: it publishes the language model, the rest is the checkpoint's."""
         vision = frozenset(name for name in self._files if _canonical(name).startswith("visual."))
-        return ServedNames(self._files, vision)
+        return ServedNames(self._files, vision, self.head)
 
     def frozen_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors that training doesn't change, from the checkpoint; a push replaces all weights or none."""
@@ -84,7 +94,7 @@ class ServedNames:
                 yield from ((name, file.get_tensor(name)) for name in file.keys() if name in self.frozen)  # noqa: SIM118
 
     def __len__(self) -> int:
-        return len(self._served)
+        return len(self._served) + len(self.head)
 
     @property
     def folder(self) -> Path:
@@ -100,6 +110,11 @@ class ServedNames:
             )
         return served
 
+    def find_head(self, name: str) -> str | None:
+        """The name within the latent head of a parameter that belongs to it."""
+        own = name.rpartition(f"{heads.ATTRIBUTE}.")[2]
+        return own if own != name and own in self.head else None
+
 
 def write_weights(
     named_tensors: Iterable[tuple[str, torch.Tensor | None]],
@@ -111,11 +126,13 @@ def write_weights(
     """Write tensors to `folder/weights-N.safetensors`, a bucket at a time; returns their number and bytes.
 
     The checkpoint's frozen tensors are written beside them, and not counted. Nothing but one bucket and the folder's
-    copy is held. A tied output matrix is left out: the server shares it, as the checkpoint does.
+    copy is held. A tied output matrix is left out: the server shares it, as the checkpoint does. The latent head's
+    tensors go where a checkpoint has them.
     """
     from safetensors.torch import save_file
 
     bucket: dict[str, torch.Tensor] = {}
+    head: dict[str, torch.Tensor] = {}
     held = total = count = files = 0
 
     def flush() -> None:
@@ -131,9 +148,15 @@ def write_weights(
         size = tensor.numel() * tensor.element_size()
         if held and held + size > bucket_bytes:
             flush()
-        bucket[names.find(name)] = tensor.detach().contiguous().cpu()
-        held, total, count = held + size, total + size, count + 1
+        total, count = total + size, count + 1
+        if (own := names.find_head(name)) is not None:
+            head[own] = tensor
+        else:
+            bucket[names.find(name)] = tensor.detach().contiguous().cpu()
+            held += size
     flush()
+    if head:
+        heads.save_head(folder, head)
     if names.frozen:
         save_file(dict(names.frozen_tensors()), folder / "frozen.safetensors")
     return count, total

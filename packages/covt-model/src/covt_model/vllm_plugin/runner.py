@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from covt_model.feedback import feedback
+from covt_model.heads import load_head
 from covt_model.vllm_plugin.protocol import LatentOptions, Latents, read_options
 from covt_model.vllm_plugin.settings import EngineSettings
 from covt_model.vllm_plugin.store import FinishedLatents, RequestLatents, RowPool
+from covt_model.vllm_plugin.weights import checkpoint_folder
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -25,10 +28,14 @@ FINISHED_LIMIT = 4096
 
 @dataclass
 class LatentState:
-    """Everything the plugin keeps beside the runner. `requests`: running requests that came to a pad, by id."""
+    """Everything the plugin keeps beside the runner.
+
+    head: of the feedback rule, None for those without weights. requests: running requests that came to a pad, by id.
+    """
 
     settings: EngineSettings
     pool: RowPool
+    head: torch.nn.Module | None = None
     requests: dict[str, RequestLatents] = field(default_factory=dict)
     finished: FinishedLatents = field(default_factory=lambda: FinishedLatents(FINISHED_LIMIT))
     # Ended for the client, who took the latents before the engine told the runner about the end.
@@ -48,7 +55,13 @@ class LatentRunner(GPUModelRunner):
 
     def start_latents(self, settings: EngineSettings) -> None:
         self.latents = LatentState(settings, RowPool(settings.hidden, self.dtype, self.device))
+        self.latents.head = self.read_head(checkpoint_folder(self.model_config.model))
         self.sample_hidden = None
+
+    def read_head(self, folder: Path) -> torch.nn.Module | None:
+        """The head that lies beside the weights in `folder`; raises CheckpointError or ModelError when it doesn't."""
+        head = load_head(folder, self.latents.settings.latent, self.latents.settings.hidden)
+        return None if head is None else head.to(self.device, self.dtype).requires_grad_(False)
 
     def execute_model(self, *args: Any, **kwargs: Any) -> Any:
         output = super().execute_model(*args, **kwargs)
@@ -129,6 +142,8 @@ class LatentRunner(GPUModelRunner):
             own = self.pad_embedding().expand(len(rows), -1)
         else:
             own = feedback(self.sample_hidden[torch.from_numpy(rows)], latent.normalize)
+            if self.latents.head is not None:
+                own = self.latents.head(own)
         slots = pool.put(own)
         positions = (batch.num_tokens_no_spec[rows] - 1).tolist()
         for i, slot, position in zip(range(len(slots)), slots, positions, strict=True):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 TESTED_VERSIONS = ("0.32.0",)
 # What `runner` knows how to feed.
-SERVED_HEADS = ("identity", "none")
+SERVED_HEADS = ("identity", "linear", "mlp", "none")
 SERVED_NORMALIZE = ("none", "rms")
 
 

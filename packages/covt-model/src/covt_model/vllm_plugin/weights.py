@@ -12,35 +12,37 @@ import torch
 from covt_model.errors import CheckpointError, ModelError
 
 if TYPE_CHECKING:
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from covt_model.vllm_plugin.runner import LatentRunner
 
-HEAD = "language_model.lm_head.weight"
+OUTPUT = "language_model.lm_head.weight"
 VISION = "visual."
 Shapes = dict[str, tuple[int, ...]]
 
 
-def check(runner: GPUModelRunner, folder: Path) -> None:
-    """Compare names and shapes of `folder/*.safetensors` with the served checkpoint's.
+def check(runner: LatentRunner, folder: Path) -> torch.nn.Module | None:
+    """Compare names and shapes of `folder/*.safetensors` with the served checkpoint's; returns the head beside them.
 
     Raises CheckpointError or ModelError; nothing has been changed then.
     """
     names = served_model(runner).hf_to_vllm_mapper.map_name
     shapes, served = read_shapes(folder), read_shapes(checkpoint_folder(runner.model_config.model))
     compare({names(n): s for n, s in shapes.items()}, {names(n): s for n, s in served.items()}, folder)
+    return runner.read_head(folder)
 
 
-def load(runner: GPUModelRunner, folder: Path) -> dict[str, Any]:
+def load(runner: LatentRunner, folder: Path, head: torch.nn.Module | None) -> dict[str, Any]:
     """Load every tensor of `folder/*.safetensors`, under the names of checkpoints or of parameters, into the model.
 
-    The caller has checked them, pauses the engine and clears its caches.
+    The caller has checked them, pauses the engine and clears its caches. head: of the feedback rule.
     """
     begun = time.perf_counter()
     runner.reload_weights(weights_iterator=tensors(folder))
     repack_tied_head(served_model(runner))
+    runner.latents.head = head
     return {"seconds": time.perf_counter() - begun}
 
 
-def served_model(runner: GPUModelRunner) -> Any:
+def served_model(runner: LatentRunner) -> Any:
     """vLLM's Qwen2.5-VL; it has attributes that vLLM's interface of models doesn't name."""
     return runner.get_model()
 
@@ -81,7 +83,7 @@ def compare(new: Shapes, served: Shapes, folder: Path) -> None:
     A tied output matrix is no tensor of its own, and may be among the new ones all the same. The vision tower may be
     left out as a whole: a trainer that freezes it has nothing new to say of it.
     """
-    unknown = sorted(set(new) - set(served) - {HEAD})
+    unknown = sorted(set(new) - set(served) - {OUTPUT})
     missing = sorted(set(served) - set(new))
     if not any(name.startswith(VISION) for name in new):
         missing = [name for name in missing if not name.startswith(VISION)]

@@ -48,9 +48,9 @@ class LatentWorker(Worker):
 
     def covt_load_weights(self, folder: str, version: int) -> dict[str, Any]:
         """Replace the weights by those of `folder/*.safetensors`; checked before anything is changed."""
-        weights.check(self.latent_runner, Path(folder))
+        head = weights.check(self.latent_runner, Path(folder))
         self.weight_version = BROKEN
-        report = weights.load(self.latent_runner, Path(folder))
+        report = weights.load(self.latent_runner, Path(folder), head)
         self.weight_version = int(version)
         return {"version": self.weight_version, **report}
 
