@@ -70,9 +70,10 @@ def test_a_port_in_use_is_a_warning_with_the_option_to_take_another() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        check = doctor.check_default_port(taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        check = doctor.check_default_port(port)
     assert (check.status, "--port" in check.remedy) == ("warn", True)
-    assert doctor.check_default_port(taken.getsockname()[1]).status == "pass"
+    assert doctor.check_default_port(port).status == "pass"
 
 
 def test_flash_attention_is_asked_for_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,9 +145,7 @@ def check_threads() -> Check:
     value = os.environ.get(THREADS, "")
     cores = len(os.sched_getaffinity(0))
     if not value:
-        return Check(
-            "threads", "pass", f"{THREADS} is not set: each of covt's processes takes its share of {cores} cores"
-        )
+        return Check("threads", "pass", f"{THREADS} is not set: covt sets it for its processes; {cores} cores")
     if not value.isdigit() or int(value) < 1:
         return Check("threads", "fail", f"{THREADS}={value!r} is not a number", f"unset {THREADS}, or set it to 1")
     if int(value) > cores:
