@@ -8,7 +8,7 @@ import textwrap
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
-from covt_data.schema import Image, Row
+from covt_data.schema import IMAGE_TAG, Image, Row
 from covt_data.store import PreparedSet
 
 PICTURE, HELPER, GAP, TEXT_WIDTH = 168, 112, 10, 300  # pixels
@@ -34,7 +34,8 @@ def _draw_row(sheet: Pictures.Image, row: Row, top: int, text_left: int) -> None
     draw = ImageDraw.Draw(sheet)
     for number, image in enumerate(row.images):
         sheet.paste(_fitted(image, PICTURE), (GAP + number * (PICTURE + GAP), top))
-    texts = [row.id, row.question, f"answer: {row.answer}", *(step.text for step in row.steps if step.text)]
+    question = row.question.replace(IMAGE_TAG, " ")
+    texts = [row.id, f"answer: {row.answer}", question, *(step.text for step in row.steps if step.text)]
     lines = [line for text in texts for line in textwrap.wrap(text, 44)]
     font = ImageFont.load_default(FONT_SIZE)
     draw.multiline_text((text_left, top), "\n".join(lines[: PICTURE // (FONT_SIZE + 5)]), fill=INK, font=font)

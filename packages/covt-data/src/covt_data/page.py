@@ -29,7 +29,7 @@ code { overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 table { border-collapse: collapse; margin: .8rem 0; }
 td, th { padding: .15rem 1.2rem .15rem 0; text-align: left; font-weight: normal; vertical-align: top; }
-th { color: var(--soft); }
+th { color: var(--soft); white-space: nowrap; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .9rem 1.1rem;
   margin: 0 0 1rem; }
 article header { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; color: var(--soft);
@@ -40,6 +40,7 @@ article header { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85
 .latent > span { flex-basis: 100%; font-size: .8rem; color: var(--soft); }
 figure { margin: 0; position: relative; display: inline-block; line-height: 0; }
 figure img { max-width: min(100%, 22rem); max-height: 18rem; border-radius: 3px; image-rendering: auto; }
+.question figure { vertical-align: middle; margin: .2rem .5rem .2rem 0; }
 .latent figure img { max-width: 11rem; max-height: 9rem; }
 figure.small img { image-rendering: pixelated; min-width: 7rem; }
 figure i { position: absolute; border: 2px solid var(--mark); border-radius: 2px; pointer-events: none; }
@@ -90,7 +91,8 @@ def _article(row: Row) -> str:
     head = "".join(f"<span>{html.escape(text)}</span>" for text in about if text)
     focus = iter(row.meta.get("focus", []))
     steps = "".join(_step(step.text, step.images, focus) for step in row.steps)
-    options = "".join(f"<li>{html.escape(option)}</li>" for option in row.options)
+    asked = all(option in row.question for option in row.options)  # the question lists them itself
+    options = "" if asked else "".join(f"<li>{html.escape(option)}</li>" for option in row.options)
     return (
         f"<article><header>{head}</header><div class='question'>{_question(row)}</div>"
         f"{f'<ol class=options>{options}</ol>' if options else ''}{steps}"
