@@ -1,4 +1,4 @@
-"""`reasoning`: the quality of the reasoning before the answer, by rules that need no judge model.
+"""`reasoning`: the quality of the reasoning before the answer, by rules, and by a judge model where one is named.
 
 Five parts, each 0 to 1, and their mean as the value. They look for what goes wrong in reinforcement learning: loops of
 n-grams, repeated sentences, answers without steps, answers given first and argued afterwards, drifting languages.
@@ -9,15 +9,20 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
 
 from covt_rewards.answers import final_answer, marked_answers, strip_special_tokens
+from covt_rewards.errors import RewardError
+from covt_rewards.judge import Judge, Opinion
 from covt_rewards.types import Group, RewardResult
 
 LONGEST = 50_000
 """Characters looked at, half from the beginning and half from the end: time stays bounded for any text."""
+AT_ONCE = 8
+"""Requests to the judge under way for one group."""
 
 # Letters of scripts written without spaces count one by one.
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")
@@ -29,22 +34,66 @@ _ANSWER_FIRST = re.compile(r"\W{0,10}(?:the\s+)?(?:final\s+|correct\s+)?answer\s
 
 @dataclass(frozen=True, slots=True)
 class ReasoningReward:
-    """Mean of `ngrams`, `sentences`, `steps`, `order`, `language`.
+    """Mean of `ngrams`, `sentences`, `steps`, `order`, `language`; with a judge, that mean and its grade.
 
     Attributes:
         ngram: length of the n-grams whose repetition counts, in tokens.
         tolerance: share of repeated n-grams or sentences that costs nothing: arguments do repeat words.
         steps: sentences or lines before the answer that earn the full `steps` part.
+        judge_url: an OpenAI-compatible endpoint, such as `http://localhost:8000/v1`; empty for rules alone.
+        judge_model: the model's name there.
+        judge_weight: the judge's share of the value, 0 to 1; the rules have the rest.
+        judge_timeout: seconds for one request.
+        judge_retries: further attempts after a failure.
+        judge_cache: a JSONL file that opinions are kept in; empty for memory alone.
     """
 
     ngram: int = 6
     tolerance: float = 0.1
     steps: int = 3
+    judge_url: str = ""
+    judge_model: str = ""
+    judge_weight: float = 0.5
+    judge_timeout: float = 30.0
+    judge_retries: int = 2
+    judge_cache: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.judge_weight <= 1:
+            raise RewardError(f"reasoning.judge_weight is {self.judge_weight}", "give a share from 0 to 1")
+        self._judge()
+
+    def _judge(self) -> Judge | None:
+        if not self.judge_url:
+            return None
+        return Judge(
+            self.judge_url,
+            self.judge_model,
+            timeout=self.judge_timeout,
+            retries=self.judge_retries,
+            cache=self.judge_cache,
+        )
 
     def __call__(self, group: Group) -> list[RewardResult]:
-        return [self.judge(rollout.text, group.prompt) for rollout in group.rollouts]
+        """One result per rollout; the judge is asked about all of a group at once."""
+        results = [self.by_rules(rollout.text, group.prompt) for rollout in group.rollouts]
+        judge = self._judge()
+        if judge is None or not results:
+            return results
+        with ThreadPoolExecutor(min(AT_ONCE, len(results))) as pool:
+            opinions = pool.map(lambda rollout: judge.opinion(group.prompt, rollout.text), group.rollouts)
+            return [self._with(result, opinion) for result, opinion in zip(results, opinions, strict=True)]
 
-    def judge(self, text: str, prompt: str = "") -> RewardResult:
+    def _with(self, result: RewardResult, opinion: Opinion) -> RewardResult:
+        """Parts: `rules`, and `judge`, or `judge_failed` when it gave no opinion; then the rules alone count."""
+        if opinion.score is None:
+            parts = {**result.parts, "rules": result.value, "judge_failed": 1.0}
+            return RewardResult(result.value, parts, "; ".join(filter(None, (result.reason, opinion.reason))))
+        value = (1 - self.judge_weight) * result.value + self.judge_weight * opinion.score
+        parts = {**result.parts, "rules": result.value, "judge": opinion.score, "judge_failed": 0.0}
+        return RewardResult(value, parts, result.reason)
+
+    def by_rules(self, text: str, prompt: str = "") -> RewardResult:
         """One completion; `prompt` says which language is expected, without it the completion's main one is."""
         text = strip_special_tokens(text)
         if len(text) > LONGEST:
