@@ -15,7 +15,7 @@ from covt_data.likeness import SIMILAR_BITS, difference_hash, look_alike, pictur
 from covt_data.schema import Row
 from covt_data.store import PreparedSet
 
-KINDS = ("same_question", "same_picture", "similar_picture")
+KINDS: tuple[str, ...] = ("same_question", "same_picture", "similar_picture")
 BANDS = SIMILAR_BITS + 1  # hashes that differ in 4 bits agree in at least one of 5 bands
 BAND_BITS = 64 // BANDS + 1
 EXAMPLES = 20  # of each kind

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 import numpy as np
 from PIL import Image as Pictures
@@ -83,9 +83,9 @@ def _check_header(picture: Pictures.Image, name: str, limits: PictureLimits) -> 
         raise Rejected(Reason.IMAGE_BOMB, f"{name} has {width}×{height} pixels, more than {limits.max_pixels}")
     if max(width, height) > limits.max_aspect * min(width, height):
         raise Rejected(Reason.IMAGE_TOO_NARROW, f"{name} has {width}×{height} pixels")
-    expected = SUFFIXES.get(PurePosixPath(name).suffix.lower())
+    suffix = splitext(name)[1].lower()
     found = "JPEG" if picture.format == "MPO" else picture.format
-    if PurePosixPath(name).suffix and expected != found and not limits.any_suffix:
+    if suffix and SUFFIXES.get(suffix) != found and not limits.any_suffix:
         raise Rejected(Reason.IMAGE_WRONG_SUFFIX, f"{name} is a {found} picture")
 
 

@@ -7,7 +7,7 @@ begin with `images_comt/`, so they are relative to the folder above it; the next
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from covt_data.drafts import Draft, DraftStep, judged_by, names_of, options_in, tagged, text_of
@@ -40,14 +40,15 @@ def parse(data: dict[str, Any], place: Place, options: ComtOptions) -> Draft:
     if options.boxed and steps and not any("\\boxed{" in (step.text or "") for step in steps):
         steps = (*steps, DraftStep(f"\\boxed{{{answer}}}"))
     choices = options_in(question)
+    grader = judged_by(answer, choices)
     return Draft(
         id=text_of(data, "id") if data.get("id") is not None else f"comt-{place.split}-{place.line:06d}",
         category=_category(pictures[0]) if pictures else None,
         question=tagged(question, len(pictures)),
         pictures=pictures,
-        options=choices if judged_by(answer, choices) == "choice" else (),
+        options=choices if grader == "choice" else (),
         answer=answer,
-        grader=judged_by(answer, choices),
+        grader=grader,
         steps=steps,
     )
 
@@ -76,7 +77,7 @@ def _steps(data: dict[str, Any]) -> tuple[DraftStep, ...]:
 
 
 def _category(picture: object) -> str | None:
-    parts = PurePosixPath(picture).parts if isinstance(picture, str) else ()
+    parts = picture.split("/") if isinstance(picture, str) else ()
     return parts[1] if len(parts) > 2 and (parts[0] == PICTURES or parts[1] in CATEGORIES) else None
 
 
