@@ -1,6 +1,7 @@
 """Advantages and surrogate against a plain-Python formula, and against recorded values of third-party trainers."""
 
 import json
+import math
 import statistics
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import strategies as st
 
 from covt_rl.algorithms.advantages import group_relative, leave_one_out
 from covt_rl.algorithms.aggregation import aggregate
+from covt_rl.algorithms.importance import importance_weights
+from covt_rl.algorithms.kl import kl_estimate
+from covt_rl.algorithms.losses import Clip, surrogate
+from covt_rl.algorithms.reinforce import reinforce_pp, reinforce_pp_baseline
 from covt_rl.algorithms.surrogate import clipped_surrogate
 
 REWARDS = st.lists(st.lists(st.floats(-3, 3), min_size=2, max_size=8), min_size=1, max_size=5)
@@ -55,6 +60,84 @@ def test_ranks_add_up_to_one_batch():
             for part in (slice(0, 2), slice(2, 6))
         ]
         torch.testing.assert_close(whole, sum(halves))
+
+
+@given(REWARDS)
+def test_reinforce_pp_whitens_over_tokens(groups):
+    rewards, index = flatten(groups)
+    lengths = torch.arange(1, len(rewards) + 1)
+    tokens = [r for r, n in zip(rewards.tolist(), lengths.tolist(), strict=True) for _ in range(n)]
+    mean, deviation = statistics.fmean(tokens), (statistics.variance(tokens) + 1e-8) ** 0.5
+    expected = [(r - mean) / deviation for r in rewards.tolist()]
+    torch.testing.assert_close(
+        reinforce_pp(rewards, lengths), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-5
+    )
+    centered = group_relative(rewards, index, scale=False)
+    torch.testing.assert_close(
+        reinforce_pp_baseline(rewards, index, lengths), reinforce_pp(centered, lengths), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_kl_estimates_agree_on_average_and_k3_is_never_negative():
+    generator = torch.Generator().manual_seed(1)
+    policy = torch.log_softmax(torch.randn(16, generator=generator, dtype=torch.float64), 0)
+    reference = torch.log_softmax(policy + 0.3 * torch.randn(16, generator=generator, dtype=torch.float64), 0)
+    exact = (policy.exp() * (policy - reference)).sum()
+    for estimator in ("k1", "k3"):
+        mean = (policy.exp() * kl_estimate(policy, reference, estimator)).sum()
+        torch.testing.assert_close(mean, exact)
+    assert (kl_estimate(policy, reference, "k3") >= 0).all()
+    torch.testing.assert_close((policy.exp() * kl_estimate(policy, reference, "k2")).sum(), exact, rtol=0.2, atol=0)
+
+
+def test_importance_weights_are_ratios_cut_at_the_cap():
+    old, server = torch.tensor([[0.0, -1.0, -3.0]]), torch.tensor([[-1.0, -1.0, -1.0]])
+    mask = torch.tensor([[1.0, 1.0, 1.0]])
+
+    def weights(how, level="token"):
+        return importance_weights(old, server, mask, how=how, cap=2.0, level=level)
+
+    e = math.e
+    torch.testing.assert_close(weights("none"), torch.ones(1, 3))
+    torch.testing.assert_close(weights("truncate"), torch.tensor([[2.0, 1.0, e**-2]]))
+    torch.testing.assert_close(weights("mask"), torch.tensor([[0.0, 1.0, 0.0]]))
+    torch.testing.assert_close(weights("truncate", "sequence"), torch.full((1, 3), e**-1))
+
+
+def test_dr_grpo_divides_by_a_constant():
+    loss, mask = torch.ones(2, 5), torch.tensor([[1.0] * 5, [1.0, 1.0, 0, 0, 0]])
+    assert aggregate(loss, mask, "constant", tokens=7, sequences=2, max_tokens=10).item() == pytest.approx(7 / 20)
+
+
+@pytest.mark.shared_data
+def test_recorded_losses_of_third_party_trainers(shared_data):
+    """GSPO, CISPO, KL and REINFORCE++: values and gradients."""
+    for line in (shared_data / "reference_vectors" / "rl_core_algos.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        mask, old = torch.tensor(case["response_mask"]), torch.tensor(case["old_log_probs"])
+        recorded = case["expected"]["easyr1"]
+        clip = Clip(low=0.2, high=0.28, dual=3.0)
+        for name in ("gspo", "cispo"):
+            for how, suffix in [("token_mean", "token"), ("sequence_mean", "seq")]:
+                new = torch.tensor(case["log_probs"], requires_grad=True)
+                per_token = surrogate(name, new, old, torch.tensor(recorded["grpo_adv"]), mask, clip)
+                loss = aggregate(per_token, mask, how, tokens=mask.sum().item(), sequences=len(mask))
+                loss.backward()
+                expected = recorded[f"policy_{name}_{suffix}"]
+                torch.testing.assert_close(loss.item(), expected["loss"], rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(new.grad, torch.tensor(expected["grad"]), rtol=1e-5, atol=1e-5)
+        new, reference = torch.tensor(case["log_probs"]), torch.tensor(case["ref_log_probs"])
+        for estimator, name in [("k1", "kl_kl"), ("k2", "kl_mse"), ("k3", "kl_low_var_kl")]:
+            for side in ("easyr1", "verl"):
+                torch.testing.assert_close(
+                    kl_estimate(new, reference, estimator),
+                    torch.tensor(case["expected"][side][name]),
+                    rtol=1e-5,
+                    atol=1e-5,
+                )
+        rewards = torch.tensor(case["token_level_rewards"]).sum(1)
+        ours = reinforce_pp(rewards, mask.sum(1))[:, None] * mask
+        torch.testing.assert_close(ours, torch.tensor(recorded["reinforce_pp_adv"]) * mask, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.shared_data

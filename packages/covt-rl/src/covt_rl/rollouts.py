@@ -1,97 +1,201 @@
-"""Collecting: completions of a step's prompts, and their counterfactual continuations."""
+"""Collecting: completions of a step's prompts, and the continuations that say what their latents were worth."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
 from covt_data.schema import Row
+from covt_model.config import LatentConfig
 from covt_model.encode import Encoder
 from covt_rl.blocking import BlockingClient
 from covt_rl.client import Latents, Sampling
 from covt_rl.config import RewardsSection, RolloutSection
-from covt_rl.counterfactual import continue_from, foreign_latents
+from covt_rl.counterfactual import continue_from, foreign_latents, whole_spans
+from covt_rl.errors import RolloutError
 from covt_rl.evaluate import request
 from covt_rl.records import Completion, PromptRequest
+
+T = TypeVar("T")
+Group = list[Completion]
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Rollouts of the prompts of one step, in the prompts' order."""
+    """Rollouts of the prompts of one step, in the prompts' order.
 
-    completions: list[list[Completion]]
-    ablated: list[list[list[Completion]]]
-    """Counterfactual continuations of each completion; empty lists where there are none."""
-    extra_tokens: int
-    """Tokens sampled for the continuations."""
+    Attributes:
+        completions: by prompt.
+        ablated, control: continuations of each completion, empty lists where there are none.
+        latents: of each completion, where they were asked for.
+        extra_tokens: tokens sampled for the continuations.
+    """
+
+    completions: list[Group]
+    ablated: list[list[Group]]
+    control: list[list[Group]] = field(default_factory=list)
+    latents: list[list[Latents | None]] = field(default_factory=list)
+    extra_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """One prompt's group while it is collected; continued: sample numbers that get continuations, the first of which
+    is number `first` of the step's."""
+
+    request: PromptRequest
+    completions: Group
+    latents: list[Latents | None]
+    continued: list[int]
+    first: int
 
 
 class Collector:
-    """Samples rollouts through the server; lives on rank 0."""
+    """Samples rollouts through the server; lives on rank 0.
+
+    A prompt's continuations begin as soon as its own completions are there, beside those of other prompts: the server
+    never waits for the slowest prompt. Only `shuffle`, which needs latents of another prompt, has to.
+    """
 
     def __init__(
-        self, client: BlockingClient, encoder: Encoder, rollout: RolloutSection, rewards: RewardsSection, seed: int
+        self,
+        client: BlockingClient,
+        encoder: Encoder,
+        rollout: RolloutSection,
+        rewards: RewardsSection,
+        seed: int,
+        *,
+        replay: bool = False,
     ) -> None:
-        self.client = client
-        self.encoder = encoder
-        self.rollout = rollout
-        self.rewards = rewards
-        self.seed = seed
+        self.client, self.encoder = client, encoder
+        self.rollout, self.rewards, self.seed, self.replay = rollout, rewards, seed, replay
+        self.needs_latents = replay or rewards.control > 0 or rewards.ablation in ("noise", "shuffle")
 
-    def collect(self, rows: Sequence[Row], step: int) -> Collected:
-        """`rollout.samples` completions of each row, and `rewards.continuations` counterfactuals of a share of them."""
+    def collect(self, rows: Sequence[Row], step: int, turn: int = 0) -> Collected:
+        """`rollout.samples` completions of each row, and the continuations of a share of them.
+
+        turn: number of this call among those of the step; each draws other samples.
+        """
+        return self.client.run(self._collect(rows, step, turn))
+
+    async def _collect(self, rows: Sequence[Row], step: int, turn: int) -> Collected:
         prompts = [request(self.encoder.encode_prompt(row), row) for row in rows]
-        sampling = self._sampling(self.rollout.samples, step * 2)
-        needs_latents = self.rewards.ablation in ("noise", "shuffle")
-        groups = self.client.run(self.client.client.generate(prompts, sampling, hold_latents=needs_latents))
-        flat = [(prompt, one) for prompt, group in zip(prompts, groups, strict=True) for one in group]
-        continued = self._continue(flat, step, needs_latents)
-        sizes = [len(group) for group in groups]
-        edges = np.cumsum([0, *sizes])
-        ablated = [continued[start:end] for start, end in pairwise(edges.tolist())]
-        extra = sum(
-            max(len(each.token_ids) - self._cut_at(one), 0)
-            for (_, one), continuations in zip(flat, continued, strict=True)
-            for each in continuations
-        )
-        return Collected(groups, ablated, extra)
+        n = self.rollout.samples
+        rng = np.random.default_rng((self.seed, step, turn) if turn else (self.seed, step))
+        chosen = rng.random((len(prompts), n)) < self.rewards.share
+        first = np.cumsum(chosen.sum(1)) - chosen.sum(1)
+        later = self.rewards.ablation == "shuffle"
 
-    def _cut_at(self, completion: Completion) -> int:
-        """Tokens a continuation of `completion` was given: up to the last span's end, less the dropped pads."""
-        if not completion.latent_spans:
-            return 0
-        end = completion.latent_spans[-1][1] + 1
-        dropped = sum(stop - start for start, stop in completion.latent_spans)
-        return end - dropped if self.rewards.ablation in ("drop_latents", "drop_span") else end
-
-    def _continue(
-        self, flat: Sequence[tuple[PromptRequest, Completion]], step: int, needs_latents: bool
-    ) -> list[list[Completion]]:
-        rng = np.random.default_rng((self.seed, step))
-        chosen = np.flatnonzero(rng.random(len(flat)) < self.rewards.share).tolist()
-        completions = [flat[index][1] for index in chosen]
-        own: list[Latents | None] | None = None
-        foreign: list[Latents | None] | None = None
-        if needs_latents:
-            own = self.client.run(self.client.client.take_latents(completions))
-            foreign = foreign_latents(completions, own, self.seed + step)
-        answers = self.client.run(
-            continue_from(
-                self.client.client,
-                [flat[index][0] for index in chosen],
-                completions,
-                self.rewards.ablation,
-                self._sampling(self.rewards.continuations, step * 2 + 1),
-                own=own,
-                foreign=foreign,
+        async def one(index: int) -> tuple[_Prompt, tuple[list[Group], list[Group]]]:
+            sampling = self._sampling(n, step * 2, turn, index * n)
+            (completions,) = await self.client.client.generate(
+                [prompts[index]], [sampling], hold_latents=self.needs_latents
             )
-        )
-        results: list[list[Completion]] = [[] for _ in flat]
-        for index, answer in zip(chosen, answers, strict=True):
-            results[index] = answer
-        return results
+            latents: list[Latents | None] = []
+            if self.needs_latents:
+                latents = await self.client.client.take_latents(completions)
+            continued = np.flatnonzero(chosen[index]).tolist()
+            prompt = _Prompt(prompts[index], completions, latents, continued, int(first[index]))
+            return prompt, ([], []) if later else await self._continue(prompt, step, turn, None)
 
-    def _sampling(self, n: int, salt: int) -> Sampling:
-        seed = int(np.random.default_rng((self.seed, salt)).integers(2**31))
-        return Sampling(max_tokens=self.rollout.max_tokens, n=n, temperature=self.rollout.temperature, seed=seed)
+        groups = await _all([one(index) for index in range(len(prompts))])
+        collected = [prompt for prompt, _ in groups]
+        found = [continuations for _, continuations in groups]
+        if later:
+            foreign = self._foreign(collected, step)
+            found = await _all(
+                [self._continue(one, step, turn, own) for one, own in zip(collected, foreign, strict=True)]
+            )
+        return self._assemble(collected, found)
+
+    async def _continue(
+        self, prompt: _Prompt, step: int, turn: int, foreign: list[Latents | None] | None
+    ) -> tuple[list[Group], list[Group]]:
+        """Ablated and control continuations of one prompt's completions."""
+        numbers = prompt.continued
+        own = [prompt.latents[number] for number in numbers] if prompt.latents else None
+
+        async def run(mode: Any, n: int, salt: int) -> list[Group]:
+            results: list[Group] = [[] for _ in prompt.completions]
+            if not numbers or not n:
+                return results
+            answers = await continue_from(
+                self.client.client,
+                [prompt.request] * len(numbers),
+                [prompt.completions[number] for number in numbers],
+                mode,
+                self._sampling(n, salt, turn, prompt.first * n),
+                which=self.rewards.span,
+                own=own,
+                foreign=None if foreign is None else [foreign[number] for number in numbers],
+            )
+            for number, answer in zip(numbers, answers, strict=True):
+                results[number] = answer
+            return results
+
+        # Salts of rollouts and ablations are the even and odd numbers; the control's are negative.
+        ablated, control = await asyncio.gather(
+            run(self.rewards.ablation, self.rewards.continuations, step * 2 + 1),
+            run("keep", self.rewards.control, -step - 1),
+        )
+        return ablated, control
+
+    def _foreign(self, prompts: Sequence[_Prompt], step: int) -> list[list[Latents | None]]:
+        flat = [one for prompt in prompts for one in prompt.completions]
+        own = [latents for prompt in prompts for latents in prompt.latents]
+        given = iter(foreign_latents(flat, own, self.seed + step))
+        return [[next(given) for _ in prompt.completions] for prompt in prompts]
+
+    def _assemble(self, prompts: Sequence[_Prompt], found: Sequence[tuple[list[Group], list[Group]]]) -> Collected:
+        if self.replay and any(latents is None for prompt in prompts for latents in prompt.latents):
+            raise RolloutError("the server has dropped latents before they were read", "lower rollout.prompts")
+        return Collected(
+            [prompt.completions for prompt in prompts],
+            [ablated for ablated, _ in found],
+            [control for _, control in found] if self.rewards.control else [],
+            [prompt.latents for prompt in prompts] if self.replay else [],
+            sum(
+                len(each.token_ids) - self._given(one, mode)
+                for prompt, sides in zip(prompts, found, strict=True)
+                for mode, side in zip((self.rewards.ablation, "keep"), sides, strict=True)
+                for one, continuations in zip(prompt.completions, side, strict=True)
+                for each in continuations
+            ),
+        )
+
+    def _given(self, completion: Completion, mode: str) -> int:
+        return given_tokens(completion, mode, self.rewards.span, self.client.client.latent)
+
+    def _sampling(self, n: int, salt: int, turn: int, offset: int) -> Sampling:
+        """How n samples are drawn; offset: samples of this kind before them in the step."""
+        words = (self.seed, salt) if salt >= 0 else (self.seed, -salt, 1)
+        seed = int(np.random.default_rng((*words, turn, 2) if turn else words).integers(2**31))
+        return Sampling(
+            max_tokens=self.rollout.max_tokens, n=n, temperature=self.rollout.temperature, seed=seed + offset
+        )
+
+
+def given_tokens(completion: Completion, mode: str, which: str, latent: LatentConfig) -> int:
+    """Tokens that a continuation of `completion` is given: up to the end of the span, less what the mode drops."""
+    spans = whole_spans(completion.token_ids, latent)
+    if not spans:
+        return 0
+    end = spans[0 if which == "first" else -1][1] + 1
+    if mode not in ("drop_latents", "drop_span"):
+        return end
+    markers = 2 if mode == "drop_span" else 0
+    return end - sum(stop - start + markers for start, stop in spans if stop < end)
+
+
+async def _all(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Results in order; the first failure cancels the rest and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in coroutines]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]

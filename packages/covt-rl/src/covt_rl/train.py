@@ -1,5 +1,6 @@
 """Run one GRPO training: check the plan, start a server where none is given, hand over to the workers."""
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -8,13 +9,15 @@ from typing import Any
 
 from covt_data.store import PreparedSet
 from covt_model.config import LatentConfig
-from covt_rl.config import RlConfig
+from covt_rl.checks import check_golds
+from covt_rl.config import RlConfig, ServerSection
 from covt_rl.errors import RolloutError
+from covt_rl.memory import Memory, Placement, estimate
 from covt_rl.scoring import build_rewards
 from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
 from covt_rl.serving.watch import Watch
-from covt_runtime.distributed import launched_from_outside
+from covt_runtime.distributed import launched_from_outside, visible_gpus
 from covt_runtime.launch import WorkerGroup
 from covt_runtime.progress import Progress
 from covt_runtime.run import RunFolder, newest
@@ -31,6 +34,8 @@ class RlPlan:
     prompts: int
     steps: int
     rewards: tuple[str, ...]
+    placement: Placement
+    memory: Memory
 
     def as_dict(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
@@ -39,30 +44,38 @@ class RlPlan:
     def __str__(self) -> str:
         return (
             f"{self.prompts} prompts of {self.data}, model {self.model}, {self.steps} steps, "
-            f"rewards {', '.join(self.rewards)}"
+            f"rewards {', '.join(self.rewards)}\n{self.placement}"
         )
+
+    def details(self) -> str:
+        """For `--dry-run`: with the memory estimate."""
+        return "\n".join([str(self), *self.memory.lines()])
 
 
 def plan(config: RlConfig) -> RlPlan:
-    """Find the data and the model, check the rewards, count the steps.
+    """Find the data and the model, check the rewards against the data, count the steps, place the processes.
 
     Raises:
-        RolloutError: a split that doesn't exist or has too few prompts.
+        RolloutError: a split that doesn't exist or has too few prompts, or gold answers that can't be read.
         RewardError: an unknown reward.
     """
     data = Path(config.data.path) if config.data.path else newest(Path("data"), "data")
     model = Path(config.model.path) if config.model.path else newest(config.run.out, "hf", section="stage1")
     prepared = PreparedSet(data)
-    if config.data.split not in prepared.splits:
-        raise RolloutError(
-            f"{data} has no split {config.data.split!r}", f"set data.split to one of {', '.join(prepared.splits)}"
-        )
-    rewards = build_rewards(config.rewards, config.prompt, LatentConfig.read(model))
+    wanted = [config.data.split] + ([config.eval.split] if config.eval.every else [])
+    for split in wanted:
+        if split not in prepared.splits:
+            raise RolloutError(f"{data} has no split {split!r}", f"choose one of {', '.join(prepared.splits)}")
+    rewards = build_rewards(config.rewards, config.prompt, LatentConfig.read(model), config.rollout.max_tokens)
     count = min(prepared.count(config.data.split), config.data.limit or prepared.count(config.data.split))
     if count < config.rollout.prompts:
         raise RolloutError(f"rollout.prompts = {config.rollout.prompts}, the set has {count}", "use fewer a step")
-    steps = config.algorithm.steps or count // config.rollout.prompts
-    return RlPlan(data, model, count, steps, tuple(reward.name for reward in rewards))
+    check_golds(prepared, config, rewards)
+    placement = Placement.of(config)
+    # The last step of an epoch has what is left.
+    steps = config.algorithm.steps or -(-count // config.rollout.prompts)
+    names = tuple(reward.name for reward in rewards)
+    return RlPlan(data, model, count, steps, names, placement, estimate(model, config, placement))
 
 
 def train(
@@ -86,12 +99,17 @@ def train(
     run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
     with ExitStack() as stack:
         if workers is None:
-            workers = stack.enter_context(WorkerGroup(config.run.ranks, log_dir=run.logs))
+            env = trainer_environment(planned.placement)
+            workers = stack.enter_context(WorkerGroup(planned.placement.ranks, log_dir=run.logs, env=env))
         base_url = config.rollout.base_url
         if not base_url:
-            server = stack.enter_context(start_server(planned.model, run, progress))
-            stack.enter_context(Watch(server, on_note=progress.note))
-            base_url = server.url
+            servers = [
+                stack.enter_context(start_server(planned.model, run, progress, config.server, number))
+                for number in range(planned.placement.replicas)
+            ]
+            for server in servers:
+                stack.enter_context(Watch(server, on_note=progress.note))
+            base_url = ",".join(server.url for server in servers)
         payload = {
             "config": config.model_dump(mode="json"),
             "run": str(run.path),
@@ -104,12 +122,33 @@ def train(
         return workers.run(TARGET, payload, progress.handle)
 
 
-def start_server(model: Path, run: RunFolder, progress: Progress) -> LatentServer:
-    """A rollout server for the run; its log lies in the run's folder."""
+def trainer_environment(placement: Placement) -> dict[str, str]:
+    """The trainer sees its own GPUs only, where the server has some of its own."""
+    if not placement.server:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(max(placement.trainer) + 1)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[number] for number in placement.trainer)}
+
+
+def start_server(
+    model: Path, run: RunFolder, progress: Progress, section: ServerSection | None = None, number: int = 0
+) -> LatentServer:
+    """Replica `number` of the run's rollout server; its log lies in the run's folder."""
+    section = section or ServerSection()
+    # On a CPU vLLM is told a number of bytes instead.
+    share = ("--gpu-memory-utilization", str(section.memory_share)) if visible_gpus() else ()
     with progress.phase("start vLLM server") as phase:
         return LatentServer.start(
             model,
-            log_path=run.logs / "server.log",
-            options=ServerOptions(),
+            log_path=run.logs / (f"server-{number}.log" if number else "server.log"),
+            options=ServerOptions(
+                dtype=section.dtype,
+                max_model_len=section.max_model_len,
+                max_num_seqs=section.max_num_seqs,
+                tensor_parallel=section.tensor_parallel,
+                replica=number,
+                extra=(*share, *section.extra),
+            ),
             on_progress=lambda stage, seconds: phase.update(seconds, stage=stage),
         )

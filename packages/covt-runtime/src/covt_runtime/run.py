@@ -54,7 +54,7 @@ class RunFolder:
         exists = (run.path / CONFIG).exists()
         if resume and not exists:
             raise RunFolderError(f"there is no run {run.path} to resume", "check run.name, or start without --resume")
-        if resume and not any(run.checkpoints.glob("step_*")):
+        if resume and not any(run.path.glob("*/step_*")):
             raise RunFolderError(f"{run.path} has no checkpoint to resume from", "start it again without --resume")
         if exists and not (resume or overwrite):
             raise RunFolderError(

@@ -26,7 +26,11 @@ def rl(
     config = load(RlConfig, "rl", overrides)
     planned = plan(config)
     if dry_run:
-        emit({"config": config.model_dump(mode="json"), "plan": planned.as_dict()}, as_json=as_json, text=str(planned))
+        emit(
+            {"config": config.model_dump(mode="json"), "plan": planned.as_dict()},
+            as_json=as_json,
+            text=planned.details(),
+        )
         return
     with Progress() as progress:
         progress.note(str(planned))

@@ -1,0 +1,44 @@
+"""Signs that a training is collapsing, said once each when they appear."""
+
+from collections.abc import Mapping
+
+FLAT_STEPS = 5
+"""Steps in a row without a group whose rewards differ."""
+ENTROPY_SHARE = 0.1
+"""Of the entropy in the first step, below which the policy has lost its choices."""
+USED_SHARE = 0.1
+"""Of the rollouts with latents in the first step, below which latents have been unlearned."""
+WAIT = 3
+"""Steps in a row before entropy or latents count."""
+
+
+class Alarms:
+    """Watches a run's metrics, step by step."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+        self._low: dict[str, int] = {}
+
+    def check(self, metrics: Mapping[str, float]) -> list[str]:
+        """What is wrong since this step, with numbers and remedy; each is said when it begins."""
+        found: list[str] = []
+        if self._lasts("flat", metrics.get("frac_reward_zero_std") == 1.0, FLAT_STEPS):
+            found.append(
+                f"no group had rewards that differ for {FLAT_STEPS} steps, so nothing is learned (mean reward "
+                f"{metrics['reward']:.3g}): choose easier or harder prompts, set rollout.dynamic, or sample hotter"
+            )
+        for name, share, what in (
+            ("entropy", ENTROPY_SHARE, "lower optim.lr, or set algorithm.entropy_weight or kl_weight"),
+            ("latent/used", USED_SHARE, "raise the weight of necessity or usage; w_redundant suppresses latents"),
+        ):
+            if name not in metrics:
+                continue
+            first = self._first.setdefault(name, metrics[name])
+            if self._lasts(name, first > 0 and metrics[name] < share * first, WAIT):
+                found.append(f"{name} has fallen from {first:.3g} to {metrics[name]:.3g}: {what}")
+        return found
+
+    def _lasts(self, name: str, now: bool, steps: int) -> bool:
+        """Whether a sign has been there for exactly `steps` steps in a row."""
+        self._low[name] = self._low.get(name, 0) + 1 if now else 0
+        return self._low[name] == steps

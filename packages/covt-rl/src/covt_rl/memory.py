@@ -1,0 +1,132 @@
+"""Where trainer and server of a job go, and an estimate of the memory each needs. Computed, not measured."""
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from covt_model.config import read_config
+from covt_rl.config import RlConfig
+from covt_runtime.distributed import visible_gpus
+from covt_runtime.launch import CPU_RANKS
+
+BF16, FP32 = 2, 4
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which devices do what.
+
+    Attributes:
+        ranks: training processes.
+        trainer, server: GPU numbers; empty on a CPU, and for a server that runs elsewhere.
+        replicas: servers with a copy of the model each.
+    """
+
+    ranks: int
+    trainer: tuple[int, ...]
+    server: tuple[int, ...]
+    replicas: int
+
+    @classmethod
+    def of(cls, config: RlConfig, gpus: int | None = None) -> "Placement":
+        """gpus: of this machine, found by default. The server's are the first, the trainer has the others."""
+        found = visible_gpus() if gpus is None else gpus
+        own = 0 if config.rollout.base_url else min(config.server.gpus, found)
+        rest = tuple(range(own, found))
+        ranks = config.run.ranks or len(rest) or CPU_RANKS
+        replicas = max(1, own // config.server.tensor_parallel)
+        return cls(ranks, rest[:ranks], tuple(range(own)), replicas)
+
+    def __str__(self) -> str:
+        if not self.trainer:
+            return f"{self.ranks} trainer ranks and the server on the CPU"
+        shared = "the server elsewhere or beside rank 0" if not self.server else f"the server on GPUs {self.server}"
+        return f"{self.ranks} trainer ranks on GPUs {self.trainer}, {shared}"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by what they are for, of one trainer rank and of one GPU of the server."""
+
+    trainer: dict[str, float]
+    server: dict[str, float]
+
+    def lines(self) -> list[str]:
+        """For people, in GiB."""
+        return [
+            f"{name}: {sum(parts.values()) / GIB:.2f} GiB ("
+            + ", ".join(f"{part} {size / GIB:.2f}" for part, size in parts.items() if size)
+            + ")"
+            for name, parts in (("a trainer rank", self.trainer), ("a server device", self.server))
+        ]
+
+
+def count_parameters(checkpoint: Path) -> tuple[int, int]:
+    """Parameters of the language model and of the vision tower, from the headers of the safetensors."""
+    language = vision = 0
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                size = prod(entry["shape"])
+                if "visual." in name:
+                    vision += size
+                else:
+                    language += size
+    return language, vision
+
+
+def estimate(checkpoint: Path, config: RlConfig, placement: Placement) -> Memory:
+    """What one rank and one server device hold at their fullest.
+
+    Trainer, sharded: weights, fp32 copy and AdamW's two moments, gradients, and with a KL the reference, in fp32.
+    Not sharded: parameters gathered for a forward, the frozen vision tower, activations of one micro-batch.
+    Server: weights, keys and values of `max_num_seqs` completions of prompt and answer.
+    """
+    language, vision = count_parameters(checkpoint)
+    text = read_config(checkpoint)
+    text = text.get("text_config") or text
+    width = BF16 if config.zero.dtype == "bf16" else FP32
+    gathered = language if config.zero.gather == "step" else min(language, config.zero.max_live_parameters)
+    ranks = placement.ranks
+    tokens = config.algorithm.micro_tokens or config.data.micro_batch * config.data.max_length
+    trainer = {
+        "weights": language * width / ranks,
+        "optimizer": 3 * FP32 * language / ranks,
+        "gradients": FP32 * language / ranks,
+        "reference": FP32 * language / ranks if config.algorithm.kl_weight else 0.0,
+        "gathered": float(gathered * width),
+        "vision tower": float(vision * width),
+        "activations": float(_activations(text, tokens, width, config.model.gradient_checkpointing)),
+    }
+    if config.zero.offload_optimizer != "none":
+        trainer |= {"optimizer": 0.0, "gradients": 0.0}
+    heads = text["num_attention_heads"]
+    keys = text["hidden_size"] // heads * text.get("num_key_value_heads", heads)
+    served = FP32 if config.server.dtype == "float32" or config.zero.dtype == "fp32" else BF16
+    length = config.server.max_model_len or config.data.max_length
+    split = config.server.tensor_parallel
+    server = {
+        "weights": (language + vision) * served / split,
+        "keys and values": 2
+        * text["num_hidden_layers"]
+        * keys
+        * served
+        * min(config.server.max_num_seqs, config.rollout.prompts * config.rollout.samples)
+        * length
+        / split,
+    }
+    return Memory(trainer, server)
+
+
+def _activations(text: dict[str, int], tokens: int, width: int, checkpointing: bool) -> int:
+    """One layer's working set; of the others their input or (without checkpointing) all of it; and three copies of
+    the logits of a quarter of the tokens, in fp32."""
+    layer = tokens * (10 * text["hidden_size"] + 4 * text["intermediate_size"]) * width
+    kept = tokens * text["hidden_size"] * width if checkpointing else layer
+    return layer + text["num_hidden_layers"] * kept + tokens // 4 * text["vocab_size"] * FP32 * 3

@@ -1,0 +1,31 @@
+"""The frozen initial policy that the KL is measured to."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from covt_model.teacher import Teacher
+from covt_runtime.engine import ZeroEngine
+
+
+class Reference:
+    """The weights the engine had when this was made, as fp32 shards: no rank holds a second whole model.
+
+    Make it before a checkpoint is loaded, or the reference would be the resumed policy.
+    """
+
+    def __init__(self, engine: ZeroEngine) -> None:
+        self.engine = engine
+        self._frozen = Teacher(engine.named_shards(), decay=1.0)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The engine computes with the reference's weights inside the block (collective)."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        self._frozen.swap(self.engine.named_shards())
+        self.engine.adopt_shards()

@@ -1,0 +1,174 @@
+"""What GRPO offers besides its defaults, each on two real ranks and the real server."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rl_tools import make_data, put_weights_back, run, settings
+from server_tools import RunningServer
+
+from covt_rl.blocking import BlockingClient
+from covt_rl.checks import check_server
+from covt_rl.client import RolloutClient
+from covt_rl.errors import RolloutError
+from covt_rl.train import plan, train
+from covt_runtime.errors import LaunchError
+from covt_runtime.launch import WorkerGroup
+from covt_runtime.progress import Progress
+
+GAP = 1e-3
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory):
+    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs")) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "trace")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weights_put_back(latent_server: RunningServer):
+    yield
+    put_weights_back(latent_server)
+
+
+def test_replayed_latents_and_control_continuations(
+    latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
+):
+    config = settings(
+        latent_server, data, tmp_path, algorithm={"steps": 2, "latents": "replay"}, rewards={"control": 1}
+    )
+    folder, lines = run(config, workers)
+    gaps = [line["latent/logprob_gap"] for line in lines if "latent/logprob_gap" in line]
+    assert gaps and max(gaps) <= GAP
+    assert lines[0]["latent/spans"] > 0
+    journalled = json.loads((folder / "rollouts" / "step_1.json").read_text())["judged"]
+    group = next(group for group in journalled if any(one["latent_spans"] for one in group["completions"]))
+    number = next(i for i, one in enumerate(group["completions"]) if one["latent_spans"])
+    kept, (control,) = group["completions"][number], group["control"][number]
+    cut = kept["latent_spans"][-1][1] + 1
+    assert control["token_ids"][:cut] == kept["token_ids"][:cut]
+    assert control["mode"] == "keep"
+
+
+def test_several_updates_with_reference_correction_and_token_budget(
+    latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
+):
+    algorithm = {
+        "steps": 2,
+        "mini_batches": 3,
+        "epochs": 2,
+        "kl_weight": 0.01,
+        "entropy_weight": 0.001,
+        "importance": "truncate",
+        "micro_tokens": 200,
+        "mask_truncated": True,
+        "advantage": "reinforce_pp_baseline",
+        "loss": "dr_grpo",
+    }
+    folder, lines = run(
+        settings(
+            latent_server,
+            data,
+            tmp_path,
+            algorithm=algorithm,
+            rollout={"dynamic": 1},
+            eval={"every": 1, "split": "prompts", "rows": 3},
+            log={"completions_every": 1, "completions": 3},
+        ),
+        workers,
+    )
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    trained = [line for line in lines[1:] if "loss" in line]
+    assert trained
+    assert all(line["latent/logprob_gap"] <= GAP for line in trained)
+    assert all(line["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=0.2) for line in trained)
+    assert all(line["kl"] >= 0 for line in trained) and trained[-1]["kl"] > 0
+    assert all("eval/accuracy" in line and "eval/accuracy_drop_latents" in line for line in lines)
+    (best,) = (folder / "checkpoints" / "best").read_text().split()
+    assert (folder / "checkpoints" / best).is_dir()
+    table = [json.loads(line) for line in (folder / "completions" / "step_1.jsonl").read_text().splitlines()]
+    assert len(table) == 3 and {"image", "completion", "rewards/evenness", "advantage"} <= set(table[0])
+
+
+def test_kl_in_the_reward(latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path):
+    algorithm = {"steps": 2, "kl_weight": 0.1, "kl_in": "reward", "loss": "gspo"}
+    _, lines = run(settings(latent_server, data, tmp_path, algorithm=algorithm), workers)
+    assert all(line["latent/logprob_gap"] <= GAP for line in lines if "latent/logprob_gap" in line)
+
+
+def test_rollouts_one_step_ahead(latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path):
+    config = settings(
+        latent_server, data, tmp_path, rollout={"ahead": 1}, algorithm={"steps": 3, "importance": "truncate"}
+    )
+    folder, lines = run(config, workers)
+    assert [line["sampling/staleness"] for line in lines] == [0, 1, 1]
+    for number, line in enumerate(lines):
+        assert 0 <= line["perf/trainer_idle"] <= 1 and 0 <= line["perf/server_idle"] <= 1
+        judged = json.loads((folder / "rollouts" / f"step_{number}.json").read_text())["judged"]
+        versions = {one["weight_version"] for group in judged for one in group["completions"]}
+        assert len(versions) == 1
+
+
+class KillAfter(Progress):
+    """Kills one rank as soon as a step is reported."""
+
+    def __init__(self, workers: WorkerGroup, step: int) -> None:
+        super().__init__(quiet=True)
+        self.workers, self.step = workers, step
+
+    def handle(self, event: Any) -> None:
+        if event.get("event") == "advance" and event["done"] == self.step:
+            self.workers._workers[1].process.kill()
+
+
+def test_a_killed_trainer_repeats_its_steps_to_the_last_bit(latent_server: RunningServer, data: Path, tmp_path: Path):
+    """Checkpoints after steps 1 and 3, killed after step 2: step 2 is done again from the journal."""
+    config = settings(
+        latent_server, data, tmp_path, algorithm={"steps": None}, rollout={"prompts": 4}, log={"save_every": 10}
+    )
+    planned = plan(config)
+    with (
+        WorkerGroup(2, log_dir=tmp_path / "logs") as workers,
+        pytest.raises(LaunchError, match="SIGKILL"),
+    ):
+        train(config, planned, progress=KillAfter(workers, 2), workers=workers)
+    metrics = tmp_path / "rl" / "metrics.jsonl"
+    before = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in before] == [1, 2]
+    with WorkerGroup(2, log_dir=tmp_path / "logs") as workers:
+        train(config, planned, progress=Progress(quiet=True), resume=True, workers=workers)
+    after = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in after] == [1, 2, 3]
+    same = [name for name in before[0] if not name.startswith(("time", "perf/", "step_time"))]
+    assert "reward" in same and "grad_norm" in {*before[0], *before[1]}
+    for first, second in zip(before, after, strict=False):
+        assert {name: first.get(name) for name in same} == {name: second.get(name) for name in same}
+    trained = [
+        group["row_id"]
+        for step in range(3)
+        for group in json.loads((tmp_path / "rl" / "rollouts" / f"step_{step}.json").read_text())["judged"]
+    ]
+    assert len(trained) == len(set(trained)) == planned.prompts
+
+
+def test_a_server_with_another_k_is_refused(latent_server: RunningServer):
+    client = RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint)
+    client.latent = replace(client.latent, size=client.latent.size + 1)
+    with BlockingClient(client) as blocking, pytest.raises(RolloutError, match="K = 5 pads"):
+        blocking.run(check_server(client))
+
+
+def test_prompts_without_room_are_refused(latent_server: RunningServer, data: Path, tmp_path: Path):
+    config = settings(latent_server, data, tmp_path, data={"max_length": 40})
+    with (
+        WorkerGroup(2, log_dir=tmp_path / "logs") as workers,
+        pytest.raises((RolloutError, ValueError), match=r"prompts are too long.*max_length = 40"),
+    ):
+        run(config, workers)
