@@ -58,7 +58,7 @@ def math_verify(pairs: Pairs) -> None:
 
 
 def trl(pairs: Pairs) -> None:
-    from trl.rewards import accuracy_reward
+    from trl.rewards.accuracy_rewards import accuracy_reward
 
     accuracy_reward([[{"content": text}] for _, text in pairs], [gold for gold, _ in pairs])
 

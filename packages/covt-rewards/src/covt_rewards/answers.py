@@ -19,6 +19,8 @@ _PHRASE = re.compile(
 )
 _END_OF_SENTENCE = re.compile(r"[.;!?](?=\s|$)|。")
 SHORT_LINE = 100
+LONGEST = 400_000
+"""Characters read for marked answers: far more than models write, read in a fraction of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,21 @@ def find_tags(text: str) -> tuple[list[Candidate], int]:
     return found, strays + (opened is not None)
 
 
+def first_tag(text: str) -> str | None:
+    """What stands in the first `<answer>…</answer>`; None without one. Linear in the text, as a regex is not."""
+    start = text.find("<answer>")
+    end = text.find("</answer>", start + len("<answer>")) if start >= 0 else -1
+    return text[start + len("<answer>") : end] if end >= 0 else None
+
+
 def marked_answers(text: str) -> MarkedAnswers:
-    r"""All marked answers; a `\boxed{…}` inside an `<answer>` tag is that tag's content and not counted again."""
+    r"""All marked answers; a `\boxed{…}` inside an `<answer>` tag is that tag's content and not counted again.
+
+    Of a text beyond `LONGEST` characters only the end is read, and that is a problem of its own.
+    """
+    if len(text) > LONGEST:
+        found = marked_answers(text[-LONGEST:])
+        return MarkedAnswers(found.candidates, (f"longer than {LONGEST} characters", *found.problems))
     tags, open_tags = find_tags(text)
     boxes, open_boxes = find_boxed(text)
     outside: list[Candidate] = []
@@ -140,7 +155,7 @@ def final_answer(text: str, lenient: bool = True) -> FinalAnswer:
         text: the completion; special tokens in it are ignored.
         lenient: also accept "the answer is …" and a text that is one short line.
     """
-    text = strip_special_tokens(text)
+    text = strip_special_tokens(text[-LONGEST:])
     marked = marked_answers(text).candidates
     if marked:
         return FinalAnswer(_unwrap(marked[-1].content), marked[-1].kind)

@@ -17,7 +17,7 @@ from statistics import fmean
 from covt_rewards.answers import final_answer, marked_answers, strip_special_tokens
 from covt_rewards.errors import RewardError
 from covt_rewards.judge import Judge, Opinion
-from covt_rewards.types import Group, RewardResult
+from covt_rewards.types import Group, RewardResult, Rollout
 
 LONGEST = 50_000
 """Characters looked at, half from the beginning and half from the end: time stays bounded for any text."""
@@ -80,8 +80,12 @@ class ReasoningReward:
         judge = self._judge()
         if judge is None or not results:
             return results
+
+        def ask(rollout: Rollout) -> Opinion:
+            return judge.opinion(group.prompt, rollout.text)
+
         with ThreadPoolExecutor(min(AT_ONCE, len(results))) as pool:
-            opinions = pool.map(lambda rollout: judge.opinion(group.prompt, rollout.text), group.rollouts)
+            opinions = pool.map(ask, group.rollouts)
             return [self._with(result, opinion) for result, opinion in zip(results, opinions, strict=True)]
 
     def _with(self, result: RewardResult, opinion: Opinion) -> RewardResult:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from covt_rewards.accuracy.boxes import LONGEST, match, read_gold, read_objects
+from covt_rewards.answers import first_tag
 from covt_rewards.types import Group, RewardResult
 
 _BETWEEN = re.compile(r"</think>\s*<answer>")
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class VisionReasonerReward:
         gold = read_gold(group.answer)
         results: list[RewardResult] = []
         for rollout in group.rollouts:
-            tag = _ANSWER.search(rollout.text)
-            objects = read_objects(tag.group(1)) if tag else None
+            content = first_tag(rollout.text)
+            objects = None if content is None else read_objects(content)
             parts = {
-                "format": _thinks_then_answers(rollout.text) + (_json_format(tag.group(1)) if tag else 0.0),
+                "format": _thinks_then_answers(rollout.text) + (0.0 if content is None else _json_format(content)),
                 "accuracy": match(objects, gold) if objects else 0.0,
                 "non_repeat": float(_repeated_sentences(rollout.text) < 2),
             }

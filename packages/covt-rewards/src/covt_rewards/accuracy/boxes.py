@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from covt_rewards.accuracy.assignment import assign
 from covt_rewards.accuracy.grade import Grade, Task
-from covt_rewards.answers import final_answer
+from covt_rewards.answers import final_answer, first_tag
 from covt_rewards.errors import GoldError
 
 IOU_ABOVE = 0.5
@@ -28,7 +27,6 @@ LONGEST = 200_000
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +114,8 @@ def read_gold(text: str) -> list[Found]:
 
 def answer_text(text: str, lenient: bool = True) -> str:
     """What to read objects from: the first `<answer>` tag, as published, else the final answer."""
-    tag = _TAG.search(text)
-    return tag.group(1).strip() if tag else final_answer(text, lenient).text
+    content = first_tag(text)
+    return final_answer(text, lenient).text if content is None else content.strip()
 
 
 def grade(task: Task, texts: Sequence[str]) -> list[Grade]:

@@ -44,7 +44,7 @@ def constant(text: str) -> Value | None:
         reader.expect_end()
     except (_NotAConstantError, ZeroDivisionError, OverflowError, ValueError, RecursionError):
         return None
-    if abs(value) >= _LARGEST:
+    if not abs(value) < _LARGEST:  # also for a value that is not a number
         return None
     # math-verify does not hold 2 \cdot 1.5 and 3 for equal in every spelling: only lone decimals are exact.
     return value if "." not in stripped or _NUMBER.fullmatch(stripped.removeprefix("-")) else float(value)
@@ -152,7 +152,7 @@ class _Reader:
             return base
         braced = self.take("{")
         digit = self.text[self.at : self.at + 1]
-        if digit not in ("2", "3", "4", "5"):
+        if digit not in ("2", "3", "4", "5") or _is_big(base):
             raise _NotAConstantError
         self.at += 1
         if braced:
@@ -167,6 +167,11 @@ class _Reader:
         value = self.sum()
         self.expect("}")
         return value
+
+
+def _is_big(base: Value) -> bool:
+    """Powers of powers would take forever."""
+    return isinstance(base, Fraction) and max(base.numerator.bit_length(), base.denominator.bit_length()) > 64
 
 
 def _add(a: Value, b: Value) -> Value:

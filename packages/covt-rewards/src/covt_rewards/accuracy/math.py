@@ -49,9 +49,9 @@ def _shown(answer: FinalAnswer, text: str) -> str:
 
 
 def _in_several_boxes(answer: FinalAnswer, text: str) -> bool:
-    if answer.kind == "tag" or text.count("boxed") + text.count("fbox") == 1:
+    if answer.kind == "tag" or text.count("boxed{") + text.count("fbox{") == 1:
         return False
-    text = strip_special_tokens(text)
+    text = strip_special_tokens(text[-2 * LONGEST :])
     boxes = marked_answers(text).candidates[-2:]
     return len(boxes) == 2 and _CONNECTED.fullmatch(text[boxes[0].end : boxes[1].start]) is not None
 
@@ -98,6 +98,8 @@ def _by_algebra(task: Task, shown: Sequence[str]) -> Sequence[Verdict]:
 def _without_algebra(task: Task, answer: FinalAnswer, text: str) -> Grade | None:
     if not task.lenient and answer.kind == "none":
         return Grade(0.0, "no answer found")
+    if len(answer.text) > LONGEST:
+        return Grade(0.0, f"an answer of more than {LONGEST} characters")
     if answer.kind in ("phrase", "none"):
         return None
     verdict = fast_verdict(task.gold, _without_full_stop(answer), task.precision)

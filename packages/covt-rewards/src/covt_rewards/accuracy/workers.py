@@ -130,6 +130,7 @@ class WorkerPool:
             self._slots.put(None)
         self._size = size
         self._lock = threading.Lock()
+        self._read: set[str] = set()  # gold answers known to be readable
         self.killed = 0
 
     def verify(self, gold: str, answers: Sequence[str], seconds: float, precision: int = 6) -> Verdicts:
@@ -142,10 +143,11 @@ class WorkerPool:
         for answer in dict.fromkeys(answers):
             reply = self._ask({"gold": gold, "precision": precision, "answer": answer}, seconds)
             problem = str(reply.get("gold_problem", "")) if reply else ""
-            if reply is None and not verdicts:  # the first that is late may be so by the gold answer's fault
+            if reply is None and gold not in self._read:  # is it late by the gold answer's fault?
                 problem = self.gold_problem(gold, seconds)
             if problem:
                 return Verdicts((), problem)
+            self._remember(gold)
             verdicts[answer] = Verdict(bool(reply["equal"]), str(reply["reason"])) if reply else late
         return Verdicts(tuple(verdicts[answer] for answer in answers))
 
@@ -153,6 +155,12 @@ class WorkerPool:
         """Why the gold answer cannot be read; empty when it can."""
         reply = self._ask({"gold": gold}, seconds)
         return str(reply.get("gold_problem", "")) if reply else f"reading it takes more than {seconds:g} s"
+
+    def _remember(self, gold: str) -> None:
+        with self._lock:
+            if len(self._read) >= 4096:
+                self._read.clear()
+            self._read.add(gold)
 
     def _ask(self, request: dict[str, object], seconds: float) -> dict[str, object] | None:
         """One request on some worker; None when it had to be killed."""
