@@ -161,7 +161,8 @@ class Step:
     def __call__(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cache: LayerCache
     ) -> torch.Tensor:
-        out = AttendStep.apply(cache, queries[:, 0], keys[:, 0], values[:, 0], self.mask, self.start, self.first)
+        parts = (part.squeeze(1) for part in (queries, keys, values))
+        out = AttendStep.apply(cache, *parts, self.mask, self.start, self.first)
         return out.flatten(1)[:, None]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 
 

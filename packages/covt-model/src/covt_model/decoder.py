@@ -15,12 +15,13 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from covt_model.attention import Attention, Causal, FlashCausal, PackedCausal, Recorder
+from covt_model.attention import Attention, Causal, FlashCausal, PackedCausal, Recorder, Step
 from covt_model.errors import ModelError
 from covt_model.flash import check_flash
 from covt_model.kv import LayerCache
 from covt_model.ops import RmsNorm, Rotate, SwiGlu
 from covt_model.shared_linear import SharedLinear
+from covt_model.step_layer import Slot, StepLayer, StepWeights
 
 if TYPE_CHECKING:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLTextModel
@@ -82,7 +83,23 @@ class _Layer:
             )
         )  # fmt: skip
 
+        self.step = self._step_weights(layer) if shared else None
+
+    def _step_weights(self, layer: Qwen2_5_VLDecoderLayer) -> StepWeights | None:
+        """For single slots, where no module has to be called as it is."""
+        norms = layer.input_layernorm, layer.post_attention_layernorm
+        projections = self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down
+        if not all(isinstance(projection, SharedLinear) for projection in projections):
+            return None
+        if any(isinstance(norm, nn.Module) for norm in (self.input_norm, self.mlp_norm)):
+            return None
+        eps = norms[0].variance_epsilon
+        return StepWeights(self.head_size, norms[0].weight, norms[1].weight, eps, *projections)  # pyright: ignore[reportArgumentType]
+
     def __call__(self, hidden: torch.Tensor, rotary: Rotary, attend: Attention, cache: LayerCache) -> torch.Tensor:
+        if self.step is not None and isinstance(attend, Step):
+            slot = Slot(rotary[0][:, 0], rotary[1][:, 0], attend.mask, attend.start, attend.first)
+            return StepLayer.apply(self.step, slot, cache, hidden.squeeze(1), *self.step.links)[:, None]  # pyright: ignore[reportOptionalSubscript]
         normed = self.input_norm(hidden)
         queries, keys, values = (
             project(normed).unflatten(-1, (-1, self.head_size)) for project in (self.queries, self.keys, self.values)

@@ -7,6 +7,7 @@ share out when all later ones are through. That order is given: each call's inpu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,11 +84,7 @@ class Extend(torch.autograd.Function):
 
 
 class AttendStep(torch.autograd.Function):
-    """Attention of a single position per row to its own and all earlier slots.
-
-    queries: [B, heads, D]; keys, values: [B, kv heads, D], which are appended at slot `start`; mask: additive, fp32,
-    [B·kv heads, 1, start + 1] or None; first: the slot where the run of steps begins. Returns [B, heads, D].
-    """
+    """`attend_step` with its gradients."""
 
     @staticmethod
     def forward(
@@ -100,28 +97,58 @@ class AttendStep(torch.autograd.Function):
         start: int,
         first: int,
     ) -> torch.Tensor:
-        rows, groups, width = keys.shape
-        stop = cache.write(keys[:, :, None], values[:, :, None], start)
-        all_keys, all_values = (part.flatten(0, 1) for part in cache.visible(stop))
-        grouped = queries.reshape(rows * groups, -1, width)  # consecutive query heads share a key head
-        scores = torch.bmm(grouped, all_keys.transpose(1, 2)).float().mul_(width**-0.5)
-        weights = (scores if mask is None else scores.add_(mask)).softmax(-1).to(queries.dtype)
-        ctx.cache, ctx.start, ctx.stop, ctx.first = cache, start, stop, first
-        ctx.save_for_backward(grouped, all_keys, all_values, weights)
-        return torch.bmm(weights, all_values).view(queries.shape)
+        out, saved = attend_step(cache, queries, keys, values, mask, start)
+        ctx.cache, ctx.start, ctx.first = cache, start, first
+        ctx.save_for_backward(*saved)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        queries, keys, values, weights = ctx.saved_tensors
-        cache, start, stop, first = ctx.cache, ctx.start, ctx.stop, ctx.first
-        gradient = gradients[0].reshape(queries.shape)
-        scores = torch.ops.aten._softmax_backward_data(
-            torch.bmm(gradient, values.transpose(1, 2)), weights, -1, weights.dtype
-        ).mul_(queries.shape[-1] ** -0.5)
-        sums = cache.gradients(stop)
-        for total, left, right in zip(sums, (scores, weights), (queries, gradient), strict=True):
-            total.flatten(0, 1)[:, first:stop] += torch.bmm(left[:, :, first:].transpose(1, 2), right)
-        cache.waiting.append((scores[:, :, :first], queries, weights[:, :, :first], gradient))
-        own_keys, own_values = cache.take_gradients(start, stop)
-        query_gradient = torch.bmm(scores, keys).view(gradients[0].shape)
-        return None, query_gradient, own_keys[:, :, 0], own_values[:, :, 0], None, None, None
+        found = attend_step_gradients(ctx.cache, gradients[0], ctx.saved_tensors, ctx.start, ctx.first)
+        return None, *found, None, None, None
+
+
+Saved = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def attend_step(
+    cache: LayerCache,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    start: int,
+) -> tuple[torch.Tensor, Saved]:
+    """Attention of a single position per row to its own and all earlier slots.
+
+    queries: [B, heads, D]; keys, values: [B, kv heads, D], which are appended at slot `start`; mask: additive, fp32,
+    [B·kv heads, 1, start + 1] or None. Returns [B, heads, D] and what `attend_step_gradients` wants.
+    """
+    rows, groups, width = keys.shape
+    stop = cache.write(keys[:, :, None], values[:, :, None], start)
+    all_keys, all_values = (part.flatten(0, 1) for part in cache.visible(stop))
+    grouped = queries.reshape(rows * groups, -1, width)  # consecutive query heads share a key head
+    scores = torch.bmm(grouped, all_keys.transpose(1, 2)).float().mul_(width**-0.5)
+    weights = (scores if mask is None else scores.add_(mask)).softmax(-1).to(queries.dtype)
+    return torch.bmm(weights, all_values).view(queries.shape), (grouped, all_keys, all_values, weights)
+
+
+def attend_step_gradients(
+    cache: LayerCache, gradient: torch.Tensor, saved: Sequence[torch.Tensor], start: int, first: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of a step's queries, keys and values from that of its output [B, heads, D].
+
+    first: the slot where the run of steps begins. Gradients of slots before it wait for the stretch that ends there.
+    """
+    queries, keys, values, weights = saved
+    stop, shape = start + 1, gradient.shape
+    gradient = gradient.reshape(queries.shape)
+    scores = torch.ops.aten._softmax_backward_data(
+        torch.bmm(gradient, values.transpose(1, 2)), weights, -1, weights.dtype
+    ).mul_(queries.shape[-1] ** -0.5)
+    sums = cache.gradients(stop)
+    for total, left, right in zip(sums, (scores, weights), (queries, gradient), strict=True):
+        total.flatten(0, 1)[:, first:stop] += torch.bmm(left[:, :, first:].transpose(1, 2), right)
+    cache.waiting.append((scores[:, :, :first], queries, weights[:, :, :first], gradient))
+    own_keys, own_values = cache.take_gradients(start, stop)
+    return torch.bmm(scores, keys).view(shape), own_keys[:, :, 0], own_values[:, :, 0]

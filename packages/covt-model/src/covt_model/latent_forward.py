@@ -144,7 +144,9 @@ class _Unroll:
     def _step(self, column: int, first: int, fed: torch.Tensor) -> torch.Tensor:
         now = slice(column, column + 1)
         mask = None if self.layout.used[:, : column + 1].all() else self.step_mask[..., : column + 1]
-        return self.decoder.run(fed[:, None], (self.cos[:, now], self.sin[:, now]), Step(column, first, mask))[:, 0]
+        return self.decoder.run(fed[:, None], (self.cos[:, now], self.sin[:, now]), Step(column, first, mask)).squeeze(
+            1
+        )
 
 
 def _chunk_mask(column_mask: torch.Tensor, start: int, stop: int) -> torch.Tensor:

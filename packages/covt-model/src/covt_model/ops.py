@@ -17,24 +17,31 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        wide = x.float()
-        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        out, scale = normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype) * weight
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        x, weight, scale = ctx.saved_tensors
-        gradient = gradients[0].float()
-        normed = x.float() * scale
-        weight_gradient = None
-        if ctx.needs_input_grad[1]:
-            weight_gradient = (gradient * normed).flatten(0, -2).sum(0).to(weight.dtype)
-        if not ctx.needs_input_grad[0]:
-            return None, weight_gradient, None
-        weighted = gradient * weight
-        along = (weighted * normed).mean(-1, keepdim=True)
-        return weighted.addcmul_(normed, along, value=-1).mul_(scale).to(x.dtype), weight_gradient, None
+        return *normed_gradients(gradients[0], *ctx.saved_tensors), None
+
+
+def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normed x and the scale [..., 1] in fp32 that `normed_gradients` wants."""
+    wide = x.float()
+    scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (wide * scale).to(x.dtype) * weight, scale
+
+
+def normed_gradients(
+    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of x and weight from that of the normed x."""
+    gradient, unit = gradient.float(), x.float() * scale
+    weight_gradient = (gradient * unit).flatten(0, -2).sum(0).to(weight.dtype)
+    weighted = gradient * weight
+    along = (weighted * unit).mean(-1, keepdim=True)
+    return weighted.addcmul_(unit, along, value=-1).mul_(scale).to(x.dtype), weight_gradient
 
 
 class Rotate(torch.autograd.Function):
@@ -43,15 +50,16 @@ class Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, 1)
+        return rotated(x, cos, sin, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _rotated(gradients[0], cos, sin, -1), None, None
+        return rotated(gradients[0], cos, sin, -1), None, None
 
 
-def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int) -> torch.Tensor:
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int) -> torch.Tensor:
+    """x turned by the angles (direction 1), or back (−1), which is the derivative."""
     half = x.shape[-1] // 2
     sin = sin[..., None, :half]
     out = x * cos[..., None, :]
@@ -71,5 +79,9 @@ class SwiGlu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         gate, up = ctx.saved_tensors
-        (gradient,) = gradients
-        return torch.ops.aten.silu_backward(gradient * up, gate), functional.silu(gate).mul_(gradient)
+        return gate_gradients(gradients[0], gate, up)
+
+
+def gate_gradients(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of gate and up from that of `silu(gate) · up`."""
+    return torch.ops.aten.silu_backward(gradient * up, gate), functional.silu(gate).mul_(gradient)

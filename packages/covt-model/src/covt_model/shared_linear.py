@@ -33,6 +33,21 @@ class SharedLinear:
         """[..., inputs] → [..., outputs]."""
         return _Call.apply(self, x, self.link)  # pyright: ignore[reportReturnType]
 
+    @property
+    def wanted(self) -> bool:
+        """Whether the running backward pass asks for the weight's gradient.
+
+        One that asks for other gradients only must not leave anything behind for the next.
+        """
+        collect = self.link.grad_fn
+        return collect is not None and torch._C._will_engine_execute_node(collect)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def back(self, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of x [N, inputs] from that of the output [N, outputs], which is taken in for the weight's."""
+        if self.wanted:
+            self.add(x, gradient)
+        return gradient @ self.weight
+
     def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """Take in one call's inputs and output gradients, [N, inputs] and [N, outputs]."""
         if len(x) < MANY:
@@ -85,8 +100,6 @@ class _Call(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
-        collect = ctx.shared.link.grad_fn
-        # A pass that asks for other gradients only must not leave anything behind for the next one.
-        if collect is not None and torch._C._will_engine_execute_node(collect):  # pyright: ignore[reportAttributeAccessIssue]
+        if ctx.shared.wanted:
             ctx.shared.add(x.flatten(0, -2), gradient.flatten(0, -2))
         return None, gradient @ weight if ctx.needs_input_grad[1] else None, None
