@@ -70,7 +70,7 @@ def make_targets(
         targets, indices = _row_targets(batch, row, segments, states, latent.size, top_p, temperature)
         values += targets
         chosen.append(indices)
-    return Targets(feedback(torch.cat(values), latent.normalize), chosen)
+    return Targets(feedback(_joined(values, states.hidden), latent.normalize), chosen)
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ class _States:
 def _nest(batch: Batch, features: Sequence[torch.Tensor]) -> list[list[list[torch.Tensor]]]:
     supply = iter(features)
     return [[[next(supply) for _ in segment] for segment in row] for row in batch.helpers]
+
+
+def _joined(parts: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """[sum of n, H] of parts [n, H]; none make [0, H] like `like` [*, H]."""
+    return torch.cat(list(parts)) if parts else like[:0]
 
 
 def _check_helpers(batch: Batch, nested: list[list[list[torch.Tensor]]], size: int) -> None:
@@ -115,7 +120,10 @@ def _teacher_states(
         for share in (latent.size // len(segment),)
         for features in segment
     ]
-    inputs = feedback(torch.cat(stand_ins), latent.normalize)
+    # Samples without a segment have their pass too: under ZeRO-3 every rank runs it.
+    inputs = feedback(
+        _joined(stand_ins, teacher.norm.weight.new_zeros(0, teacher.config.hidden_size)), latent.normalize
+    )
     embeds = input_embeds(embed_tokens, batch, image_features, inputs)
     recorder = Recorder()
     hidden = plain_forward(teacher, embeds, batch.position_ids, lengths=batch.packed, recorder=recorder)

@@ -57,6 +57,24 @@ def _run(visual: Qwen2_5_VisionTransformerPretrainedModel, values: torch.Tensor,
     return visual(values, grid_thw=grids).pooler_output
 
 
+class _Recent(OrderedDict[bytes, torch.Tensor]):
+    """Tensors by name, the least recently used first, and the bytes they take together."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        super().__init__()
+
+    def __setitem__(self, name: bytes, tensor: torch.Tensor) -> None:
+        self.bytes += tensor.nbytes - (self[name].nbytes if name in self else 0)
+        super().__setitem__(name, tensor)
+
+    def shrink(self, most: int, most_bytes: int) -> None:
+        """Forget the oldest until at most this much is left."""
+        while self and (len(self) > most or self.bytes > most_bytes):
+            _, tensor = self.popitem(last=False)
+            self.bytes -= tensor.nbytes
+
+
 class VisionFeatures:
     """Features of pictures from one vision tower, cached while it is frozen.
 
@@ -65,7 +83,7 @@ class VisionFeatures:
     time runs once for each distinct cell. While frozen, each forward has one picture (or cell), so that a feature
     depends to the last bit on its picture alone, not on what a resumed run or another rank computes beside it; `chunk`
     pictures go together otherwise. The cache keeps the `capacity` most recently used pictures (and as many
-    crops or cells) on the tower's device.
+    crops or cells) on the tower's device, in at most `capacity_bytes` each.
     """
 
     def __init__(
@@ -76,13 +94,14 @@ class VisionFeatures:
         frozen: bool = True,
         chunk: int = 64,
         capacity: int = 200_000,
+        capacity_bytes: int = 8 << 30,
         agree: Agree | None = None,
     ) -> None:
         self.visual, self.settings = visual, settings
-        self.frozen, self.chunk, self.capacity, self.agree = frozen, chunk, capacity, agree
+        self.frozen, self.chunk, self.agree = frozen, chunk, agree
+        self.capacity, self.capacity_bytes = capacity, capacity_bytes
         self.cellwise = frozen and is_cellwise(visual.config)
-        self._by_key: OrderedDict[bytes, torch.Tensor] = OrderedDict()
-        self._by_pixels: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._by_key, self._by_pixels = _Recent(), _Recent()
 
     def __call__(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
         """One [n_i, H] tensor a picture. Every rank must call this equally often when `agree` is set."""
@@ -92,8 +111,7 @@ class VisionFeatures:
         self._fill(pictures)
         found = [self._by_key[picture.key] for picture in pictures]
         for cache in (self._by_key, self._by_pixels):
-            while len(cache) > self.capacity:
-                cache.popitem(last=False)
+            cache.shrink(self.capacity, self.capacity_bytes)
         return found
 
     @torch.no_grad()

@@ -80,7 +80,8 @@ class CheckpointStore:
         """Write `step_N` (collective). `extra` is JSON-able and the same on all ranks (rank 0's is kept).
 
         `tensors` are this rank's own; one named "<kind>/<parameter name>" that is laid out like the engine's
-        `named_shards` can be loaded on another number of ranks. Raises CheckpointError when the disk is full.
+        `named_shards` can be loaded on another number of ranks, one named "rank/<name>" is left out there. Raises
+        CheckpointError when the disk is full.
         """
         if engine.zero.offload_optimizer == "nvme" or engine.zero.offload_parameters == "nvme":
             raise CheckpointError("states offloaded to NVMe can't be saved yet", "offload to the CPU instead")
@@ -240,6 +241,8 @@ def _user_tensors(reader: ShardReader, rank: int, world_size: int) -> dict[str, 
     tensors = {}
     for key in sorted(key for key in reader.keys[0] if key.startswith("user/")):
         kind, _, name = key.removeprefix("user/").partition("/")
+        if kind == "rank":
+            continue
         if name not in reader.shapes:
             raise CheckpointError(
                 f"the checkpoint's {key} belongs to one of {reader.state['world_size']} ranks and can't be cut for "

@@ -6,8 +6,9 @@ averages gradients over ranks; `backward` undoes that, so any number of ranks gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,18 +122,36 @@ class ZeroEngine:
         self.global_step += 1
         return StepResult(self.global_step, lr, float(self._engine.get_global_grad_norm()))
 
+    def skip_step(self) -> StepResult:
+        """Drop the gradients since the last step and count a step all the same; the weights stay."""
+        lr = self.lr
+        self._sharded.zero_grad()
+        self._sharded.grad_partitions_flat_buffer.zero_()
+        self.release()
+        self.global_step += 1
+        return StepResult(self.global_step, lr, math.nan)
+
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
         return lr_at(self.global_step - self._schedule_start, self.total_steps, self.optim)
 
     @contextmanager
-    def forwards(self) -> Iterator[None]:
-        """For calling parts of the model without an optimizer step afterwards, as generation does (collective)."""
-        if self.zero.gather == "step":
+    def forwards(self, *, whole: bool = True) -> Iterator[None]:
+        """For calling parts of the model without an optimizer step afterwards, as generation does (collective).
+
+        With `zero.gather = "step"` a rank has the whole model inside, or with `whole=False` and without gradients one
+        module after another.
+        """
+        by_module = nullcontext()
+        if self.zero.gather == "step" and whole:
             weights.gather(self._parameters)
+        elif self.zero.gather == "step":
+            self.release()
+            by_module = weights.gathered_by_module(self.module)
         try:
-            yield
+            with by_module:
+                yield
         finally:
             self.release()
 
@@ -210,6 +229,11 @@ class ZeroEngine:
         shards = {self._names[p]: view for views in masters for p, view in views}
         frozen = {name: p.ds_tensor.data for p, name in self._names.items() if name not in shards}
         return {name: (shards | frozen)[name] for name in self._names.values()}
+
+    def trainable_shards(self) -> dict[str, Tensor]:
+        """Those of `named_shards` that the optimizer moves: fp32."""
+        trained = {self._names[p] for p in self._trainable}
+        return {name: shard for name, shard in self.named_shards().items() if name in trained}
 
     def _group_views(self, flats: list[Tensor]) -> list[list[tuple[Any, Tensor]]]:
         """For each of DeepSpeed's groups, its parameters with their slices of the group's flat tensor."""

@@ -55,6 +55,8 @@ class LatentSection(Section):
     size: int = Field(default=8, ge=1)
     """K: pads in a latent segment."""
     normalize: Literal["none", "rms"] = "none"
+    head: Literal["identity", "linear", "mlp"] = "identity"
+    """What a fed-back hidden state goes through before it is an input; the last two have weights that are trained."""
     required: bool = True
     """Refuse rows without a latent step; false trains them as text, beside those that have one."""
     selection: Literal["ilvr", "focus"] = "ilvr"
@@ -62,8 +64,13 @@ class LatentSection(Section):
     top_p: float = Field(default=0.9, gt=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of the selection scores."""
-    teacher_decay: float = Field(default=0.999, ge=0, le=1)
-    """Of the momentum teacher that `ilvr` selects with, after every optimizer step; 1 freezes it."""
+    teacher: Literal["ema", "frozen"] = "ema"
+    """What `ilvr` selects with: a moving average of the student, or the model as it was before the training, whose
+    targets are computed once and kept on disk."""
+    teacher_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Of the moving average, after every optimizer step."""
+    target_cache: str = ""
+    """Folder of a frozen teacher's targets; empty means `.targets` beside the runs."""
 
 
 class DataSection(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,27 @@ def gather(parameters: Sequence[Any]) -> None:
     absent = [p for p in parameters if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
     if absent:
         absent[0].all_gather_coalesced(absent).wait()
+
+
+@contextmanager
+def gathered_by_module(module: nn.Module) -> Iterator[None]:
+    """Inside, a submodule's own parameters are whole for the time of its forward only. For forwards without gradients,
+    where DeepSpeed's own hooks are not there (collective)."""
+    handles = []
+    for part in module.modules():
+        own = [p for p in part.parameters(recurse=False) if not getattr(p, "ds_persist", False)]
+        if own:
+            handles.append(part.register_forward_pre_hook(lambda *_, own=own: gather(own)))
+            handles.append(part.register_forward_hook(lambda *_, own=own: _partition(own)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _partition(parameters: Sequence[Any]) -> None:
+    parameters[0].partition(param_list=list(parameters))
 
 
 def _buckets(module: nn.Module, bucket_bytes: int) -> Iterator[list[tuple[str, Any]]]:

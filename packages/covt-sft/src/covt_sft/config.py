@@ -59,8 +59,37 @@ class Stage2Section(StageSection):
     """`[stage2]`: latents come from the feedback rule, the loss from text alone."""
 
 
+class SftDataSection(DataSection):
+    """`[data]` of a supervised training."""
+
+    batching: Literal["order", "length", "packed"] = "order"
+    """How the rows of a step share its forwards. `order`: as they come, padded to the longest; `length`: rows of
+    similar length together; `packed`: laid end to end without padding, none seeing another. The step's rows, and so
+    its gradient, are the same."""
+    micro_tokens: int = Field(default=0, ge=0)
+    """Most tokens of a forward on one rank, where `batching` is not `order`; 0 leaves `micro_batch` as the only
+    limit."""
+    max_pixels: int | None = Field(default=None, ge=1)
+    """Pictures with more pixels are refused by the row's id; None leaves them to the checkpoint's own resizing."""
+    feature_cache_gib: float = Field(default=4.0, gt=0)
+    """Memory for the visual features of pictures seen, on the training device. They are computed once a step, and once
+    in all while they fit."""
+    on_bad: Literal["refuse", "skip"] = "refuse"
+    """What happens to a row that can't be trained on, and to a step whose loss is not finite: the training ends with
+    its id, or it is left out, named and counted (`skipped/rows`, `skipped/steps`)."""
+
+
+class LoraSection(Section):
+    """`[lora]`: low-rank adapters (arXiv 2106.09685) on the language model instead of full fine-tuning."""
+
+    rank: int = Field(default=0, ge=0)
+    """0 trains all weights of the language model."""
+    alpha: float = Field(default=32.0, gt=0)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
 class EvalSection(Section):
-    """`[eval]`: accuracy by generation, while training."""
+    """`[eval]`: accuracy by generation and loss on held-out rows, while training."""
 
     every: int = Field(default=0, ge=0)
     """Steps between evaluations; 0 evaluates at the end of each stage only."""
@@ -68,6 +97,10 @@ class EvalSection(Section):
     rows: int = Field(default=128, ge=0)
     """Rows judged; 0 evaluates nothing."""
     max_tokens: int = Field(default=64, ge=1)
+    loss_rows: int = Field(default=0, ge=0)
+    """Held-out rows whose loss is computed as the stage computes its own; 0 computes none."""
+    best: Literal["none", "accuracy", "loss"] = "none"
+    """Of the last stage's evaluations, the checkpoint with the best value stays besides the newest ones."""
 
 
 class SftConfig(Section):
@@ -77,7 +110,8 @@ class SftConfig(Section):
     method: Method = "latent"
     model: ModelSection = ModelSection()
     latent: LatentSection = LatentSection()
-    data: DataSection = DataSection()
+    data: SftDataSection = SftDataSection()
+    lora: LoraSection = LoraSection()
     prompt: PromptSection = PromptSection()
     optim: OptimConfig = OptimConfig()
     zero: ZeroConfig = ZeroConfig()
@@ -85,3 +119,10 @@ class SftConfig(Section):
     stage2: Stage2Section = Stage2Section(epochs=15)
     eval: EvalSection = EvalSection()
     log: LogSection = LogSection()
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> "SftConfig":
+        rows = {"none": 1, "accuracy": self.eval.rows, "loss": self.eval.loss_rows}[self.eval.best]
+        if not rows:
+            raise ValueError(f"eval.best = {self.eval.best!r} needs rows to judge: set eval.rows or eval.loss_rows")
+        return self

@@ -1,37 +1,122 @@
-"""Rows of a prepared set as micro-batches: the same global order of rows whatever the number of ranks."""
+"""Rows of a prepared set as micro-batches: the same rows a step, in the same order, whatever the number of ranks."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
 
 from covt_data.order import batch_indices
 from covt_data.schema import Row
-from covt_data.store import PreparedSet
 from covt_model.batch import Batch, collate
 from covt_model.encode import Encoder, Sample
+from covt_model.errors import ModelError
+from covt_sft.checks import RowChecks
+from covt_sft.config import SftDataSection
+from covt_sft.errors import SftError
+from covt_sft.grouping import Entry, Group, by_length, in_order, packed
+
+Share = Callable[[torch.Tensor], torch.Tensor]
+"""Sum of a tensor over the ranks."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one forward. One that is not `counted` only keeps the ranks' forwards equally many."""
+
+    batch: Batch
+    samples: Sequence[Sample]
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """This rank's forwards of a step, as many as any other rank has; and the rows left out, the same on all ranks."""
+
+    micro_batches: list[MicroBatch]
+    skipped: list[int]
 
 
 class SampleSource:
-    """Encoded rows of a split, encoded when first used.
+    """Encoded rows, encoded when first used.
 
-    Step t of the training takes `batch_size` rows of a permutation that depends on seed and epoch alone; rank r takes
-    every world-size-th of them.
+    Step t of the training takes `batch_size` rows of a permutation that depends on seed and epoch alone.
     """
 
-    def __init__(self, path: Path, split: str, limit: int | None, encoder: Encoder, *, seed: int) -> None:
-        self.rows: Sequence[Row] = list(PreparedSet(path).rows(split, limit))
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        encoder: Encoder,
+        section: SftDataSection,
+        checks: RowChecks,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.rows = rows
         self.encoder = encoder
+        self.section = section
+        self.checks = checks
         self.seed = seed
+        self.device = device
         self._samples: dict[int, Sample] = {}
 
     def sample(self, index: int) -> Sample:
-        """The encoded row; kept, since small sets are passed over many times."""
+        """The encoded row; kept, since small sets are passed over many times. Raises for one that can't be used."""
         if index not in self._samples:
+            self.checks(self.rows[index])
             self._samples[index] = self.encoder.encode(self.rows[index])
         return self._samples[index]
 
-    def micro_batches(self, step: int, batch_size: int, micro: int, rank: int, ranks: int) -> Iterator[Batch]:
-        """This rank's rows of a step, `micro` at a time."""
-        mine = batch_indices(len(self.rows), step, batch_size, self.seed)[rank::ranks]
-        for start in range(0, len(mine), micro):
-            samples = [self.sample(index) for index in mine[start : start + micro]]
-            yield collate(samples, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id)
+    def problem(self, index: int) -> str:
+        """Why a row can't be trained on, or nothing."""
+        try:
+            self.sample(index)
+        except (SftError, ModelError) as error:
+            return str(error)
+        return ""
+
+    def step(self, number: int, rank: int, ranks: int, share: Share) -> StepRows:
+        """The rows of step `number` (collective)."""
+        return self.deal(batch_indices(len(self.rows), number, self.section.batch_size, self.seed), rank, ranks, share)
+
+    def deal(self, indices: Sequence[int], rank: int, ranks: int, share: Share) -> StepRows:
+        """Rows shared out as the recipe says (collective: `share` sums over the ranks).
+
+        Raises:
+            SftError: none of the rows can be used.
+        """
+        lengths = torch.zeros(len(indices), dtype=torch.float64)
+        for place in range(rank, len(indices), ranks):
+            lengths[place] = self._length(indices[place])
+        entries = [Entry(index, int(length)) for index, length in zip(indices, share(lengths).tolist(), strict=True)]
+        usable = [entry for entry in entries if entry.length]
+        if not usable:
+            raise SftError(self.problem(indices[0]), "leave such rows out of the set: no row of this step is left")
+        groups = [[group for group in mine if group] for mine in self._groups(usable, ranks)]
+        turns = max(len(mine) for mine in groups)
+        micro_batches = [self._micro_batch(group) for group in groups[rank]]
+        filler = min(usable, key=lambda entry: entry.length)
+        while len(micro_batches) < turns:
+            micro_batches.append(self._micro_batch([filler], counted=False))
+        return StepRows(micro_batches, [entry.index for entry in entries if not entry.length])
+
+    def skips(self, index: int) -> bool:
+        """Whether a row is left out; raises for a bad one where the recipe doesn't allow that."""
+        return self.section.on_bad == "skip" and bool(self.problem(index))
+
+    def _length(self, index: int) -> int:
+        return 0 if self.skips(index) else len(self.sample(index))
+
+    def _groups(self, entries: Group, ranks: int) -> list[list[Group]]:
+        micro, budget = self.section.micro_batch, self.section.micro_tokens
+        if self.section.batching == "length":
+            return by_length(entries, ranks, micro, budget)
+        if self.section.batching == "packed":
+            return packed(entries, ranks, micro, budget)
+        return in_order(entries, ranks, micro)
+
+    def _micro_batch(self, group: Group, *, counted: bool = True) -> MicroBatch:
+        samples = [self.sample(entry.index) for entry in group]
+        is_packed = self.section.batching == "packed"
+        batch = collate(samples, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id, packed=is_packed)
+        return MicroBatch(batch.to(self.device), samples, counted)

@@ -26,6 +26,8 @@ class Objective(nn.Module):
     def __init__(self, policy: LatentPolicy) -> None:
         super().__init__()
         self.policy = policy
+        # A head with weights learns from the alignment too.
+        self.rule = policy.feedback if policy.latent.head in ("linear", "mlp") else None
 
     def forward(
         self,
@@ -49,7 +51,7 @@ class Objective(nn.Module):
         hidden = self.policy.hidden(batch, features, latents=inputs, max_segments=max_segments)
         return LossSums(
             ce=token_loss(self.policy.model.lm_head, hidden, batch.labels),
-            align=None if targets is None else alignment_loss(hidden, batch.pad_index, targets),
+            align=None if targets is None else alignment_loss(hidden, batch.pad_index, targets, self.rule),
         )
 
 

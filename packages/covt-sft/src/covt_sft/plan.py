@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from covt_data.store import PreparedSet
+from covt_model.config import read_config
 from covt_runtime.run import newest
 from covt_sft.config import SftConfig
 from covt_sft.errors import SftError
-
-TINY = "tiny"
+from covt_sft.published import published
+from covt_sft.start import TINY, find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,13 @@ class SftPlan:
     rows: int
     stage1_steps: int
     stage2_steps: int
+    size: dict[str, Any] | None = None
+    """The model's config.json where it is known before anything is downloaded; None for `tiny`."""
 
     def as_dict(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        shown = {key: value for key, value in asdict(self).items() if key != "size"}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in shown.items()}
 
     def __str__(self) -> str:
         return (
@@ -53,4 +57,11 @@ def plan(config: SftConfig) -> SftPlan:
     model = config.model.path or TINY
     if model != TINY and model.startswith((".", "/")) and not Path(model).is_dir():
         raise SftError(f"model.path = {model!r} is not a folder", "give a checkpoint folder or a hub id")
-    return SftPlan(data, model, rows, config.stage1.length(rows, batch), config.stage2.length(rows, batch))
+    steps = config.stage1.length(rows, batch), config.stage2.length(rows, batch)
+    return SftPlan(data, model, rows, *steps, size=_size(model))
+
+
+def _size(model: str) -> dict[str, Any] | None:
+    if model == TINY:
+        return None
+    return read_config(find_checkpoint(model)) if Path(model).is_dir() else published(model)

@@ -1,26 +1,32 @@
 """Stage-1 targets of a step: focused crops, or ILVR's selection by a momentum teacher, sharded like the model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from covt_model.batch import Batch
-from covt_model.encode import Encoder
+from covt_model.batch import Batch, collate
+from covt_model.encode import Encoder, Sample
 from covt_model.policy import LatentPolicy
 from covt_model.targets import make_targets
 from covt_model.teacher import Teacher
 from covt_model.vision import VisionFeatures
 from covt_runtime.engine import ZeroEngine
 from covt_runtime.sections import LatentSection
+from covt_sft.target_cache import TargetCache, sample_digest, settings_digest, weights_digest
 
 KIND = "teacher/"
+ROWS_A_FILE = 256
 
 
 class TargetMaker:
     """Targets [P, H] of each micro-batch, normalized like fed-back hidden states.
 
-    For `ilvr` each rank keeps the average of its own shards in fp32, and the model takes the teacher's values for the
-    time of one pass a sample: no rank ever holds a second whole model.
+    For `ilvr` with an `ema` teacher each rank keeps the average of its own shards in fp32, and the model takes the
+    teacher's values for the time of one pass a sample, gathered module by module: no rank ever holds a second whole
+    model. Only what is trained is averaged, so with LoRA the teacher is the base with the average of the adapters.
+    A `frozen` teacher is the model before its first step; `prepare` asks it once for all rows.
     """
 
     def __init__(
@@ -36,22 +42,67 @@ class TargetMaker:
         self.encoder = encoder
         self.features = features
         self.section = section
-        self.teacher = Teacher(engine.named_shards(), section.teacher_decay) if section.selection == "ilvr" else None
+        selects = section.selection == "ilvr" and policy.mode == "latent"
+        self.frozen = selects and section.teacher == "frozen"
+        moves = selects and not self.frozen
+        self.teacher = Teacher(engine.trainable_shards(), section.teacher_decay) if moves else None
+        self.cache: TargetCache | None = None
 
-    def make(self, batches: Sequence[Batch]) -> list[torch.Tensor]:
-        """Targets of the step's micro-batches (collective: all ranks have equally many)."""
+    def make(self, batches: Sequence[Batch], samples: Sequence[Sequence[Sample]]) -> list[torch.Tensor]:
+        """Targets of micro-batches, given with their samples (collective: all ranks have equally many)."""
+        if self.cache is not None:
+            return [self._cached(self.cache, rows) for rows in samples]
         if self.teacher is None:
             return [self._targets(batch) for batch in batches]
         self._swap(self.teacher)
-        with self.engine.forwards():
+        with self.engine.forwards(whole=False):
             targets = [self._targets(batch) for batch in batches]
         self._swap(self.teacher)
         return targets
 
+    def prepare(self, samples: Sequence[Sample], folder: Path, checkpoint: Path, micro: int) -> int:
+        """Have a frozen teacher's targets of these rows on disk; returns how many were computed now (collective).
+
+        The model must still be `checkpoint`, whose weights name the targets together with the settings.
+        """
+        name: list[str] = [""]
+        if self.engine.rank == 0:
+            weights = weights_digest(checkpoint)
+            name[0] = settings_digest(weights, self.encoder, self.section, self.engine.dtype)
+        dist.broadcast_object_list(name, src=0)
+        self.cache = TargetCache(folder / name[0])
+        missing = {sample_digest(sample): sample for sample in samples if sample.spans}
+        waiting = [sample for digest, sample in missing.items() if digest not in self.cache]
+        turns = -(-len(waiting) // (micro * self.engine.world_size))
+        with self.engine.forwards(whole=False):
+            self._compute(self.cache, waiting, turns, micro)
+        dist.barrier()
+        self.cache.refresh()
+        return len(waiting)
+
+    def _compute(self, cache: TargetCache, waiting: Sequence[Sample], turns: int, micro: int) -> None:
+        """This rank's share of `waiting`; every rank runs `turns` forwards."""
+        done: dict[str, torch.Tensor] = {}
+        mine = waiting[self.engine.rank :: self.engine.world_size]
+        for turn in range(turns):
+            rows = mine[turn * micro : (turn + 1) * micro] or waiting[:1]
+            batch = collate(rows, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id)
+            targets = self._targets(batch.to(self.engine.device))
+            counts = [sum(end - start for start, end in row.spans) for row in rows]
+            done |= {sample_digest(row): part for row, part in zip(rows, targets.split(counts), strict=True)}
+            if len(done) >= ROWS_A_FILE or turn == turns - 1:
+                cache.write(done)
+                done = {}
+
     def moved(self) -> None:
         """The student has taken a step: the teacher follows."""
         if self.teacher is not None:
-            self.teacher.update(self.engine.named_shards())
+            self.teacher.update(self.engine.trainable_shards())
+
+    def finish(self) -> None:
+        """Stage 1 is over: its teacher's memory is free again."""
+        self.teacher = None
+        self.cache = None
 
     def state(self) -> dict[str, torch.Tensor]:
         """This rank's part of the teacher, for a checkpoint."""
@@ -64,10 +115,20 @@ class TargetMaker:
             self.teacher.load_state_dict(own)
 
     def _swap(self, teacher: Teacher) -> None:
-        teacher.swap(self.engine.named_shards())
+        teacher.swap(self.engine.trainable_shards())
         self.engine.adopt_shards()
 
+    def _cached(self, cache: TargetCache, rows: Sequence[Sample]) -> torch.Tensor:
+        found = [cache.read(sample_digest(row)) for row in rows if row.spans]
+        return torch.cat(found).to(self.engine.device) if found else self._none()
+
+    def _none(self) -> torch.Tensor:
+        """Targets [0, H] of rows without a latent segment."""
+        return torch.zeros(0, self.policy.model.config.get_text_config().hidden_size, device=self.engine.device)
+
     def _targets(self, batch: Batch) -> torch.Tensor:
+        if self.section.selection == "focus" and not len(batch.pad_index):
+            return self._none()
         helpers = [picture for row in batch.helpers for segment in row for picture in segment]
         pictures = [picture for row in batch.pictures for picture in row]
         return make_targets(
@@ -75,7 +136,7 @@ class TargetMaker:
             self.encoder.latent,
             self.features(helpers),
             selection=self.section.selection,
-            teacher=self.policy.model.model.language_model if self.teacher is not None else None,
+            teacher=self.policy.model.model.language_model if self.section.selection == "ilvr" else None,
             embed_tokens=self.policy.model.get_input_embeddings(),
             image_features=self.features(pictures),
             top_p=self.section.top_p,

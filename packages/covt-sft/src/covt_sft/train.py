@@ -4,47 +4,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from covt_data.store import PreparedSet
 from covt_runtime.distributed import launched_from_outside, place_in_group
 from covt_runtime.launch import WorkerGroup, launch
 from covt_runtime.progress import Progress
 from covt_runtime.run import RunFolder
 from covt_sft.config import SftConfig
 from covt_sft.errors import SftError
-from covt_sft.plan import TINY, SftPlan, plan
+from covt_sft.fit import Machine, check_fits, planned_ranks
+from covt_sft.plan import SftPlan, plan
+from covt_sft.start import build_tiny_start, make_start, start_folder
 
 __all__ = ["build_tiny_start", "plan", "train"]
 
 TARGET = "covt_sft.worker:train_worker"
-TINY_SAMPLES = 200
-"""Rows whose text trains the tiny tokenizer and whose pictures center the tiny vision tower."""
-
-
-def build_tiny_start(config: SftConfig, data: Path, out: Path) -> Path:
-    """A tiny Qwen2.5-VL from scratch for this data: its words in the tokenizer, its pictures in the vision scale."""
-    from covt_model.images import decode
-    from covt_model.tiny import build_tiny, distinct_cells
-
-    rows = list(PreparedSet(data).rows(config.data.split, TINY_SAMPLES))
-    texts = [text for row in rows for text in (row.question, row.answer, *(step.text or "" for step in row.steps))]
-    images = [image for row in rows for image in (*row.images, *(i for step in row.steps for i in step.images or ()))]
-    tiny = config.model.tiny
-    return build_tiny(
-        out,
-        texts,
-        distinct_cells([decode(image.bytes) for image in images]),
-        hidden=tiny.hidden,
-        layers=tiny.layers,
-        heads=tiny.heads,
-        intermediate=tiny.intermediate,
-        init_std=tiny.init_std,
-        vision_depth=tiny.vision_depth,
-        vision_hidden=tiny.vision_hidden,
-        latent_size=config.latent.size,
-        normalize=config.latent.normalize,
-        vocab_size=tiny.vocab_size,
-        seed=config.run.seed,
-    )
 
 
 def train(
@@ -64,23 +36,25 @@ def train(
     outside = launched_from_outside()
     if outside and not config.run.name:
         raise SftError("processes started from outside can't agree on a run name", "set run.name")
+    if planned.size is not None:
+        machine = Machine.here()
+        check_fits(config, planned.size, planned.model, machine, planned_ranks(config, machine))
     name = config.run.name or f"sft-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(config.run.out) / name
-    model = str(folder / "init") if planned.model == TINY else planned.model
-    stored = config.model_dump(mode="json") | {"resolved": {"model": model, "data": str(planned.data)}}
+    model = start_folder(planned.model, folder)
+    stored = config.model_dump(mode="json") | {"resolved": {"model": str(model), "data": str(planned.data)}}
     is_main = not outside or place_in_group()[0] == 0
     # Rank 0 joins the others only when what they need is there.
     run = RunFolder(folder)
     if is_main:
         run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
-    if is_main and planned.model == TINY and not Path(model).is_dir():
-        progress.note(f"building a tiny Qwen2.5-VL in {model}")
-        build_tiny_start(config, planned.data, Path(model))
+    if is_main:
+        make_start(config, planned.model, planned.data, model, progress.note)
     payload = {
         "config": config.model_dump(mode="json"),
         "run": str(run.path),
         "data": str(planned.data),
-        "model": model,
+        "model": str(model),
         "steps": [planned.stage1_steps, planned.stage2_steps],
         "resume": resume,
     }

@@ -1,0 +1,41 @@
+"""Trainings that can't be held are refused with the reason."""
+
+import pytest
+
+from covt_sft.config import SftConfig
+from covt_sft.errors import SftError
+from covt_sft.fit import Machine, check_fits
+from covt_sft.published import PUBLISHED, published
+
+GIB = 2**30
+FULL = SftConfig.model_validate({"model": {"gradient_checkpointing": True}, "data": {"micro_batch": 1}})
+EIGHT_80 = Machine(8, 80 * GIB, 1000 * GIB)
+
+
+def test_the_full_size_fits_eight_large_gpus():
+    check_fits(FULL, PUBLISHED["7B"], "7B", EIGHT_80, 8)
+
+
+def test_one_gpu_is_too_small_and_offloading_helps():
+    one = Machine(1, 80 * GIB, 1000 * GIB)
+    with pytest.raises(SftError, match=r"7B on 1 GPUs needs about \d+ GiB on each, which have 80 GiB") as caught:
+        check_fits(FULL, PUBLISHED["7B"], "7B", one, 1)
+    assert "offload_optimizer" in caught.value.remedy
+    offloading = SftConfig.model_validate(FULL.model_dump() | {"zero": {"offload_optimizer": "cpu"}})
+    check_fits(offloading, PUBLISHED["7B"], "7B", one, 1)
+
+
+def test_a_machine_without_gpus_is_told_so():
+    with pytest.raises(SftError, match="this machine, which has no GPU, has 24 GiB"):
+        check_fits(FULL, PUBLISHED["7B"], "7B", Machine(0, 0, 24 * GIB), 2)
+
+
+def test_offloading_more_than_the_host_has_is_refused():
+    offloading = SftConfig.model_validate(FULL.model_dump() | {"zero": {"offload_optimizer": "cpu"}})
+    with pytest.raises(SftError, match="offloads about"):
+        check_fits(offloading, PUBLISHED["7B"], "7B", Machine(8, 80 * GIB, 50 * GIB), 8)
+
+
+def test_published_sizes_are_found_by_name():
+    assert published("Qwen/Qwen2.5-VL-7B-Instruct") is PUBLISHED["7B"]
+    assert published("runs/mine/hf") is None

@@ -1,0 +1,84 @@
+"""Adapters merge into a plain model that computes the same."""
+
+import copy
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from covt_model.config import LatentConfig
+from covt_sft.config import LoraSection
+from covt_sft.errors import SftError
+from covt_sft.lora import add_lora, merged
+
+LATENT = LatentConfig(start_id=50, pad_id=51, end_id=52)
+SECTION = LoraSection(rank=4, alpha=8.0)
+
+
+def tiny(tied: bool) -> Qwen2_5_VLForConditionalGeneration:
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": tied,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config={"depth": 1, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 2},
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(config).float().eval()
+    model.model.visual = None
+    return model
+
+
+def logits(model, ids):
+    positions = torch.arange(ids.shape[1]).expand(3, 1, -1)
+    hidden = model.model.language_model(
+        inputs_embeds=model.get_input_embeddings()(ids), position_ids=positions, use_cache=False
+    ).last_hidden_state
+    return model.lm_head(hidden)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_merged_model_computes_what_the_adapted_one_does(tied):
+    plain = tiny(tied)
+    adapted = copy.deepcopy(plain)
+    add_lora(adapted, SECTION, LATENT)
+    ids = torch.tensor([[1, 50, 51, 51, 52, 7, 9]])
+    before = logits(plain, ids)
+    torch.testing.assert_close(logits(adapted, ids), before)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+        else:
+            assert "lora" not in name and not name.endswith(".rows")
+    expected = logits(adapted, ids)
+    assert not torch.allclose(expected, before, atol=1e-2)
+    state = dict(merged(adapted.named_parameters(), SECTION, LATENT))
+    assert set(state) == {name for name, _ in plain.named_parameters()}
+    if tied:
+        with torch.no_grad():
+            for name, parameter in plain.named_parameters():
+                parameter.copy_(state[name])
+    else:
+        plain.load_state_dict(state)
+    torch.testing.assert_close(logits(plain, ids), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_on_other_ranks_the_same_names_come_without_tensors():
+    adapted = tiny(tied=False)
+    names = [name for name, _ in adapted.named_parameters()]
+    add_lora(adapted, SECTION, LATENT)
+    stream = merged(((name, None) for name, _ in adapted.named_parameters()), SECTION, LATENT)
+    assert sorted(stream) == sorted((name, None) for name in names)
+
+
+def test_a_target_the_model_lacks_is_refused():
+    with pytest.raises(SftError, match="has no qkv") as caught:
+        add_lora(tiny(tied=True), LoraSection(rank=4, targets=("qkv",)), LATENT)
+    assert "q_proj" in caught.value.remedy

@@ -1,0 +1,62 @@
+"""Sizes counted from published configs, against the real architecture on the meta device."""
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from covt_runtime.config import ZeroConfig
+from covt_sft.config import SftConfig
+from covt_sft.published import PUBLISHED
+from covt_sft.sizes import ModelSize, adapter_parameters, memory
+
+GIB = 2**30
+
+
+def on_meta(config: dict) -> Qwen2_5_VLForConditionalGeneration:
+    with torch.device("meta"):
+        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("3B", 3_754_622_976), ("7B", 8_292_166_656), ("32B", 33_452_718_336)]
+)
+def test_parameters_are_those_of_the_published_model(name, parameters):
+    size = ModelSize.of(PUBLISHED[name])
+    model = on_meta(PUBLISHED[name])
+    vision = sum(p.numel() for p in model.model.visual.parameters())
+    assert size.vision == vision
+    assert size.language + size.vision == sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_the_sharded_state_is_the_sum_over_the_real_parameters():
+    """Each parameter is cut into `ranks` equal shards, the last padded; 7B, full fine-tuning in bf16 on 8 ranks."""
+    model, ranks = on_meta(PUBLISHED["7B"]), 8
+    model.model.visual = None
+    shards = sum(-(-p.numel() // ranks) for p in model.parameters())
+    size = ModelSize.of(PUBLISHED["7B"])
+    config = SftConfig.model_validate({"model": {"gradient_checkpointing": True}})
+    need = memory(size, config, ranks, trainable=size.language, tokens=4096)
+    held = need.device["weights"] + need.device["optimizer"] + need.device["gradients"] + need.device["teacher"]
+    assert held == pytest.approx(shards * (2 + 12 + 4 + 4), rel=1e-4)
+
+
+def test_adapters_have_as_many_parameters_as_peft_makes():
+    from covt_model.config import LatentConfig
+    from covt_sft.config import LoraSection
+    from covt_sft.lora import add_lora
+
+    config = PUBLISHED["3B"]
+    model = on_meta(config)
+    with torch.device("meta"):
+        add_lora(model, LoraSection(rank=16), LatentConfig(start_id=1, pad_id=2, end_id=3))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == adapter_parameters(ModelSize.of(config), config, 16) + 3 * config["hidden_size"]
+
+
+def test_offloading_moves_state_to_the_host():
+    size = ModelSize.of(PUBLISHED["7B"])
+    plain = memory(size, SftConfig(), 8, trainable=size.language, tokens=4096)
+    moved = SftConfig(zero=ZeroConfig(offload_optimizer="cpu"))
+    offloaded = memory(size, moved, 8, trainable=size.language, tokens=4096)
+    assert offloaded.device_total + offloaded.host_total == pytest.approx(plain.device_total)
+    assert offloaded.host_total == pytest.approx(16 * size.language / 8)
