@@ -13,6 +13,7 @@ from layouts import write_comt, write_files, write_virl, write_zebra
 from PIL import Image
 
 from covt_data.contamination import contamination
+from covt_data.likeness import difference_hash
 from covt_data.page import sample_page
 from covt_data.pixels import PixelLimits
 from covt_data.prepare import prepare
@@ -169,6 +170,26 @@ def test_contamination_tells_three_kinds_apart(tmp_path):
     assert found["examples"][0] == {"kind": "same_question", "row": "train/a.png", "found": "train/x.png"}
 
 
+def stairs(flipped: int) -> bytes:
+    """9×8 gray pixels, brighter to the right but for the first `flipped` of 64 places."""
+    rises = np.ones(64, int)
+    rises[:flipped] = -1
+    values = np.concatenate([np.zeros((8, 1), int), rises.reshape(8, 8).cumsum(1)], 1) * 9 + 100
+    out = BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("flipped", "similar"), [(1, 1), (4, 1), (5, 0), (20, 0)])
+def test_pictures_look_alike_up_to_four_bits(tmp_path, flipped, similar):
+    assert difference_hash(stairs(flipped)).bit_count() == 64 - flipped
+    sets = [
+        jsonl_set(tmp_path, name, [{"question": name, "answer": "1", "images": ["a.png"]}], {"a.png": data})
+        for name, data in (("one", stairs(0)), ("two", stairs(flipped)))
+    ]
+    assert contamination(*sets)["similar_picture"] == similar
+
+
 def test_the_splits_of_one_set_can_be_compared(trace, virl):
     assert contamination(trace, trace, splits=["train"])["same_question"] == 0
     assert contamination(trace, trace, splits=["train"])["against"] == 4
@@ -213,7 +234,8 @@ def test_the_page_shows_helper_images_in_their_places(tmp_path):
 def test_the_page_escapes_what_rows_say(tmp_path):
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
     question = "Q </div>" + evil.replace("<img", "< img")  # an <img> would be a picture's tag
-    row = {"id": evil, "question": question, "answer": evil, "category": evil, "options": [evil, "b"]}
+    steps = [{"type": "text", "text": evil}]
+    row = {"id": evil, "steps": steps, "question": question, "answer": evil, "category": evil, "options": [evil, "b"]}
     text = sample_page(jsonl_set(tmp_path, "evil", [row], {}))
     page = Page()
     page.feed(text)

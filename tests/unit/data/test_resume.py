@@ -71,17 +71,33 @@ def test_killed_again_and_again_it_still_gives_the_same_bytes(source, whole, tmp
     assert not WorkFolder(out).path.exists()
 
 
-def test_worker_processes_end_with_their_parent(source, tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(tmp_path / "set"), str(source), "2"]
-    process = subprocess.Popen(command, start_new_session=True)
-    state = WorkFolder(tmp_path / "set").path / "state.json"
-    until = time.monotonic() + 60
-    while not state.is_file() and time.monotonic() < until:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+IDLE = """
+import sys, time
+from pathlib import Path
+from covt_data.convert import Converter, convert_all
+from covt_data.records import Record
+from covt_data.sources import load_source
+from covt_data.sources.base import Place
+if __name__ == "__main__":
+    source = load_source("jsonl")
+    place = Place("train", Path("a"), 1)
+    records = [(n, Record("a", n, {"question": f"{n}", "answer": "1"}), place) for n in range(100)]
+    outcomes = convert_all(Converter(source, source.options(), "train", None), records, 2)
+    print(next(outcomes).number, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_idle_worker_processes_end_with_their_parent(tmp_path):
+    script = tmp_path / "idle.py"
+    script.write_text(IDLE)
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "0\n"
+        time.sleep(0.5)  # the tasks under way are done
+        assert len(_session(process.pid)) >= 4, "this, the fork server, two workers"
+        process.kill()
+    until = time.monotonic() + 20
     while (left := _session(process.pid)) and time.monotonic() < until:
         time.sleep(0.05)
     assert left == []
