@@ -1,5 +1,6 @@
 """Each package builds a wheel with its data files; covt-rewards installs and runs alone."""
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -45,5 +46,29 @@ def test_rewards_run_in_an_environment_of_their_own(wheels: dict[str, Path], tmp
     run("uv", "pip", "install", "--python", python, wheels["covt_rewards"])
     listed = run(tmp_path / "env" / "bin" / "covt-rewards", "list")
     assert "necessity" in listed
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"id": 1, "answer": "x+1", "completions": [r"\boxed{1+x}", r"\boxed{x}"]}) + "\n")
+    scored = run(tmp_path / "env" / "bin" / "covt-rewards", "score", rows, "--rewards", "format,accuracy", "--json")
+    assert json.loads(scored)["rewards"] == {"format": [1.0, 1.0], "accuracy": [1.0, 0.0]}
     installed = run("uv", "pip", "list", "--python", python)
-    assert not {"torch", "transformers", "covt-data"} & {line.split()[0] for line in installed.splitlines() if line}
+    names = {line.split()[0] for line in installed.splitlines()[2:]}
+    assert names == {
+        "covt-rewards",
+        "math-verify",
+        "latex2sympy2-extended",
+        "antlr4-python3-runtime",
+        "sympy",
+        "mpmath",
+    }
+
+
+def test_the_rewards_wheel_is_typed_and_needs_only_math_verify(wheels: dict[str, Path]):
+    with zipfile.ZipFile(wheels["covt_rewards"]) as wheel:
+        names = wheel.namelist()
+        (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+        lines = wheel.read(metadata).decode().splitlines()
+    assert "covt_rewards/py.typed" in names
+    assert not [name for name in names if "example" in name or "test" in name]
+    required = [line for line in lines if line.startswith("Requires-Dist: ")]
+    assert [line.partition(": ")[2].partition(">")[0] for line in required] == ["math-verify"]
+    assert "Requires-Python: >=3.11" in lines
