@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from model_samples import make_row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_samples import make_row, png
 
+from covt_data.schema import Image
 from covt_model.batch import collate
 from covt_model.encode import IGNORE, Encoder
 from covt_model.errors import ModelError
@@ -72,6 +75,49 @@ def test_prompt_ids_pictures_and_grids_equal_the_processor(encoder, processor):
     assert prompt.ids[prompt.ids != encoder.image_pad_id].tolist() == (
         prompt.expanded[prompt.expanded != encoder.image_pad_id].tolist()
     )
+
+
+@st.composite
+def pictured_rows(draw: st.DrawFn):
+    """A row with up to three pictures of any size between pieces of text, and 1 to 3 latent segments."""
+    sizes = draw(st.lists(st.tuples(st.integers(10, 130), st.integers(10, 130)), min_size=1, max_size=3))
+    pieces = [draw(st.text("ab é数\n<|.", max_size=8)) for _ in range(len(sizes) + 1)]
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    pictures = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
+    row = make_row(1, segments=draw(st.integers(1, 3)))
+    return row.model_copy(
+        update={
+            "question": "<image>".join(pieces),
+            "images": [Image(bytes=png(picture)) for picture in pictures],
+        }
+    ), pictures
+
+
+@settings(max_examples=25)
+@given(case=pictured_rows())
+def test_rows_with_several_pictures_equal_processor_and_rope_index(encoder, processor, tiny_model, case):
+    """The same text through Transformers' processor: ids with expanded pictures, grids, and positions to the last."""
+    row, pictures = case
+    sample = encoder.encode(row)
+    content = [{"type": "image"} if piece is None else {"type": "text", "text": piece} for piece in _pieces(row)]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    pads = "<|latent_start|>" + "<|latent_pad|>" * 4 + "<|latent_end|>"
+    text += "".join(pads if step.type == "latent" else step.text for step in row.steps) + "<|im_end|>"
+    expected = processor(text=[text], images=pictures, return_tensors="pt", return_mm_token_type_ids=True)
+    assert sample.input_ids.tolist() == expected["input_ids"][0].tolist()
+    positions, _ = tiny_model.model.get_rope_index(
+        expected["input_ids"],
+        mm_token_type_ids=expected["mm_token_type_ids"],
+        image_grid_thw=expected["image_grid_thw"],
+    )
+    assert sample.position_ids.tolist() == positions[:, 0].tolist()
+
+
+def _pieces(row):
+    """Text of the question with None for each picture, without empty pieces."""
+    texts = row.question.split("<image>")
+    between = [part for text in texts for part in (None, text)][1:]
+    return [part for part in between if part != ""]
 
 
 def test_positions_equal_get_rope_index_with_token_types_and_differ_without(encoder, tiny_model):
