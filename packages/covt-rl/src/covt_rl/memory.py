@@ -1,6 +1,7 @@
 """Where trainer and server of a job go, and an estimate of the memory each needs. Computed, not measured."""
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from covt_model.config import read_config
 from covt_rl.config import RlConfig
+from covt_rl.errors import RolloutError
 from covt_runtime.distributed import visible_gpus
 from covt_runtime.launch import CPU_RANKS
 
@@ -92,7 +94,8 @@ def estimate(checkpoint: Path, config: RlConfig, placement: Placement) -> Memory
     text = read_config(checkpoint)
     text = text.get("text_config") or text
     width = BF16 if config.zero.dtype == "bf16" else FP32
-    gathered = language if config.zero.gather == "step" else min(language, config.zero.max_live_parameters)
+    # One gather a step holds the whole model and its gradients.
+    gathered = 2 * language if config.zero.gather == "step" else min(language, config.zero.max_live_parameters)
     ranks = placement.ranks
     tokens = config.algorithm.micro_tokens or config.data.micro_batch * config.data.max_length
     trainer = {
@@ -122,6 +125,32 @@ def estimate(checkpoint: Path, config: RlConfig, placement: Placement) -> Memory
         / split,
     }
     return Memory(trainer, server)
+
+
+def check_machine(config: RlConfig, placement: Placement, memory: Memory, host_bytes: int | None = None) -> None:
+    """Raise RolloutError where this machine lacks the GPUs that the recipe names, or on a CPU the memory for what is
+    certain: weights, optimizer and gradients of all ranks, and the server's weights. host_bytes: of this machine.
+    """
+    gpus = len(placement.trainer) + len(placement.server)
+    if not config.rollout.base_url and config.server.gpus and len(placement.server) < config.server.gpus:
+        raise RolloutError(
+            f"server.gpus = {config.server.gpus}, this machine has {gpus} GPUs",
+            "run it on a machine that has them, or set server.gpus",
+        )
+    if config.server.gpus and not placement.trainer:
+        raise RolloutError(
+            f"server.gpus = {config.server.gpus} leaves no GPU for the trainer", "give the server fewer GPUs"
+        )
+    if gpus:
+        return
+    have = host_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    certain = sum(memory.trainer[part] for part in ("weights", "optimizer", "gradients", "reference"))
+    need = placement.ranks * certain + memory.server["weights"]
+    if need > have:
+        raise RolloutError(
+            f"the training needs {need / GIB:.0f} GiB at least, this machine has {have / GIB:.0f} GiB and no GPU",
+            "run it on GPUs (`covt rl NAME --dry-run` prints what they must hold), or train a smaller model",
+        )
 
 
 def _activations(text: dict[str, int], tokens: int, width: int, checkpointing: bool) -> int:

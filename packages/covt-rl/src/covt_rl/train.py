@@ -12,7 +12,7 @@ from covt_model.config import LatentConfig
 from covt_rl.checks import check_golds
 from covt_rl.config import RlConfig, ServerSection
 from covt_rl.errors import RolloutError
-from covt_rl.memory import Memory, Placement, estimate
+from covt_rl.memory import Memory, Placement, check_machine, estimate
 from covt_rl.scoring import build_rewards
 from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
@@ -94,6 +94,7 @@ def train(
     """
     if launched_from_outside():
         raise RolloutError("covt rl was started as a rank of another launcher", "run it directly: it starts its ranks")
+    check_machine(config, planned.placement, planned.memory)
     name = config.run.name or f"rl-{time.strftime('%Y%m%d-%H%M%S')}"
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(planned.model), "data": str(planned.data)}}
     run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)

@@ -1,0 +1,76 @@
+"""Placement and the memory estimate of `covt rl --dry-run`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from covt_rl.config import RlConfig
+from covt_rl.errors import RolloutError
+from covt_rl.memory import Placement, check_machine, count_parameters, estimate
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 512,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": TEXT}))
+    save_file({"model.a": torch.zeros(100, 10), "lm_head.weight": torch.zeros(24)}, tmp_path / "1.safetensors")
+    save_file({"visual.b": torch.zeros(50)}, tmp_path / "2.safetensors")
+    return tmp_path
+
+
+def config(**sections: Any) -> RlConfig:
+    return RlConfig.model_validate(sections)
+
+
+def test_parameters_are_counted_from_the_headers(checkpoint: Path):
+    assert count_parameters(checkpoint) == (1024, 50)
+
+
+def test_what_is_sharded_shrinks_with_the_ranks_and_a_reference_is_held_for_a_kl_only(checkpoint: Path):
+    plain = config(zero={"dtype": "bf16"})
+    two, four = (estimate(checkpoint, plain, Placement(ranks, (), (), 1)) for ranks in (2, 4))
+    assert two.trainer["weights"] == 1024 * 2 / 2
+    assert two.trainer["optimizer"] == 1024 * 12 / 2 == 2 * four.trainer["optimizer"]
+    assert two.trainer["reference"] == 0
+    regularized = config(zero={"dtype": "bf16"}, algorithm={"kl_weight": 0.01})
+    assert estimate(checkpoint, regularized, Placement(2, (), (), 1)).trainer["reference"] == 1024 * 4 / 2
+    assert two.server["weights"] == 1074 * 2
+
+
+def test_the_server_gets_the_first_gpus_and_the_trainer_the_others():
+    placed = Placement.of(config(server={"gpus": 4, "tensor_parallel": 2}), gpus=8)
+    assert (placed.server, placed.trainer, placed.replicas) == ((0, 1, 2, 3), (4, 5, 6, 7), 2)
+    shared = Placement.of(config(), gpus=2)
+    assert (shared.server, shared.trainer, shared.ranks) == ((), (0, 1), 2)
+    assert Placement.of(config(), gpus=0).ranks == 2
+
+
+def test_a_machine_that_is_too_small_is_refused_with_numbers(checkpoint: Path):
+    wants = config(server={"gpus": 2})
+    with pytest.raises(RolloutError, match=r"server.gpus = 2, this machine has 0 GPUs"):
+        check_machine(wants, Placement.of(wants, gpus=0), estimate(checkpoint, wants, Placement.of(wants, gpus=0)))
+    alone = Placement.of(wants, gpus=2)
+    with pytest.raises(RolloutError, match="leaves no GPU for the trainer"):
+        check_machine(wants, alone, estimate(checkpoint, wants, alone))
+    small = config()
+    placed = Placement.of(small, gpus=0)
+    check_machine(small, placed, estimate(checkpoint, small, placed))
+    with pytest.raises(RolloutError, match=r"needs \d+ GiB at least"):
+        check_machine(small, placed, estimate(checkpoint, small, placed), host_bytes=1000)
+
+
+def test_servers_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"server.gpus = 3 is not a multiple"):
+        config(server={"gpus": 3, "tensor_parallel": 2})
