@@ -11,6 +11,7 @@ from report_run import make_plain_run, make_quickstart, write_json
 from covt_runtime.report import ReportError, write_report
 from covt_runtime.report.files import read_run
 from covt_runtime.report.headline import headline
+from covt_runtime.report.scores import scores_table
 
 VOID = {"meta", "link", "br", "image", "rect", "circle", "polyline", "line", "path"}
 
@@ -247,3 +248,49 @@ def test_the_content_policy_allows_this_script_and_no_other(page: Page) -> None:
     policy = next(attrs["content"] or "" for tag, attrs in page.tags if attrs.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert re.search(r"script-src 'sha256-[A-Za-z0-9+/]{43}='$", policy)
+
+
+def test_what_an_evaluation_leaves_is_a_report_of_its_own(tmp_path: Path) -> None:
+    quickstart = make_quickstart(tmp_path / "quickstart", n_test=30, n_samples=2)
+    folder = tmp_path / "eval"
+    folder.mkdir()
+    for name in ("rl.keep.jsonl", "rl.zeros.jsonl"):
+        (folder / f"tiny.trace.{name.split('.')[1]}.jsonl").write_text((quickstart / "eval" / name).read_text())
+    write_json(folder / "summary.json", {"schema_version": 1, "results": []})
+    html = write_report(folder, folder / "report.html").read_text()
+    assert "tiny.trace answers" in html and 'class="sortable"' in html
+    assert "Pause tokens" not in html
+
+
+def test_runs_are_put_side_by_side_under_the_names_that_tell_them_apart(tmp_path: Path) -> None:
+    runs = [make_plain_run(tmp_path / name / "latent") for name in ("a", "b")]
+    html = write_report(runs, tmp_path / "both.html").read_text()
+    assert "a/latent · b/latent" in html
+    assert 'data-name="a/latent"' in html and 'data-name="b/latent"' in html
+    with pytest.raises(ReportError, match="same folder twice"):
+        write_report([runs[0], runs[0]], tmp_path / "both.html")
+
+
+def test_the_table_holds_every_evaluation_with_its_share(tmp_path: Path) -> None:
+    folder = make_quickstart(tmp_path / "quickstart", n_test=40, n_samples=1)
+    table = scores_table(read_run(folder))
+    assert table is not None and len(table.rows) == 10
+    for row in table.rows:
+        assert row[0].text and 0 <= float(row[3].order) <= 1
+    names = [name for name, _ in table.head]
+    lines = [json.loads(line) for line in (folder / "eval" / "rl.zeros.jsonl").read_text().splitlines()]
+    zeros = next(row for row in table.rows if (row[0].text, row[1].text) == ("Latents + RL", "Zeros"))
+    assert zeros[names.index("right")].order == pytest.approx(sum(line["correct"] for line in lines) / 40)
+    assert "median seconds" not in names  # nothing recorded it
+
+
+def test_the_patches_that_latents_resemble_are_outlined(tmp_path: Path) -> None:
+    folder = make_quickstart(tmp_path / "quickstart", n_test=20, n_samples=1)
+    path = folder / "samples" / "samples.json"
+    samples = json.loads(path.read_text())
+    picture = samples[0]["image"]
+    samples[0]["nearest"] = [{"picture": picture, "what": "picture", "box": [28, 0, 56, 28], "cosine": 0.75}] * 3
+    write_json(path, samples)
+    html = write_report(folder, folder / "report.html").read_text()
+    assert html.count('aria-label="Latent ') == 3 and "1: picture 0.75" in html
+    assert 'x="28.0" y="0.0" width="28.0" height="28.0"' in html

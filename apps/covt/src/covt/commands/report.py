@@ -1,4 +1,4 @@
-"""`covt report`: a run as one HTML page."""
+"""`covt report`: runs and evaluations as one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +9,33 @@ from covt.output import emit
 
 
 def report(
-    run: Annotated[Path | None, typer.Argument(help="A run folder; default: the newest.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The HTML file; default RUN/report.html.")] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN…]", help="Folders of runs, quickstarts or evaluations; default: the newest run."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The HTML file; default report.html in the first folder.")] = None,
+    latents: Annotated[
+        Path | None, typer.Option(help="A model: draw which patches its latents resemble. Needs --data, once a folder.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The prepared set whose test rows are shown, for --latents.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Draw a run's curves, comparisons and samples as one self-contained page."""
+    """Draw runs' curves, comparisons and samples as one self-contained page.
+
+    Several folders are put side by side. The page needs no network and can be read on a phone.
+    """
+    from covt.errors import UsageError
     from covt_runtime.report import write_report
     from covt_runtime.run import newest
 
-    folder = run or newest(Path("runs"), "run")
-    page = write_report(folder, out or folder / "report.html")
-    emit({"run": str(folder), "report": str(page)}, as_json=as_json, text=f"report: {page}")
+    folders = runs or [newest(Path("runs"), "run")]
+    if (latents is None) != (data is None):
+        raise UsageError("--latents and --data go together", "name a model's folder and a prepared set")
+    if latents is not None and data is not None:
+        from covt.nearest import write_nearest
+
+        write_nearest(folders[0], latents, data)
+    page = write_report(folders, out or folders[0] / "report.html")
+    emit({"runs": [str(folder) for folder in folders], "report": str(page)}, as_json=as_json, text=f"report: {page}")

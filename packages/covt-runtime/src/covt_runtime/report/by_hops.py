@@ -8,6 +8,7 @@ from covt_runtime.report.lines import LineChart, Series, line_chart
 from covt_runtime.report.maps import hops
 from covt_runtime.report.numbers import wilson
 
+MOST_LINES = 8  # more can't be told apart
 LEAST_ROWS = 10  # a share of fewer rows says nothing and makes the lines jump
 BANDED = ("pause", "rl")  # the two that the question is about; six bands would hide one another
 
@@ -43,7 +44,7 @@ def hops_chart(run: RunFiles) -> LineChart | None:
         band = [(float(x), *wilson(right, total)) for x, (right, total) in counts.items()] if label in BANDED else []
         points = [(float(x), right / total) for x, (right, total) in counts.items()]
         series.append(Series(labels.short_name(label), labels.color(label, index), points, band, dots=True))
-    if not series:
+    if not series or len(series) > MOST_LINES:
         return None
     return line_chart(
         "Accuracy by number of hops",

@@ -42,6 +42,7 @@ class Card:
     truth: Drawing
     many: bool  # whether other paths than `truth` are right as well
     helpers: list[Helper]
+    nearest: list[Helper]
     pieces: list[Piece]
     chosen: Answer | None
     models: list[Answer]
@@ -110,6 +111,7 @@ def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
         many=bool(plan_map(meta)),
         truth=draw_truth(meta, grid) if grid else Drawing(),
         helpers=make_helpers(run, sample, notes),
+        nearest=make_nearest(run, sample, notes),
         pieces=split_text(str((row or {}).get("text") or "")),
         chosen=answer(judged, mode, labels.card_name(judged), "") if judged and mode else None,
         models=[item for item in models if item],
@@ -128,6 +130,18 @@ def make_helpers(run: RunFiles, sample: Record, notes: list[str]) -> list[Helper
         if picture:
             box = read_box(boxes[index]) if index < len(boxes) else None
             helpers.append(Helper(picture, box, str(index + 1)))
+    return helpers
+
+
+def make_nearest(run: RunFiles, sample: Record, notes: list[str]) -> list[Helper]:
+    """For each latent the picture with the patch it resembles most; what it is and the cosine are its name."""
+    found = sample.get("nearest")
+    helpers: list[Helper] = []
+    for entry in found if isinstance(found, list) else []:
+        name, box, cosine = entry.get("picture"), read_box(entry.get("box")), number(entry.get("cosine"))
+        picture = read_picture(run.folder, str(name), notes) if name else None
+        if picture and box and cosine is not None:
+            helpers.append(Helper(picture, box, f"{len(helpers) + 1}: {entry.get('what', '')} {cosine:.2f}"))
     return helpers
 
 

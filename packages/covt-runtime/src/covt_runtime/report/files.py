@@ -21,7 +21,7 @@ class RunFiles:
     """The contents of a run folder.
 
     metrics, configs: by training run (`plain`, `pause`, `latent`, `rl`, `sft_more`; "" is the folder itself).
-    evals: by (model label, latent mode), then by row id.
+    evals: by (model label, latent mode), then by row id. names: of the runs, where the page compares several.
     """
 
     folder: Path
@@ -33,6 +33,7 @@ class RunFiles:
     evals: dict[tuple[str, str], dict[str, Record]]
     samples: list[Record]
     notes: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = ()
 
     @property
     def is_comparison(self) -> bool:
@@ -52,7 +53,10 @@ def read_run(folder: Path) -> RunFiles:
     metrics = {
         label: found for label, name in RUNS.items() if (found := read_lines(folder / name / "metrics.jsonl", notes))
     }
-    evals = read_evals(folder / "eval", notes)
+    if "results" in summary:  # what `covt eval` leaves lies in the folder itself
+        evals, summary = read_evals(folder, notes), {}
+    else:
+        evals = read_evals(folder / "eval", notes)
     if not (summary or metrics or evals):
         raise ReportError(
             f"{folder} holds no summary.json, no metrics.jsonl and no eval folder",
@@ -115,14 +119,21 @@ def read_evals(folder: Path, notes: list[str]) -> dict[tuple[str, str], dict[str
     """`<label>.<mode>.jsonl` files, rows by id. The label may contain dots; the mode is what follows the last one."""
     evals: dict[tuple[str, str], dict[str, Record]] = {}
     for path in sorted(folder.glob("*.jsonl")):
+        if path.name == "metrics.jsonl":
+            continue
         label, dot, mode = path.stem.rpartition(".")
         if not dot:
             notes.append(f"eval/{path.name} is not named <model>.<mode>.jsonl and was left out.")
             continue
-        rows = {str(row["id"]): row for row in read_lines(path, notes) if "id" in row}
+        rows = {row_key(row): row for row in read_lines(path, notes) if "id" in row}
         if rows:
             evals[label, mode] = rows
     return evals
+
+
+def row_key(row: Record) -> str:
+    """The row's id; further samples of the row have their number after it."""
+    return f"{row['id']}#{row['sample']}" if row.get("sample") else str(row["id"])
 
 
 def read_samples(folder: Path, notes: list[str]) -> list[Record]:

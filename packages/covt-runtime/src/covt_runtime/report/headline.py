@@ -1,13 +1,17 @@
 """The sentence at the top of the page. It follows from the intervals: an unclear difference is called one."""
 
+import statistics
+
 from covt_runtime.report import labels
 from covt_runtime.report.curves import points_of
 from covt_runtime.report.files import Record, RunFiles, number, object_or_empty
 from covt_runtime.report.numbers import percent, plain, points
 from covt_runtime.report.results import read_difference
+from covt_runtime.report.scores import outcome
 
 CARRIED = 0.4  # share of accuracy lost to an ablation from which on the answer is said to come through the latents
 BYPASSED = 0.05
+MOST_NAMED = 3
 MAIN_METRICS = {"reward": "The reward", "eval/accuracy": "Accuracy", "ce": "Cross-entropy", "loss": "The loss"}
 
 
@@ -16,7 +20,7 @@ def headline(run: RunFiles) -> tuple[str, str]:
     accuracy = {key: number(value) for key, value in object_or_empty(run.summary.get("accuracy")).items()}
     best_label = next((key for key in ("rl", "stage2", "stage1") if accuracy.get(key) is not None), None)
     if best_label is None:
-        return training_headline(run)
+        return evaluation_headline(run) if run.names or (run.evals and not run.metrics) else training_headline(run)
     rows = f"{run.summary['n_test']} held-out rows" if run.summary.get("n_test") else "held-out rows"
     gap = read_difference(run.summary, "stage2-pause")
     best = accuracy[best_label] or 0.0
@@ -75,6 +79,26 @@ def ablation_sentence(summary: Record) -> str:
         verdict = "part of the answer comes through them"
     change = f"accuracy is {percent(best)} instead of {percent(keep)}"
     return f"With the latents {name.get(mode, mode)}, {change}: {verdict}."
+
+
+def evaluation_headline(run: RunFiles) -> tuple[str, str]:
+    """For evaluations without a quickstart's summary, or several runs: which model answers most rows right."""
+    shares = {
+        label: statistics.fmean(scores)
+        for (label, mode), rows in run.evals.items()
+        if mode == "keep" and (scores := [score for row in rows.values() if (score := outcome(row)) is not None])
+    }
+    if not shares:
+        return f"{len(run.names)} runs side by side", ""
+    best, share = max(shares.items(), key=lambda item: item[1])
+    count = len(next(rows for (label, mode), rows in run.evals.items() if (label, mode) == (best, "keep")))
+    name = labels.model_name(best)
+    if len(shares) == 1:
+        return f"{name} answers {percent(share)} of {count} rows right", ""
+    others = sorted(((s, label) for label, s in shares.items() if label != best), reverse=True)
+    rest = ", ".join(f"{labels.model_name(label)} {percent(value)}" for value, label in others[:MOST_NAMED])
+    more = f" and {len(others) - MOST_NAMED} below" if len(others) > MOST_NAMED else ""
+    return f"{name} answers most rows right: {percent(share)} of {count}", f"Then {rest}{more}."
 
 
 def training_headline(run: RunFiles) -> tuple[str, str]:

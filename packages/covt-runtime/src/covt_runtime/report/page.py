@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from covt_runtime.report import by_hops, cards, curves, labels, results
-from covt_runtime.report.files import Record, RunFiles, read_run
+from covt_runtime.report.compare import compared_curves, read_runs
+from covt_runtime.report.files import Record, RunFiles
 from covt_runtime.report.headline import headline
+from covt_runtime.report.scores import scores_table
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,13 @@ class Setting:
     entries: list[tuple[str, str]]
 
 
-def write_report(run_dir: Path, out: Path) -> Path:
-    """Write the report of the run in `run_dir` to the file `out` and return its path.
+def write_report(runs: Path | Sequence[Path], out: Path) -> Path:
+    """Write the report of a run, or of several side by side, to the file `out` and return its path.
 
-    Only files under `run_dir` are read. Missing parts are named on the page. Raises ReportError when the folder holds
-    nothing to show, OSError when `out` can't be written. The file appears whole or not at all.
+    Only files under these folders are read. Missing parts are named on the page. Raises ReportError when a folder
+    holds nothing to show, OSError when `out` can't be written. The file appears whole or not at all.
     """
-    html = render(read_run(run_dir))
+    html = render(read_runs([runs] if isinstance(runs, Path) else runs))
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
@@ -66,7 +69,9 @@ def content(run: RunFiles) -> dict[str, Any]:
     timing, total = results.time_chart(run.summary)
     made = cards.make_cards(run)
     return {
-        "name": run.folder.resolve().name,
+        "name": " · ".join(run.names) or run.folder.resolve().name,
+        "scores": scores_table(run),
+        "compared": compared_curves(run),
         "headline": first,
         "standfirst": second,
         "facts": facts(run, total),
@@ -78,10 +83,10 @@ def content(run: RunFiles) -> dict[str, Any]:
         "losses": results.differences(run.summary, ablations=True),
         "unseen": curves.unseen(run),
         "hops": by_hops.hops_chart(run),
-        "supervised": curves.supervised(run),
-        "reinforcement": curves.reinforcement(run),
-        "health": curves.health(run),
-        "other_curves": curves.everything_else(run),
+        "supervised": [] if run.names else curves.supervised(run),
+        "reinforcement": [] if run.names else curves.reinforcement(run),
+        "health": [] if run.names else curves.health(run),
+        "other_curves": [] if run.names else curves.everything_else(run),
         "timing": timing,
         "total": total,
         "settings": settings(run.settings or run.configs.get("", {})),
@@ -93,7 +98,7 @@ def content(run: RunFiles) -> dict[str, Any]:
         "wrong_cards": sum(1 for card in made if card.chosen and not card.chosen.right),
         "judged": labels.model_name(judged) if judged else "",
         "notes": run.notes,
-        "is_comparison": run.is_comparison,
+        "is_comparison": run.is_comparison and not run.names,
     }
 
 

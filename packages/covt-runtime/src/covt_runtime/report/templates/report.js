@@ -84,3 +84,21 @@ for (const filter of filters) {
     }
   });
 }
+
+// Tables: a column's name sorts by it; numbers begin with the largest, words with A.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.querySelectorAll("th")];
+  const body = table.tBodies[0];
+  heads.forEach((head, column) => {
+    head.querySelector("button").addEventListener("click", () => {
+      const words = head.classList.contains("words");
+      const now = head.getAttribute("aria-sort");
+      const next = now === "none" ? (words ? "ascending" : "descending") : now === "ascending" ? "descending" : "ascending";
+      heads.forEach((other) => other.setAttribute("aria-sort", other === head ? next : "none"));
+      const key = (row) => row.cells[column].dataset.order;
+      const order = (a, b) => (words ? key(a).localeCompare(key(b)) : Number(key(a)) - Number(key(b)));
+      const sign = next === "ascending" ? 1 : -1;
+      body.append(...[...body.rows].sort((a, b) => sign * order(a, b)));
+    });
+  });
+}
