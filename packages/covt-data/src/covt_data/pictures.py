@@ -1,4 +1,4 @@
-"""Checks of encoded pictures: what they are is decided by their bytes, and every one is decoded once.
+"""Checks of encoded pictures: what they are is decided by their bytes, and every one is read to its end.
 
 A picture that every reader shows alike is kept byte for byte. One that readers disagree on (EXIF rotation, CMYK,
 16 bits, transparency, several frames) is converted to what a person would see, as PNG, and the conversion is counted.
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageOps, UnidentifiedImageError
 
+from covt_data.intact_png import is_intact_plain_png
 from covt_data.rejects import Reason, Rejected
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
@@ -91,6 +92,8 @@ def _check_header(picture: Pictures.Image, name: str, limits: PictureLimits) -> 
 
 def _decoded(picture: Pictures.Image, data: bytes) -> CheckedPicture:
     size = picture.size
+    if picture.format == "PNG" and is_intact_plain_png(data):
+        return CheckedPicture(data, size)
     conversions = _conversions(picture)
     if not conversions:
         if picture.format == "JPEG":
