@@ -128,6 +128,14 @@ def test_one_answer_in_two_boxes_is_read_as_one() -> None:
     assert grade("2", "First $\\boxed{1}$.\n\nNo, it is $\\boxed{2}$.") == 1.0
 
 
+def test_a_number_in_bold_is_the_answer_where_nothing_else_marks_one() -> None:
+    said = "The bar reads **52**.\n\n* It is the tallest of 13 bars.\n"
+    assert grade("52", said) == 1.0
+    assert grade("13", said) == 0.0
+    assert grade("13", said + "\\boxed{13}") == 1.0
+    assert grade("52", said, lenient=False) == 0.0
+
+
 @pytest.mark.shared_data
 def test_extraction_finds_what_math_verify_finds(shared_data: Path) -> None:
     """On real responses and on math-verify's own cases; patterns are skipped only where they cannot match."""

@@ -20,6 +20,9 @@ class Endpoint(ThreadingHTTPServer):
     requests: list[dict[str, object]]
     wait = 0.0
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that stopped waiting is what is tested."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"

@@ -17,6 +17,7 @@ from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, stri
 from covt_rewards.errors import GoldError
 
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
+_BOLD_NUMBER = re.compile(r"\*\*\s{0,4}\$?(-?\d[\d,]{0,20}(?:\.\d{1,15})?)\s{0,4}\.?\s{0,4}\*\*")
 _CONNECTED = re.compile(r"[^\n]{0,40}?(?:,|\band\b|\bor\b)[^\n]{0,20}")
 LONGEST = 20_000
 """Characters of a completion that math-verify is shown, from its end: where answers stand."""
@@ -38,18 +39,27 @@ def as_latex(gold: str) -> str:
     return f"${gold.strip()}$" if bare and not _BARE_NUMBER.fullmatch(gold.strip()) else gold
 
 
+def _answer(text: str, lenient: bool) -> FinalAnswer:
+    """The final answer; where nothing else marks one, the last number in bold, as chat models write it."""
+    answer = final_answer(text, lenient)
+    if answer.kind != "none" or not lenient:
+        return answer
+    bold = _BOLD_NUMBER.findall(text[-LONGEST:])
+    return FinalAnswer(bold[-1], "bold") if bold else answer
+
+
 def _shown(answer: FinalAnswer, text: str) -> str:
     r"""What math-verify is to read: the marked answer alone, as mathematics; else the completion.
 
     `\boxed{1} and \boxed{2}` is one answer in two boxes and is shown with everything around it.
     """
-    if answer.kind in ("tag", "boxed") and not _in_several_boxes(answer, text):
+    if answer.kind in ("tag", "boxed", "bold") and not _in_several_boxes(answer, text):
         return "\\boxed{" + _without_full_stop(answer) + "}"
     return strip_special_tokens(text)[-LONGEST:]
 
 
 def _in_several_boxes(answer: FinalAnswer, text: str) -> bool:
-    if answer.kind == "tag" or text.count("boxed{") + text.count("fbox{") == 1:
+    if answer.kind != "boxed" or text.count("boxed{") + text.count("fbox{") == 1:
         return False
     text = strip_special_tokens(text[-2 * LONGEST :])
     boxes = marked_answers(text).candidates[-2:]
@@ -69,7 +79,7 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     """
     if is_letter(task.gold):  # a choice among math rows; math-verify reads no letters
         return grade_choice(task, texts)
-    answers = [final_answer(text, task.lenient) for text in texts]
+    answers = [_answer(text, task.lenient) for text in texts]
     grades: list[Grade | None] = [
         _without_algebra(task, answer, text) for answer, text in zip(answers, texts, strict=True)
     ]
