@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -171,6 +171,7 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
 
     begun = time.monotonic()
     memory = set(SHARED_MEMORY.iterdir())
+    seen: set[tuple[int, int]] = set()
     options = ServerOptions(max_model_len=512, kv_cache_bytes=64 * 2**20)
 
     async def work(server: LatentServer) -> Counts:
@@ -182,6 +183,8 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
                 await rounds.prepare()
                 for number, fault in enumerate(faults):
                     note(f"{number + 1}/{len(faults)}: {fault}")
+                    if server.pid is not None:
+                        seen.update(living([server.pid, *supervisor._descendants(server.pid)]))
                     await rounds.round(fault)
                 return rounds.counts
 
@@ -189,7 +192,7 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
         with Watch(server, interval=0.5, patience=PATIENCE, limit=10 * len(faults), on_note=note) as watch:
             counts = asyncio.run(work(server))
         counts.restarts = watch.restarts
-    counts.left_processes = len(processes_naming(checkpoint))
+    counts.left_processes = len(seen & living(pid for pid, _ in seen))
     try:
         check_port(server.host, server.port)
     except ServerError:
@@ -201,17 +204,16 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
     return counts
 
 
-def processes_naming(checkpoint: Path) -> list[int]:
-    """Ids of other processes whose command line has the checkpoint's path."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(checkpoint).encode() in line:
-                found.append(int(entry.name))
+def living(pids: Iterable[int]) -> set[tuple[int, int]]:
+    """Processes that are neither gone nor zombies, each with its time of start, since ids are used again."""
+    found = set()
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            found.add((pid, int(fields[19])))
     return found
 
 

@@ -59,14 +59,22 @@ def main(lease: int, command: list[str]) -> int:
 
 
 def shared_memory(pids: Iterable[int]) -> set[str]:
-    """Names of the segments (files directly in /dev/shm) that processes have mapped; a trainer's lie in folders."""
-    names: set[str] = set()
+    """Names of the segments (files directly in /dev/shm) that processes have mapped; a trainer's lie in folders.
+
+    Found by inode: a semaphore is mapped under a name that it has only while it is made.
+    """
+    inodes: set[int] = set()
     for pid in pids:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                found, name = line.partition(SHARED_MEMORY)[1:]
-                if found and "/" not in name and not name.endswith("(deleted)"):
-                    names.add(name)
+                fields, found, name = line.partition(SHARED_MEMORY)
+                if found and "/" not in name:
+                    inodes.add(int(fields.split()[4]))
+    names: set[str] = set()
+    for entry in os.scandir(SHARED_MEMORY):
+        with contextlib.suppress(FileNotFoundError):
+            if entry.inode() in inodes and entry.is_file():
+                names.add(entry.name)
     return names
 
 
