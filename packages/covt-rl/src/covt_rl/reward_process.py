@@ -49,9 +49,10 @@ class ProcessReward:
         return [RewardResult.from_json(one) for one in answer["results"]]
 
     def _start(self) -> None:
+        # In the group of the rank that asks, so that it is killed with it even while it hangs.
         self._answers, write = os.pipe()
         arguments = [sys.executable, "-m", "covt_rl.reward_process", str(write), self.name, json.dumps(self.settings)]
-        self._child = subprocess.Popen(arguments, stdin=subprocess.PIPE, pass_fds=(write,), start_new_session=True)
+        self._child = subprocess.Popen(arguments, stdin=subprocess.PIPE, pass_fds=(write,))
         os.close(write)
         self._rest = b""
 

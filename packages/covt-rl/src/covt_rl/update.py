@@ -128,7 +128,7 @@ class Updater:
         metrics |= {name: first[name] for name in ("latent/logprob_gap", "sampling/kl")}
         return metrics | {
             "loss": float(self.engine.global_sum(float(np.mean(totals.losses)))),
-            "lr": totals.result.lr,
+            "learning_rate": totals.result.lr,
             "grad_norm": totals.result.grad_norm,
             "frac_trained": work.trained / work.total,
         }

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,8 @@ class Trainer:
 
     def _run_ahead(self, step: int) -> None:
         """The next step's rollouts begin now, with the weights before this step's update."""
-        self._publish(step, needed=lambda: step + 1 < self.steps and not self.source.has(step + 1))
+        with self.timed("publish"):
+            self._publish(step, needed=lambda: step + 1 < self.steps and not self.source.has(step + 1))
         if self.client is not None:
             self.source.begin(step + 1, step)
 
@@ -254,7 +255,7 @@ class Trainer:
             "perf/server_idle": max(0.0, 1 - metrics["time/collect"] / seconds),
         }
 
-    def _publish(self, step: int, needed: Any) -> None:
+    def _publish(self, step: int, needed: Callable[[], bool]) -> None:
         """Serve the current weights as the version of `step`, where they are not and rank 0 finds them `needed`.
 
         A resumed run that reads its rollouts from the journal asks nothing of the server. Collective.

@@ -1,0 +1,258 @@
+"""A step's optimizer steps, with a real tiny model in one process; the reference loop samples the completions."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PilImage
+
+from covt_data.schema import Image, Row
+from covt_model.config import LatentConfig
+from covt_model.encode import Encoder
+from covt_model.generation import generate
+from covt_model.policy import LatentPolicy, load_split
+from covt_model.tiny import build_tiny
+from covt_model.vision import VisionFeatures
+from covt_rl.config import RlConfig
+from covt_rl.errors import RolloutError
+from covt_rl.objective import GrpoObjective
+from covt_rl.records import Completion
+from covt_rl.scoring import Judged
+from covt_rl.update import Updater
+from covt_runtime.engine import StepResult
+
+SAMPLES, TOKENS = 4, 24
+
+
+class OneProcess:
+    """The engine's interface over plain PyTorch: one of `world_size` ranks, whose gradients are the test's to add."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, module: torch.nn.Module, rank: int = 0, world_size: int = 1, lr: float = 0.0) -> None:
+        self.module, self.rank, self.world_size, self.lr = module, rank, world_size, lr
+        self.gradients: list[torch.Tensor] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> StepResult:
+        flat = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.module.parameters()]
+        self.gradients.append(torch.cat([gradient.flatten() for gradient in flat]))
+        with torch.no_grad():
+            for p, gradient in zip(self.module.parameters(), flat, strict=True):
+                p -= self.lr * gradient
+                p.grad = None
+        return StepResult(len(self.gradients), self.lr, float(self.gradients[-1].norm()))
+
+    @contextmanager
+    def forwards(self) -> Iterator[None]:
+        yield
+
+    def global_sum(self, value: Any) -> torch.Tensor:
+        return torch.as_tensor(value, dtype=torch.float64)
+
+    def named_shards(self) -> dict[str, torch.Tensor]:
+        return {name: p.data for name, p in self.module.named_parameters()}
+
+    def adopt_shards(self) -> None:
+        """The shards are the parameters."""
+
+
+class Setting:
+    """A checkpoint, two prompts and four judged completions of each, sampled at temperature 1."""
+
+    def __init__(self, folder: Path) -> None:
+        generator = torch.Generator().manual_seed(0)
+        pictures = [torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8, generator=generator) for _ in range(2)]
+        self.rows = [_row(number, picture) for number, picture in enumerate(pictures)]
+        self.checkpoint = build_tiny(folder, [row.question for row in self.rows] * 4, pictures, latent_size=3, seed=1)
+        self.encoder = Encoder(self.checkpoint)
+        model, visual = load_split(self.checkpoint, torch.float32)
+        self.features = VisionFeatures(visual, self.encoder.settings)
+        self.judged = [self._sample(cast("Any", model), number) for number in range(2)]
+
+    def _sample(self, model: Any, number: int) -> Judged:
+        prompt = self.encoder.encode_prompt(self.rows[number])
+        features = self.features(list(prompt.pictures)) * SAMPLES
+        latent = LatentConfig.read(self.checkpoint)
+        # A random model seldom begins a segment: the first seed at which it does.
+        drawn = (
+            generate(model, [prompt] * SAMPLES, features, latent, max_new_tokens=TOKENS, temperature=1.0, seed=seed)
+            for seed in range(100)
+        )
+        answers = next(answers for answers in drawn if any(one.latent_spans for one in answers))
+        completions = tuple(
+            Completion(
+                group_id=self.rows[number].id,
+                sample_index=index,
+                prompt_ids=tuple(prompt.expanded.tolist()),
+                token_ids=tuple(one.token_ids),
+                logprobs=tuple(one.logprobs),
+                text="",
+                finish_reason="length" if index == 0 else "stop",
+                latent_spans=tuple(one.latent_spans),
+            )
+            for index, one in enumerate(answers)
+        )
+        return Judged(
+            row_id=self.rows[number].id,
+            completions=completions,
+            ablated=((),) * SAMPLES,
+            totals=(1.0, 0.0, 0.5, 0.0),
+            advantages=(1.0, -0.7, 0.4, -0.7),
+            values={},
+            latents=tuple(one.latents.numpy().astype(np.float32) for one in answers),
+        )
+
+    def updater(
+        self, rank: int = 0, world_size: int = 1, lr: float = 0.0, **sections: Any
+    ) -> tuple[Updater, OneProcess]:
+        config = RlConfig.model_validate({"rollout": {"prompts": 2, "max_tokens": TOKENS}, **sections})
+        model, _ = load_split(self.checkpoint, torch.float32)
+        policy = LatentPolicy(model, self.encoder.latent, "latent")
+        engine = OneProcess(GrpoObjective(policy, config.algorithm, 1.0, TOKENS), rank, world_size, lr)
+        row_of = {row.id: row for row in self.rows}
+        return Updater(cast("Any", engine), policy, self.encoder, self.features, config, row_of), engine
+
+    def gradient(self, rank: int = 0, world_size: int = 1, **sections: Any) -> torch.Tensor:
+        updater, engine = self.updater(rank, world_size, **sections)
+        updater.update(self.judged)
+        (gradient,) = engine.gradients
+        return gradient
+
+
+def _row(number: int, picture: torch.Tensor) -> Row:
+    buffer = io.BytesIO()
+    PilImage.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    return Row(
+        id=f"r{number}",
+        source="s",
+        split="p",
+        question="<image>Follow the arrows.",
+        images=[Image(bytes=buffer.getvalue())],
+        answer="B3",
+        grader="text",
+        metadata=json.dumps({}),
+    )
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return Setting(tmp_path_factory.mktemp("update") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def whole(setting: Setting) -> torch.Tensor:
+    return setting.gradient()
+
+
+def assert_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((ours - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_the_trainer_computes_what_was_sampled(setting: Setting):
+    assert any(one.latent_spans for group in setting.judged for one in group.completions)
+    updater, _ = setting.updater()
+    metrics = updater.update(setting.judged)
+    assert metrics["latent/logprob_gap"] < 1e-5
+    assert metrics["frac_trained"] == 1
+    assert metrics["clip_ratio/region_mean"] == 0
+
+
+def test_replayed_latents_give_the_same_probabilities(setting: Setting):
+    metrics = setting.updater(algorithm={"latents": "replay"})[0].update(setting.judged)
+    assert metrics["latent/logprob_gap"] < 1e-5
+
+
+def test_ranks_and_micro_batches_add_up_to_one_batch(setting: Setting, whole: torch.Tensor):
+    assert_close(setting.gradient(algorithm={"micro_tokens": 60}), whole)
+    assert_close(setting.gradient(data={"micro_batch": 3}), whole)
+    assert_close(sum((setting.gradient(rank, 3) for rank in range(3)), torch.zeros(())), whole)
+
+
+def test_mini_batches_are_optimizer_steps_of_their_own(setting: Setting, whole: torch.Tensor):
+    updater, engine = setting.updater(algorithm={"mini_batches": 2, "epochs": 2})
+    updater.update(setting.judged)
+    assert len(engine.gradients) == 4
+    torch.testing.assert_close(engine.gradients[0], engine.gradients[2])
+    counts = [sum(item.counted for item in updater._items(group)) for group in setting.judged]
+    together = sum(g * n for g, n in zip(engine.gradients[:2], counts, strict=True)) / sum(counts)
+    assert_close(cast("torch.Tensor", together), whole)
+
+
+def test_the_reference_stays_where_the_policy_began(setting: Setting):
+    updater, engine = setting.updater(lr=0.5, algorithm={"kl_weight": 0.1, "epochs": 2, "importance": "truncate"})
+    before = {name: shard.clone() for name, shard in engine.named_shards().items()}
+    first = updater.update(setting.judged)
+    assert 0 < first["kl"] < 1
+    assert first["latent/logprob_gap"] < 1e-5
+    assert updater.reference is not None
+    with updater.reference.active():
+        for name, shard in engine.named_shards().items():
+            torch.testing.assert_close(shard, before[name], rtol=0, atol=0)
+    assert any((shard != before[name]).any() for name, shard in engine.named_shards().items())
+
+
+def test_the_kl_of_the_reward_is_that_of_whole_completions(setting: Setting):
+    updater, _ = setting.updater(algorithm={"kl_weight": 0.1, "kl_in": "reward", "kl_estimator": "k1"})
+    assert max(abs(value) for group in updater.kl_penalties(setting.judged) for value in group) < 1e-3
+    assert updater.reference is not None
+    with torch.no_grad():
+        for average in updater.reference._frozen.average.values():
+            average.add_(0.01 * torch.randn(average.shape, generator=torch.Generator().manual_seed(0)))
+    penalties = updater.kl_penalties(setting.judged)
+    assert [len(group) for group in penalties] == [SAMPLES, SAMPLES]
+    assert max(abs(value) for group in penalties for value in group) > 1e-2
+
+
+def test_truncated_completions_are_left_out(setting: Setting, whole: torch.Tensor):
+    masked = setting.updater(algorithm={"mask_truncated": True})[0]
+    assert masked.update(setting.judged)["frac_trained"] == 6 / 8
+    assert float((setting.gradient(algorithm={"mask_truncated": True}) - whole).norm()) > 0
+
+
+def test_a_gap_over_the_limit_stops_a_fresh_step_only(setting: Setting):
+    other = [
+        Judged(
+            row_id=group.row_id,
+            completions=tuple(
+                Completion.from_json(one.to_json() | {"logprobs": [value - 1 for value in one.logprobs]})
+                for one in group.completions
+            ),
+            ablated=group.ablated,
+            totals=group.totals,
+            advantages=group.advantages,
+            values={},
+        )
+        for group in setting.judged
+    ]
+    with pytest.raises(RolloutError, match="trainer and server disagree"):
+        setting.updater()[0].update(other)
+    assert setting.updater()[0].update(other, fresh=False)["latent/logprob_gap"] > 0.5
+
+
+def test_nothing_to_learn_is_no_step(setting: Setting):
+    flat = [
+        Judged(
+            row_id=group.row_id,
+            completions=group.completions,
+            ablated=group.ablated,
+            totals=(0.0,) * SAMPLES,
+            advantages=(0.0,) * SAMPLES,
+            values={},
+        )
+        for group in setting.judged
+    ]
+    updater, engine = setting.updater()
+    assert updater.update(flat) == {"skipped_updates": 1.0}
+    assert engine.gradients == []
