@@ -129,6 +129,30 @@ for path in ({str(segment)!r}, {str(shared)!r}):
     shared.unlink()
 
 
+@pytest.mark.parametrize("within", [True, False])
+def test_the_engine_process_dies_with_the_api_server(tmp_path, within: bool) -> None:
+    """As vLLM forks it; a process that was forked outside the block is not the engine."""
+    told = tmp_path / "forked"
+    program = f"""
+import contextlib, multiprocessing, time
+from pathlib import Path
+from covt_rl.serving.vllm_main import forks_die_with_us
+with forks_die_with_us() if {within} else contextlib.nullcontext():
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    child.start()
+Path({str(told)!r}).write_text(str(child.pid))
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    assert eventually(lambda: told.exists() and told.read_text() != "", 60)
+    forked = int(told.read_text())
+    parent.kill()
+    parent.wait()
+    assert eventually(lambda: not alive(forked), 20 if within else 1) == within
+    if not within:
+        os.kill(forked, signal.SIGKILL)
+
+
 def test_a_stopped_server_can_still_be_ended(tmp_path) -> None:
     with stand_in(tmp_path) as server:
         server.launch()

@@ -40,8 +40,8 @@ def main(lease: int, command: list[str]) -> int:
     child = subprocess.Popen(
         command,
         start_new_session=True,
-        # If the supervisor itself is killed, the kernel still ends the child.
-        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+        # If the supervisor itself is killed, the kernel still ends the child: politely, so that it ends its own.
+        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
     )
     ended = os.pidfd_open(child.pid)
     memory: set[str] = set()

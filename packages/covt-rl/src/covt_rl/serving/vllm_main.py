@@ -8,9 +8,15 @@ functions are called, none is replaced.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,12 +52,13 @@ async def _serve(args: Any) -> None:
     gc.enable()
     if current_platform.is_cpu() and config.parallel_config.world_size == 1:
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-    engine = AsyncLLM.from_vllm_config(
-        vllm_config=config,
-        usage_context=UsageContext.OPENAI_API_SERVER,
-        enable_log_requests=options.enable_log_requests,
-        disable_log_stats=options.disable_log_stats,
-    )
+    with forks_die_with_us():
+        engine = AsyncLLM.from_vllm_config(
+            vllm_config=config,
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            enable_log_requests=options.enable_log_requests,
+            disable_log_stats=options.disable_log_stats,
+        )
     try:
         await engine.reset_mm_cache()
         stopped = await build_and_serve(engine, address, listener, args)
@@ -62,6 +69,28 @@ async def _serve(args: Any) -> None:
         await stopped
     finally:
         listener.close()
+
+
+@contextmanager
+def forks_die_with_us() -> Iterator[None]:
+    """Within the block, in the main thread: forked processes are killed when this one dies, in whatever way.
+
+    vLLM's engine process doesn't look after its parent, and would wait for it forever.
+    """
+    libc = ctypes.CDLL(None)
+    inside = True
+
+    def in_child() -> None:
+        nonlocal inside
+        if inside:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        inside = False
+
+    os.register_at_fork(after_in_child=in_child)
+    try:
+        yield
+    finally:
+        inside = False
 
 
 if __name__ == "__main__":
