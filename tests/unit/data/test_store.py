@@ -124,6 +124,16 @@ def test_the_same_command_reuses_the_folder_and_another_needs_overwrite(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_set_from_before_an_option_was_added_is_reused(tmp_path):
+    out = tmp_path / "set"
+    first = prepare("trace", out, options=SMALL)
+    older = first.model_copy(update={"options": {k: v for k, v in first.options.items() if k != "words"}})
+    older.write(out)
+    assert prepare("trace", out, options=SMALL) == older
+    with pytest.raises(DataFileError, match="holds another set"):
+        prepare("trace", out, options=SMALL | {"words": True})
+
+
 def test_a_set_with_a_lost_shard_is_not_reused(tmp_path):
     prepare("trace", tmp_path / "set", options=SMALL)
     (tmp_path / "set/train/part-00000.parquet").unlink()

@@ -203,3 +203,20 @@ def test_short_demonstrations_may_answer_directly(tmp_path):
     assert all(row.meta["hops"] <= 3 and "focus" not in row.meta for row in direct)
     assert 0.3 < len(direct) / len(short) < 0.7
     assert all(len(row.steps) == 2 for row in prepared.rows("test"))
+
+
+def test_the_way_may_be_put_into_words(tmp_path):
+    options = {"n_train": 30, "n_prompts": 2, "n_test": 2, "direct_hops": 2}
+    for name, words in (("plain", False), ("told", True)):
+        prepare("trace", tmp_path / name, options=options | {"words": words})
+    pairs = zip(*(PreparedSet(tmp_path / name).rows("train") for name in ("told", "plain")), strict=True)
+    told = 0
+    for row, other in pairs:
+        assert row.model_copy(update={"steps": other.steps}) == other
+        if len(other.steps) == 2:
+            latent, text, answer = row.steps
+            assert [latent, answer] == other.steps
+            cells = text.text.removeprefix("From ").removesuffix(".").replace(" to ", ", ").split(", ")
+            assert cells == [cell_name(tuple(cell)) for cell in row.meta["path"]]
+            told += 1
+    assert told > 10

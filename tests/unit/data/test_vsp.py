@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -238,6 +239,21 @@ def test_a_longer_plan_spreads_over_the_eight_helper_images():
     rows = ("SHFFF", "FHFHF", "FHFHF", "FHFHF", "FFFHG")
     row = make_row(rows, 0, "train", True)
     assert row.meta["focus"][0][-1] == [112, 112, 140, 140]
+
+
+def test_the_plan_may_be_put_into_words():
+    options = {"n_train": 5, "n_prompts": 2, "n_test": 1, "seed": 1}
+    plain, told = (
+        {split.name: list(split.rows) for split in splits(VspOptions(**options, words=words))}
+        for words in (False, True)
+    )
+    assert told["prompts"] == plain["prompts"]
+    for row, other in zip(told["train"], plain["train"], strict=True):
+        latent, text, answer = row.steps
+        assert [latent, answer] == other.steps and row.model_copy(update={"steps": other.steps}) == other
+        words = {"up": "U", "down": "D", "left": "L", "right": "R"}
+        assert ",".join(words[word] for word in re.findall(r"up|down|left|right", text.text)) == row.answer
+        assert f"{len(row.meta['plan'])} move" in text.text
 
 
 # Reading a folder of published maps

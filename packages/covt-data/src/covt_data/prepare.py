@@ -125,7 +125,11 @@ def _reusable(out: Path, manifest: Manifest, overwrite: bool) -> Manifest | None
     existing = _existing(out)
     if existing is None or overwrite:
         return None
-    if existing.same_origin(manifest):
+    # A set made before an option was added is the one with the option's default.
+    options = {name: value for name, value in manifest.options.items() if name not in existing.options}
+    defaults = find_source(manifest.source).options().model_dump(mode="json")
+    known = existing.model_copy(update={"options": existing.options | {name: defaults[name] for name in options}})
+    if known.same_origin(manifest):
         PreparedSet(out).check_sizes()
         return existing
     raise DataFileError(

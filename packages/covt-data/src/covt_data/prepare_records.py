@@ -46,14 +46,18 @@ def file_hashes(published: Published, root: Path) -> dict[str, str]:
 
 
 def _listing_hash(folder: Path, without: set[Path]) -> str:
-    digest = hashlib.sha256()
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            if path not in without and not path.is_symlink() and path.is_file():
-                place = os.fsencode(path.relative_to(folder))
-                digest.update(place + b"\0" + str(path.stat().st_size).encode() + b"\0")
+    """Hash of the relative paths and sizes of the regular files, in order. Links and record files don't count."""
+    digest, skipped = hashlib.sha256(), {os.fsencode(path) for path in without}
+    root = os.fsencode(folder)
+    waiting = [root]
+    while waiting:
+        parent = waiting.pop()
+        with os.scandir(parent) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            if entry.is_file(follow_symlinks=False) and entry.path not in skipped:
+                digest.update(b"%b\0%d\0" % (entry.path[len(root) :], entry.stat().st_size))
+        waiting += [entry.path for entry in reversed(found) if entry.is_dir(follow_symlinks=False)]
     return digest.hexdigest()
 
 

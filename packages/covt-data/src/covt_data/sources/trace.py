@@ -17,6 +17,7 @@ class TraceOptions(SourceOptions):
 
     `demo_hops` is for `train` (the demonstrations), `hops` for `prompts` and `test`. Of the demonstrations of at most
     `direct_hops` hops, `direct_share` answer directly, without a latent step, as people draw only what is hard.
+    `words` names the cells of the way before the answer of a demonstration with a latent step.
     """
 
     n_train: int = Field(4000, ge=1)
@@ -29,6 +30,7 @@ class TraceOptions(SourceOptions):
     hops: tuple[float, ...] = ()
     direct_hops: int = Field(0, ge=0, le=HELPER_IMAGES)
     direct_share: float = Field(0.75, ge=0, le=1)
+    words: bool = False
 
     @model_validator(mode="after")
     def _weights_fit(self) -> TraceOptions:
@@ -64,7 +66,7 @@ def _rows(
     chance = random.Random(f"{options.seed}/{split}/direct")
     for index, trace in enumerate(maps):
         direct = trace.hops <= direct_hops and chance.random() < options.direct_share
-        yield make_row(trace, index, split, with_steps, direct)
+        yield make_row(trace, index, split, with_steps, direct, options.words)
 
 
 SOURCE = Source(name="trace", version="1", options=TraceOptions, splits=splits)

@@ -20,6 +20,7 @@ class VspOptions(SourceOptions):
 
     With `maps`, the folder of the published maps, these become the split `test` (those of `levels`; empty means
     `sizes`), resized to 28 pixels a cell unless `keep_size`; the generated test maps are then called `validation`.
+    `words` puts the plan into words before the answer.
     """
 
     n_train: int = Field(4000, ge=1)
@@ -33,6 +34,7 @@ class VspOptions(SourceOptions):
     maps: Path | None = None
     levels: tuple[int, ...] = ()
     keep_size: bool = False
+    words: bool = False
 
     @field_validator("sizes")
     @classmethod
@@ -70,7 +72,7 @@ def splits(options: VspOptions) -> Iterator[SplitRows]:
     for name, count, generate, with_steps in plan:
         if count:
             maps = generate(f"{options.seed}/{name}", count, options.conditions, taken)
-            rows = (make_row(map_rows, index, name, with_steps) for index, map_rows in enumerate(maps))
+            rows = (make_row(rows, index, name, with_steps, options.words) for index, rows in enumerate(maps))
             yield SplitRows(name, count, rows)
 
 

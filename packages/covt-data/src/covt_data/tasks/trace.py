@@ -115,10 +115,18 @@ def question(hops: int) -> str:
     return f"<image>Follow {hops} arrow{'s' if hops > 1 else ''} from the marker."
 
 
-def make_row(trace: TraceMap, index: int, split: str, with_steps: bool, direct: bool = False) -> Row:
+def path_in_words(path: Sequence[Cell]) -> str:
+    """`From A1 to B1, B2.`"""
+    return f"From {cell_name(path[0])} to {', '.join(map(cell_name, path[1:]))}."
+
+
+def make_row(
+    trace: TraceMap, index: int, split: str, with_steps: bool, direct: bool = False, words: bool = False
+) -> Row:
     """The row of a map; with steps it has the latent step with 8 helper images and the answer as text.
 
-    A `direct` demonstration has the answer only: nobody drew pictures for it.
+    A `direct` demonstration has the answer only: nobody drew pictures for it. With `words` the cells of the way stand
+    between pictures and answer.
     """
     arrows, path = list(trace.arrows), trace.path
     base = draw_map(arrows)
@@ -138,6 +146,8 @@ def make_row(trace: TraceMap, index: int, split: str, with_steps: bool, direct: 
         places = [path[min(h, trace.hops)] for h in range(1, HELPER_IMAGES + 1)]
         drawn = {cell: Image(bytes=draw_marked(base, arrows, cell)) for cell in dict.fromkeys(places)}
         steps.append(Step(type="latent", images=[drawn[cell] for cell in places]))
+        if words:
+            steps.append(Step(type="text", text=path_in_words(path)))
         steps.append(answer_step)
         meta["focus"] = [[cell_box(cell) for cell in places]]
     return Row(

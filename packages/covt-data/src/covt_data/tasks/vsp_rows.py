@@ -11,6 +11,7 @@ from covt_data.tasks.vsp import plan_path, shortest_plan
 from covt_data.tasks.vsp_render import LOOKS, draw_vsp
 
 HELPER_IMAGES = 8
+MOVE_WORDS = {"U": "up", "D": "down", "L": "left", "R": "right"}
 QUESTION = "<image>Plan a path from start to goal that avoids the holes."
 
 
@@ -40,8 +41,17 @@ def prompt_row(rows: Sequence[str], row_id: str, split: str, picture: Image, ste
     )
 
 
-def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool) -> Row:
-    """The row of a generated map; with steps it has one latent step of 8 helper images, and the answer as text."""
+def plan_in_words(plan: Sequence[str]) -> str:
+    """`Go right, right, down: 3 moves.`"""
+    moves = ", ".join(MOVE_WORDS[move] for move in plan)
+    return f"Go {moves}: {len(plan)} move{'s' if len(plan) > 1 else ''}."
+
+
+def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool, words: bool = False) -> Row:
+    """The row of a generated map; with steps it has one latent step of 8 helper images, and the answer as text.
+
+    With `words` the plan in words stands between the two.
+    """
     plan = shortest_plan(rows)
     assert plan is not None, "generated maps have a solution"
     path, look = plan_path(rows, plan), index % LOOKS
@@ -51,6 +61,8 @@ def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool) -> R
         shown = moves_shown(len(plan))
         drawn = {n: Image(bytes=draw_vsp(rows, path[: n + 1], plan[:n], look)) for n in dict.fromkeys(shown)}
         steps.append(Step(type="latent", images=[drawn[n] for n in shown]))
+        if words:
+            steps.append(Step(type="text", text=plan_in_words(plan)))
         steps.append(Step(type="text", text=f"\\boxed{{{','.join(plan)}}}"))
         focus["focus"] = [[cell_box(path[n]) for n in shown]]
     picture = Image(bytes=draw_vsp(rows, path[:1], [], look))
