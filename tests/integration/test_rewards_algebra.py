@@ -98,6 +98,28 @@ def test_the_fast_path_gives_the_verdict_of_the_full_path(pairs: list[tuple[str,
             assert fast == verdicts.items[0].equal, (gold, answer)
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("0.000001", "0.000002"),  # one rounding step apart
+        ("0.333333", r"\frac{1}{3}"),
+        (r"14 \times 53.778", "188223/250"),  # equal, and not so in floating point
+        ("1 / 31.774", "500/15887"),
+        (r"12\left(6\right)/16", "4.5"),  # latex2sympy reads a mixed number
+        (r"13\,20", "1320"),
+        (r"15\frac{1}{3}", "5"),
+        ("681,853-19", "681834"),  # a comma inside an expression lists
+        ("-2^2", "4"),
+        (r"2\pi^2", r"4\pi^2"),
+        (r"\sqrt{2}\sqrt{3}", r"\sqrt{6}"),
+        ("1/2/2", "0.25"),
+    ],
+)
+def test_close_calls_and_odd_spellings_get_the_verdict_of_the_full_path(gold: str, answer: str) -> None:
+    (full,) = shared_pool().verify(as_latex(gold), [rf"\boxed{{{answer}}}"], 20.0).items
+    assert fast_verdict(gold, answer) in (None, full.equal)
+
+
 def test_plain_numbers_and_fractions_need_no_algebra() -> None:
     """Otherwise the property above would hold because the fast path decides nothing."""
     for gold, answer, verdict in [
