@@ -19,7 +19,7 @@ from covt_model.errors import ModelError
 from covt_rl.errors import ServerError
 from covt_rl.serving import options, supervisor
 from covt_rl.serving.process import LatentServer, check_port, free_port
-from covt_rl.serving.replicas import serving
+from covt_rl.serving.replicas import Stages, serving
 from covt_rl.serving.watch import Watch
 
 # A server that says it is healthy and has a child in a session of its own, whose id it writes to a file.
@@ -242,6 +242,16 @@ def test_replicas_end_together_when_one_of_them_can_t_start(tmp_path, tiny_check
     with pytest.raises(ServerError, match="no room"), serving(tiny_checkpoint, 2):
         pass
     assert len({server.port for server in begun}) == 2
+
+
+def test_progress_is_that_of_the_replica_that_is_behind() -> None:
+    told: list[str] = []
+    stages = Stages(2, lambda stage, _seconds: told.append(stage))
+    for number, stage in ((0, "importing vLLM"), (0, "ready"), (1, "importing vLLM"), (1, "loading weights")):
+        stages.reached(number, stage, 0.0)
+    assert told == ["importing vLLM", "loading weights"]
+    stages.reached(1, "ready", 1.0)
+    assert told[-1] == "ready"
 
 
 def test_replicas_get_devices_of_their_own() -> None:
