@@ -20,7 +20,8 @@ class UsageError(ValueError):
 def describe(error: BaseException) -> tuple[str, int] | None:
     """One line and an exit code for an error a user can act on; None for a defect, which deserves its traceback."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted → the quickstart goes on with the same command, a training with --resume", EXIT_INTERRUPTED
+        again = "`covt quickstart` and `covt data prepare` go on with the same command, a training with --resume"
+        return f"interrupted → {again}", EXIT_INTERRUPTED
     remedy = getattr(error, "remedy", None)
     if remedy is not None:
         code = EXIT_USAGE if isinstance(error, ValueError) else EXIT_RUNTIME
