@@ -1,6 +1,6 @@
 """Preparing a data set of two pictures a row, against `datasets.map` with the same conversion and checks.
 
-Each run is a process of its own that times the work after its imports and reports the largest memory it held. Both
+Each run is a process of its own that times the work after its imports; the memory is that of all its processes. Both
 sides read the same JSONL and picture files, call the same `Converter` (parsing, safety checks of every picture,
 validation), use two cores and end with Parquet files. The base tells whether a PNG is intact as one would otherwise, by
 decoding it with Pillow; the last case has our way of telling in the base too. Ours also hashes inputs and shards and
@@ -30,6 +30,7 @@ from harness import Benchmark, Case
 SIZES = (1_000, 10_000, 40_000)
 CORES = 2
 HEADLINE = "10k rows"
+POLL_SECONDS = 0.25
 DISTINCT = 60  # pictures of each kind; every row gets copies of its own
 
 
@@ -136,11 +137,32 @@ def run_base(source: Path, out: Path, our_checks: bool = False) -> float:
 
 
 def in_process(side: str, source: Path) -> dict[str, float]:
-    """Run one side in a new process; its seconds and the largest resident memory of one process, in bytes."""
+    """Run one side in a new session; its seconds, and the most memory that its processes held together, in bytes."""
     with tempfile.TemporaryDirectory(dir=source.parent) as out:
         command = [sys.executable, __file__, "--side", side, "--source", str(source), "--out", f"{out}/set"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        memory = 0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            while process.poll() is None:
+                memory = max(memory, resident_bytes(process.pid))
+                time.sleep(POLL_SECONDS)
+            assert process.stdout is not None
+            lines = process.stdout.read().splitlines()
+        if process.returncode:
+            raise RuntimeError(f"{side} failed with exit code {process.returncode}")
+    return {"seconds": float(lines[-1]), "memory": memory}
+
+
+def resident_bytes(session: int) -> int:
+    """Resident memory of all processes of a session; what they share is counted for each."""
+    pages = 0
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = place.read_text().rpartition(")")[2].split()  # those after the command's name
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            pages += int(fields[21])
+    return pages * resource.getpagesize()
 
 
 @contextmanager
@@ -193,8 +215,7 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sides = {"ours": run_ours, "base": run_base, "same": partial(run_base, our_checks=True)}
     seconds = sides[options.side](options.source, options.out)
-    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"seconds": seconds, "memory": usage * 1024}))
+    print(seconds)
 
 
 if __name__ == "__main__":
