@@ -39,3 +39,8 @@ def test_offloading_more_than_the_host_has_is_refused():
 def test_published_sizes_are_found_by_name():
     assert published("Qwen/Qwen2.5-VL-7B-Instruct") is PUBLISHED["7B"]
     assert published("runs/mine/hf") is None
+
+
+def test_a_small_model_fits_a_small_machine():
+    tiny = PUBLISHED["3B"] | {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 192, "vocab_size": 512}
+    check_fits(SftConfig(), tiny, "tiny", Machine(0, 0, 6 * GIB), 2)

@@ -55,7 +55,8 @@ def check_fits(config: SftConfig, model: dict[str, Any], name: str, machine: Mac
     need = needed(config, model, ranks)
     remedy = "use more GPUs, zero.offload_optimizer=cpu, lora.rank=16 or a smaller model (see docs/training.md)"
     if not machine.gpus:
-        whole = ranks * (need.device_total + need.host_total)
+        # Picture features only fill what they are given if there are that many pictures.
+        whole = ranks * (need.device_total + need.host_total - need.device["picture features"])
         if whole > machine.host_bytes:
             raise SftError(
                 f"{name} on {ranks} CPU ranks needs about {whole / GIB:.0f} GiB and this machine, which has no GPU, "

@@ -60,8 +60,9 @@ class TargetMaker:
         self._swap(self.teacher)
         return targets
 
-    def prepare(self, samples: Sequence[Sample], folder: Path, checkpoint: Path, micro: int) -> int:
-        """Have a frozen teacher's targets of these rows on disk; returns how many were computed now (collective).
+    def prepare(self, samples: Sequence[Sample], folder: Path, checkpoint: Path, micro: int) -> tuple[int, int]:
+        """Have a frozen teacher's targets of these rows on disk; returns how many were computed now and how many were
+        there (collective).
 
         The model must still be `checkpoint`, whose weights name the targets together with the settings.
         """
@@ -71,14 +72,14 @@ class TargetMaker:
             name[0] = settings_digest(weights, self.encoder, self.section, self.engine.dtype)
         dist.broadcast_object_list(name, src=0)
         self.cache = TargetCache(folder / name[0])
-        missing = {sample_digest(sample): sample for sample in samples if sample.spans}
-        waiting = [sample for digest, sample in missing.items() if digest not in self.cache]
+        wanted = {sample_digest(sample): sample for sample in samples if sample.spans}
+        waiting = [sample for digest, sample in wanted.items() if digest not in self.cache]
         turns = -(-len(waiting) // (micro * self.engine.world_size))
         with self.engine.forwards(whole=False):
             self._compute(self.cache, waiting, turns, micro)
         dist.barrier()
         self.cache.refresh()
-        return len(waiting)
+        return len(waiting), len(wanted) - len(waiting)
 
     def _compute(self, cache: TargetCache, waiting: Sequence[Sample], turns: int, micro: int) -> None:
         """This rank's share of `waiting`; every rank runs `turns` forwards."""

@@ -80,6 +80,7 @@ class Trainer:
         held_out = list(prepared.rows(config.eval.split, rows)) if rows else []
         self.probe = self._probe(held_out[: config.eval.rows])
         self.held_out = self._source([row for row in held_out[: config.eval.loss_rows] if row.steps])
+        self.named: set[int] = set()
         self.shown: dict[str, float] = {}
         self.best: float | None = None
         self.store = CheckpointStore(self.folder.checkpoints, config.log.keep)
@@ -165,8 +166,8 @@ class Trainer:
             if not source.skips(index)
         ]
         cache = Path(self.config.latent.target_cache or self.folder.path.parent / ".targets")
-        made = self.targets.prepare(usable, cache, self.source_checkpoint, self.config.data.micro_batch)
-        self._note(f"targets: {made} rows computed, {len(usable) - made} found in {cache}")
+        made, found = self.targets.prepare(usable, cache, self.source_checkpoint, self.config.data.micro_batch)
+        self._note(f"targets: {made} rows computed, {found} found in {cache}")
 
     def _restore(self, log: MetricsLog) -> int:
         """Steps done before, when resuming; the engine then continues in the stage it was in."""
@@ -222,7 +223,8 @@ class Trainer:
     def _rows(self, number: int) -> StepRows:
         rows = self.data.step(number, self.engine.rank, self.engine.world_size, self.engine.global_sum)
         for index in rows.skipped:
-            if self.worker.is_main:
+            if self.worker.is_main and index not in self.named:
+                self.named.add(index)
                 self._note(f"row {self.data.rows[index].id} is left out: {self.data.problem(index)}")
         return rows
 
