@@ -1,6 +1,7 @@
 """Input that means harm or is merely broken: every class has its reason code, and nothing is written outside."""
 
 import io
+import json
 import os
 import random
 import struct
@@ -182,6 +183,7 @@ def test_an_animation_becomes_its_first_frame(kind):
         ("folder.png", Reason.IMAGE_NOT_A_FILE),
         ("", Reason.IMAGE_MISSING),
         ("a\0.png", Reason.IMAGE_MISSING),
+        ("raw\udcff.png", Reason.IMAGE_MISSING),
         ("nowhere.png", Reason.IMAGE_MISSING),
         ("ok.png/deeper.png", Reason.IMAGE_MISSING),
         ("loop.png", Reason.IMAGE_UNREADABLE),
@@ -197,6 +199,7 @@ def test_a_picture_is_never_read_from_outside(tmp_path, name, reason):
     (root / "loop.png").symlink_to(root / "loop.png")
     (root / "folder.png").mkdir()
     os.mkfifo(root / "pipe.png")
+    Path(os.fsdecode(os.fsencode(root) + b"/raw\xff.png")).write_bytes(picture())
     folder = PictureFolder(root)
     assert folder.read("./ok.png", 1000) == picture()
     with pytest.raises(Rejected) as caught:
@@ -246,6 +249,7 @@ def test_lines_that_are_not_records_have_their_reasons(tmp_path):
         ({"sequence_plan": [None]}, "unknown_step_type"),
         ({"image_input": {"bytes": "x"}}, "wrong_type"),
         ({"id": ""}, "bad_row"),
+        ({"image_input": "images_comt/\ud800/a.png"}, "image_missing"),
         ({"text_input": "a <image> b <image> c"}, "image_count"),
     ],
 )
@@ -253,7 +257,7 @@ def test_fields_of_the_wrong_kind_are_rejected_and_the_rest_goes_on(tmp_path, ch
     good, bad = comt_line(1), comt_line(2) | changes
     names = [name for line in (good, comt_line(2)) for name in line["image_input"]]
     write_files(tmp_path / "in", {n: picture() for name in names for n in (name, name.replace(".png", "_1.png"))})
-    data = dump(bad) if reason != "not_utf8" else b'{"id": "\\ud800", ' + dump(comt_line(2))[1:]
+    data = json.dumps(bad).encode()
     (tmp_path / "in" / "TRAIN.jsonl").write_bytes(data + b"\n" + dump(good) + b"\n")
     manifest = prepare("comt", tmp_path / "out", options={"path": str(tmp_path / "in"), "max_rejected": 0.5})
     assert manifest.rejected == {reason: 1} and manifest.counts["train"].rows == 1

@@ -173,6 +173,8 @@ def test_zebra_cot_rows_and_irregularities(tmp_path):
     assert manifest.rejected == dict.fromkeys(sorted(reasons), 1)
     train = rows["train"]
     assert len(train) == 12 + len(odd) - len(reasons)
+    places = {line["file"] for line in read_rejections(tmp_path / "out" / "rejected.jsonl")}
+    assert places == {"2D Visual Reasoning - Visual Jigsaw/train-00000-of-00001.parquet"}
     row = train["zebra-2d-visual-reasoning-visual-jigsaw-train-00000-of-00001-000001"]
     assert row.question == "Puzzle 0: <image> Which piece fits?"
     assert row.category == "2D Visual Reasoning - Visual Jigsaw"

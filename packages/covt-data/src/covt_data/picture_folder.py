@@ -52,6 +52,10 @@ def _relative_name(name: str) -> str:
     parts = name.replace("\\", "/").split("/")
     if not name.strip() or "\0" in name:
         raise Rejected(Reason.IMAGE_MISSING, f"{shown(name)} is not a file name")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Rejected(Reason.IMAGE_MISSING, f"{shown(name)} is not UTF-8") from None
     if name[0] in "/\\" or ".." in parts or ":" in parts[0]:
         raise Rejected(Reason.IMAGE_OUTSIDE, f"{shown(name)} leads out of the folder of the pictures")
     return "/".join(part for part in parts if part not in ("", "."))

@@ -122,6 +122,8 @@ class Preparation:
         self.count_tokens = count_tokens
         self.report = report
         self.processes = processes
+        parents = [path.parent for files in published.splits.values() for path in files]
+        self.root = Path(os.path.commonpath(parents))
 
     def run(self, manifest: Manifest) -> Manifest:
         """Write the set into the work folder and return its manifest. Raises `DataError` when too much is rejected."""
@@ -165,7 +167,7 @@ class Preparation:
             if path.suffix == ".parquet":  # rows are counted without reading them
                 skipped = min(start - number, pq.read_metadata(path).num_rows) if number < start else 0
             number += skipped
-            for record in read_records(path, path.name, skipped):
+            for record in read_records(path, path.relative_to(self.root).as_posix(), skipped):
                 if self.options.limit is not None and number >= self.options.limit:
                     return
                 if number >= start:
