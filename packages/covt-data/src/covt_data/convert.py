@@ -13,7 +13,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from PIL import Image as Pictures
@@ -178,8 +179,7 @@ def convert_all(
         return
     remaining = iter(records)
     waiting: deque[Future[list[Outcome]]] = deque()
-    context = get_context("forkserver")  # this process may have threads, which a fork would not survive
-    context.set_forkserver_preload([__name__])
+    context = prepare_processes()
     with ProcessPoolExecutor(processes, context, _start, (converter,)) as pool:
         try:
             while True:
@@ -194,6 +194,17 @@ def convert_all(
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def prepare_processes() -> ForkServerContext:
+    """Let the server that workers are forked from begin its imports; calling it early saves waiting for them.
+
+    This process may have threads, which a fork of it would not survive.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    forkserver.ensure_running()
+    return context
 
 
 _converter: Converter | None = None  # of a worker process

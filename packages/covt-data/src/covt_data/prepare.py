@@ -83,6 +83,7 @@ def _from_files(
     processes: int,
 ) -> Manifest:
     """The set of a source that reads files."""
+    from covt_data.convert import prepare_processes
     from covt_data.prepare_records import Preparation, file_hashes
     from covt_data.sources.published import located
     from covt_data.work_folder import WorkFolder
@@ -90,6 +91,8 @@ def _from_files(
     if options.tokenizer and count_tokens is None:
         raise DataError("the options name a tokenizer, but none was given", "pass count_tokens to prepare")
     root = located(spec, options.path)
+    if processes > 1:
+        prepare_processes()
     published = spec.find(root, options)
     manifest = Manifest(
         source=spec.name,
