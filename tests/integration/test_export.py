@@ -289,3 +289,28 @@ def test_transformers_alone_decodes_latents_like_our_reference(
             if token == latent.pad_id:
                 run = text[max(0, position - latent.size) : position]
                 assert latent.start_id in run
+
+
+def test_the_documented_example_runs_without_covt(tiny_checkpoint: Path, tmp_path: Path):
+    """The code of docs/export.md, which is also on every model card, as it stands, beside the exported files."""
+    import transformers
+
+    from covt_model.checkpoint import load_model
+    from covt_model.export import write_checkpoint
+
+    base = load_model(tiny_checkpoint)
+    weights = ((name, p) for name, p in base.named_parameters() if "visual" not in name)
+    folder = write_checkpoint(weights, tiny_checkpoint, tmp_path / "model", LatentConfig.read(tiny_checkpoint))
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    on_card = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    assert code.count("\n") == on_card.count("\n") == 11
+    (folder / "picture.png").write_bytes(make_row(0, 2).images[0].bytes)
+    packages = str(Path(transformers.__file__).parents[1])
+    for example in (code, on_card.replace("max_new_tokens=512", "max_new_tokens=20")):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({packages!r})\n{example}"],
+            capture_output=True, text=True, check=False, cwd=folder, env=os.environ | {"HF_HOME": str(tmp_path / "hf")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()

@@ -1,17 +1,30 @@
 """The `covt` command. Each sub-command parses, loads its configuration and calls one function of a package."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from covt.commands import data, doctor, evaluate, export, quickstart, report, rl, serve, sft
 from covt.errors import EXIT_INTERRUPTED, exit_with
 
+ORDER = ("quickstart", "data", "sft", "rl", "serve", "export", "eval", "report", "doctor")
+
+
+class InOrder(TyperGroup):
+    """Lists the commands in the order of the work, groups among them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
     name="covt",
+    cls=InOrder,
     help="Train, serve and judge latent visual reasoning models.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
 )

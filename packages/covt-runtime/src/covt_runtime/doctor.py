@@ -25,7 +25,6 @@ SYNC = "run `uv sync`"
 # What runs must at least have, and what they are comfortable with.
 MEMORY_GIB = (4, 8)
 DISK_GIB = (2, 10)
-DEFAULT_PORT = 8000  # of `covt serve`
 THREADS = "OMP_NUM_THREADS"
 PLUGIN_MODULES = ("covt_model.vllm_plugin.worker", "covt_model.vllm_plugin.logits")
 EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
@@ -63,7 +62,6 @@ def run_checks(folder: Path | None = None) -> list[Check]:
         lambda: check_writable(place),
         check_shared_memory,
         check_port,
-        lambda: check_default_port(DEFAULT_PORT),
         check_wandb,
     ]
     return [check() for check in checks]
@@ -208,17 +206,6 @@ def check_port() -> Check:
             return Check("free port", "pass", f"127.0.0.1:{probe.getsockname()[1]}")
     except OSError as error:
         return Check("free port", "fail", str(error), "allow this process to listen on 127.0.0.1")
-
-
-def check_default_port(port: int) -> Check:
-    """Whether the port that `covt serve` takes unless told otherwise is free."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return Check(f"port {port}", "warn", f"in use ({error.strerror})", "give `covt serve` another --port")
-    return Check(f"port {port}", "pass", "free for `covt serve`")
 
 
 def check_wandb() -> Check:

@@ -10,7 +10,7 @@ from covt.output import emit
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An exported model's folder, or NAME=FOLDER.")],
-    data: Annotated[list[str], typer.Argument(metavar="DATA…", help="Prepared sets.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA", help="Prepared sets.")],
     also: Annotated[
         list[str] | None, typer.Option(help="Another model for the same table; may be given several times.")
     ] = None,

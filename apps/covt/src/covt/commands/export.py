@@ -10,7 +10,7 @@ from covt.output import emit
 
 def export(
     source: Annotated[
-        Path | None, typer.Argument(metavar="[RUN|CHECKPOINT]", help="A run or one of its step_N; default: the newest.")
+        Path | None, typer.Argument(metavar="RUN|CHECKPOINT", help="A run or one of its step_N; default: the newest.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write; default RUN/export.")] = None,
     dtype: Annotated[str, typer.Option(help="bf16 or fp32; default: as the base model is stored.")] = "",

@@ -11,7 +11,7 @@ from covt.output import emit
 def report(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN…]", help="Folders of runs, quickstarts or evaluations; default: the newest run."),
+        typer.Argument(metavar="RUN", help="Folders of runs, quickstarts or evaluations; default: the newest run."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The HTML file; default report.html in the first folder.")] = None,
     latents: Annotated[

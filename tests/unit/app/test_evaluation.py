@@ -1,0 +1,51 @@
+"""What `covt eval` refuses, how it names models, and its table."""
+
+from pathlib import Path
+
+import pytest
+
+from covt.commands.evaluate import table
+from covt.errors import UsageError
+from covt.evaluation import EvalPlan, evaluate_all, named
+from covt_runtime.progress import Progress
+
+
+def test_folders_get_short_names_and_given_ones_win(tmp_path: Path):
+    found = named([tmp_path / "rl" / "hf", Path("best=x/y"), tmp_path / "data" / "trace"])
+    assert list(found) == ["rl-hf", "best", "trace"] and found["best"] == Path("x/y")
+    with pytest.raises(UsageError, match="both called 'a-hf'"):
+        named([tmp_path / "a" / "hf", tmp_path / "b" / "a" / "hf"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "url", "message"),
+    [
+        ({"models": {"x": Path("missing")}}, "", "is not a model"),
+        ({"models": "two"}, "http://127.0.0.1:1", "serves one model, not 2"),
+        ({"modes": ("keep", "keep")}, "", "names one twice"),
+        ({"samples": 3}, "", "all the same"),
+    ],
+)
+def test_senseless_evaluations_are_refused_before_anything_starts(tmp_path: Path, changes, url, message):
+    (tmp_path / "config.json").write_text("{}")
+    models = {"a": tmp_path} | ({"b": tmp_path} if changes.get("models") == "two" else {})
+    values = {"models": models, "data": {}} | {key: value for key, value in changes.items() if value != "two"}
+    with pytest.raises(UsageError, match=message) as error:
+        evaluate_all(EvalPlan(**values), tmp_path / "out", progress=Progress(quiet=True), base_url=url)
+    assert error.value.remedy and not (tmp_path / "out").exists()
+
+
+def test_the_table_has_a_line_a_result_and_one_a_category():
+    interval = {"value": 0.5, "low": 0.25, "high": 0.75}
+    one = {
+        "model": "rl", "data": "trace", "mode": "zeros", "samples": 2, "accuracy": interval,
+        "tokens": {"completion": 15},
+        "seconds": {"p50": 0.125}, "by_category": {"2 hops": interval | {"rows": 7}}, "majority": interval,
+        "pass_at": {"1": interval}, "judges": {"end_on_goal": interval},
+        "minus_keep": {"value": -0.4, "low": -0.5, "high": -0.3},
+    }  # fmt: skip
+    lines = table({"results": [one]}).splitlines()
+    assert lines[0].split()[:2] == ["model", "data"]
+    assert "-40.0 [-50.0, -30.0]" in lines[1] and "50.0% [25.0%, 75.0%]" in lines[1] and lines[1].endswith("0.12")
+    assert [line.split("  ")[-2].strip() if "  " in line else "" for line in lines[2:]] and len(lines) == 6
+    assert "2 hops (n=7)" in lines[-1]
