@@ -82,7 +82,6 @@ class _Layer:
                 mlp.gate_proj, mlp.up_proj, mlp.down_proj,
             )
         )  # fmt: skip
-
         self.step = self._step_weights(layer) if shared else None
 
     def _step_weights(self, layer: Qwen2_5_VLDecoderLayer) -> StepWeights | None:
