@@ -3,63 +3,26 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from sft_runs import STAGE1, STAGE2, losses, make_place, run, settings
 
 from covt.exporting import export_checkpoint
-from covt_data.prepare import prepare
 from covt_runtime.launch import WorkerGroup
-from covt_runtime.progress import Progress
-from covt_sft.config import SftConfig
-from covt_sft.plan import plan
-from covt_sft.train import build_tiny_start, train
-
-STAGE1, STAGE2 = 6, 4
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data and a starting checkpoint."""
-    place = tmp_path_factory.mktemp("sft")
-    prepare("trace", place / "data", options={"n_train": 48, "n_prompts": 8, "n_test": 12, "direct_hops": 3})
-    build_tiny_start(settings(place, "start"), place / "data", place / "model")
-    return place
+    return make_place(tmp_path_factory.mktemp("sft"))
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory):
     with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs")) as group:
         yield group
-
-
-def settings(place: Path, name: str, **sections: dict[str, Any]) -> SftConfig:
-    values: dict[str, dict[str, Any]] = {
-        "run": {"out": str(place / "runs"), "name": name},
-        "model": {"path": str(place / "model") if (place / "model").exists() else "tiny"},
-        "latent": {"normalize": "rms", "selection": "focus", "required": False},
-        "data": {"path": str(place / "data"), "batch_size": 8, "micro_batch": 4},
-        "zero": {"dtype": "fp32", "gather": "step", "persistence_threshold": 0},
-        "stage1": {"steps": STAGE1, "lr": 1e-3, "noise": 0.0, "warmup_steps": 1},
-        "stage2": {"steps": STAGE2, "lr": 1e-3, "warmup_steps": 1},
-        "eval": {"rows": 8, "max_tokens": 16},
-        "log": {"wandb": "disabled", "every": 1, "save_every": 2, "keep": 10},
-    }
-    for section, changes in sections.items():
-        values[section] = values[section] | changes
-    return SftConfig.model_validate(values | {"method": "latent"})
-
-
-def run(config: SftConfig, workers: WorkerGroup, **options: Any) -> Path:
-    result = train(config, plan(config), progress=Progress(quiet=True), workers=workers, **options)
-    return Path(result["run"])
-
-
-def losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +77,7 @@ def test_export_of_the_sharded_checkpoint_is_the_model_that_was_trained(referenc
 
 @pytest.mark.parametrize("method", ["plain", "pause"])
 def test_controls_train_and_say_what_they_are(place: Path, two_ranks: WorkerGroup, method: str):
-    config = settings(place, method, stage1={"steps": 2}, stage2={"steps": 0}).model_copy(update={"method": method})
+    config = settings(place, method, method=method, stage1={"steps": 2}, stage2={"steps": 0})
     folder = run(config, two_ranks)
     head = json.loads((folder / "hf" / "config.json").read_text())["covt_latent"]["head"]
     assert head == ("none" if method == "pause" else "identity")
@@ -123,7 +86,7 @@ def test_controls_train_and_say_what_they_are(place: Path, two_ranks: WorkerGrou
 def test_a_recipe_with_another_latent_size_is_refused(place: Path, tmp_path: Path):
     with (
         WorkerGroup(1, log_dir=tmp_path) as workers,
-        pytest.raises(ValueError, match="latent size 8, normalize 'rms'; the recipe says 4"),
+        pytest.raises(ValueError, match="latent size 8; the recipe says 4"),
     ):
         run(settings(place, "other-size", latent={"size": 4}), workers)
 

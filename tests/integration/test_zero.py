@@ -46,6 +46,13 @@ def test_bf16_weights_follow_fp32_ones_closely(two_ranks: WorkerGroup) -> None:
     assert ours["losses"] == pytest.approx(zero_jobs.train_alone(10)["losses"], rel=1e-2)
 
 
+@pytest.mark.parametrize("gather", ["step", "module"])
+def test_a_step_left_out_leaves_nothing_behind(two_ranks: WorkerGroup, gather: str) -> None:
+    """Its gradients were NaN; the schedule counts it."""
+    ours = two_ranks.run("zero_jobs:train", {"steps": 6, "skip": 2, "branch": "all", "zero": {"gather": gather}})
+    assert ours["losses"] == pytest.approx(zero_jobs.train_alone(6, "all", skip=2)["losses"], rel=1e-5)
+
+
 def test_gathering_by_module_gives_the_losses_of_one_process(two_ranks: WorkerGroup) -> None:
     """Small buckets; a part that every rank uses in every other step only."""
     zero = {"gather": "module", "reduce_bucket_size": 300, "prefetch_bucket_size": 300}

@@ -55,8 +55,9 @@ def rows(step: int) -> list[Tensor]:
     return [torch.randint(0, VOCABULARY, (1, length), generator=generator) for length in lengths]
 
 
-def train_alone(steps: int, branch: Branch = "one") -> dict[str, list[float]]:
-    """The losses and gradient norms of plain torch on one process, all rows of a step in one go."""
+def train_alone(steps: int, branch: Branch = "one", skip: int | None = None) -> dict[str, list[float]]:
+    """The losses and gradient norms of plain torch on one process, all rows of a step in one go. The step `skip` is
+    left out."""
     from covt_runtime.config import OptimConfig
     from covt_runtime.schedule import lr_at
 
@@ -66,7 +67,7 @@ def train_alone(steps: int, branch: Branch = "one") -> dict[str, list[float]]:
     rest = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
     adam = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=1.0)
     losses, norms = [], []
-    for step in range(steps):
+    for step in [step for step in range(steps) if step != skip]:
         for group in adam.param_groups:
             group["lr"] = lr_at(step, steps, optim)
         batch = rows(step)
@@ -100,17 +101,18 @@ def _engine(payload: dict[str, Any]) -> Any:
     return ZeroEngine(model, optim, zero, total_steps=payload["steps"])
 
 
-def _one_step(engine: Any, step: int, branch: Branch = "one") -> float:
-    """The global loss of one step; this rank's rows are accumulated one at a time."""
+def _one_step(engine: Any, step: int, branch: Branch = "one", *, skip: bool = False) -> float:
+    """The global loss of one step; this rank's rows are accumulated one at a time. With `skip` the loss is made NaN and
+    the step left out."""
     batch = rows(step)
     mine = [(i, row) for i, row in enumerate(batch) if i % engine.world_size == engine.rank]
     tokens = engine.global_sum(sum(row.numel() - 1 for _, row in mine)).float()
     total = torch.zeros(())
     for i, row in mine:
-        loss = engine(row, branch=uses_branch(step, i, branch)) / tokens
+        loss = engine(row, branch=uses_branch(step, i, branch)) / tokens * (float("nan") if skip else 1.0)
         engine.backward(loss)
         total += loss.detach()
-    engine.step()
+    engine.skip_step() if skip else engine.step()
     return float(engine.global_sum(total))
 
 
@@ -121,7 +123,9 @@ def train(payload: dict[str, Any], worker: Any) -> dict[str, list[float]]:
     step_engine = engine.step
     engine.step = lambda: norms.append(step_engine().grad_norm)
     for step in range(payload["steps"]):
-        losses.append(_one_step(engine, step, payload.get("branch", "one")))
+        skip = step == payload.get("skip")
+        loss = _one_step(engine, step, payload.get("branch", "one"), skip=skip)
+        losses += [] if skip else [loss]
     engine.close()
     return {"losses": losses, "norms": norms}
 
