@@ -33,7 +33,7 @@ with tempfile.TemporaryDirectory() as folder:
     trainer = GRPOTrainer(
         model=Qwen2ForCausalLM(config),
         processing_class=processor,
-        reward_funcs=functions,
+        reward_funcs=[*functions],
         train_dataset=Dataset.from_list(rows),
         args=GRPOConfig(
             output_dir=folder,
