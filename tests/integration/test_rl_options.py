@@ -49,6 +49,7 @@ def test_replayed_latents_and_control_continuations(
         tmp_path,
         algorithm={"steps": 2, "latents": "replay"},
         rewards={"control": 1},
+        rollout={"samples": 16},
         log=KEEP_ALL,
     )
     folder, lines = run(config, workers)

@@ -282,8 +282,8 @@ class Updater:
         metrics = {
             "latent/logprob_gap": mean["gap"],
             "sampling/kl": mean["kl_server"],
-            # Without a reference, `kl` is the server's from the trainer, which moves with the updates of a step.
-            "kl": mean["kl_server"] if self.reference is None else mean["kl"],
+            # Without a reference in the loss, `kl` is the server's from the trainer, which moves with a step's updates.
+            "kl": mean["kl"] if self.reference is not None and self.algorithm.kl_in == "loss" else mean["kl_server"],
             "entropy": mean["entropy"],
             "clip_ratio/region_mean": mean["clipped"],
         }
