@@ -147,7 +147,8 @@ class Trainer:
         torch.set_num_threads(1)
         self.encoder = Encoder(checkpoint, mode="pause", selection="ilvr")
         self.samples = [self.encoder.encode(row) for row in rows()]
-        model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32)
+        loaded: Any = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained
+        self.model = model = loaded(str(checkpoint), dtype=torch.float32)
         model.model.visual.requires_grad_(False)
         self.ends: list[float] = []
         arguments = transformers.TrainingArguments(
@@ -209,7 +210,7 @@ class Trainer:
         import torch
 
         with torch.no_grad():
-            return float(self.trainer.model(**self.collate([{"sample": sample} for sample in self.samples])).loss)
+            return float(self.model(**self.collate([{"sample": sample} for sample in self.samples])).loss)
 
     def epoch(self) -> float:
         """Seconds of an optimizer step over all rows: of the second of two, since the first carries the start-up."""

@@ -5,6 +5,7 @@ trained difference, added to the embedding's output and to the head's logits, so
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ class RowHead(nn.Module):
         return self.base(hidden).index_add(-1, index, hidden @ self.rows.T)
 
 
-def add_lora(model: nn.Module, section: LoraSection, latent: LatentConfig) -> None:
+def add_lora(model: Any, section: LoraSection, latent: LatentConfig) -> None:
     """Freeze a Qwen2.5-VL and give its language model adapters and trainable latent rows, in place.
 
     Raises:
@@ -53,7 +54,7 @@ def add_lora(model: nn.Module, section: LoraSection, latent: LatentConfig) -> No
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    language = model.model.language_model  # pyright: ignore[reportAttributeAccessIssue]
+    language = model.model.language_model
     names = {name.rpartition(".")[2] for name, part in language.named_modules() if isinstance(part, nn.Linear)}
     unknown = sorted(set(section.targets) - names)
     if unknown:

@@ -3,10 +3,10 @@
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from covt_model.losses import mean_loss
 from covt_runtime.engine import StepResult, ZeroEngine
@@ -17,9 +17,9 @@ from covt_sft.objective import target_noise
 from covt_sft.stage import Counts, StageLoss
 
 
-def decoder_work(model: nn.Module) -> DecoderWork:
+def decoder_work(model: Any) -> DecoderWork:
     """FLOPs of a Qwen2.5-VL's language model and head, before its parameters are sharded."""
-    language, head = model.model.language_model, model.lm_head  # pyright: ignore[reportAttributeAccessIssue]
+    language, head = model.model.language_model, model.lm_head
     matrices = [p for part in (language.layers, head) for p in part.parameters() if p.dim() > 1]
     config = language.config
     width = config.num_attention_heads * language.layers[0].self_attn.head_dim
