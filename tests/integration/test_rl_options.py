@@ -174,12 +174,3 @@ def test_a_server_with_another_k_is_refused(latent_server: RunningServer):
     client.latent = replace(client.latent, size=client.latent.size + 1)
     with BlockingClient(client) as blocking, pytest.raises(RolloutError, match="K = 5 pads"):
         blocking.run(check_server(client))
-
-
-def test_prompts_without_room_are_refused(latent_server: RunningServer, data: Path, tmp_path: Path):
-    config = settings(latent_server, data, tmp_path, data={"max_length": 40})
-    with (
-        WorkerGroup(2, log_dir=tmp_path / "logs") as workers,
-        pytest.raises((RolloutError, ValueError), match=r"prompts are too long.*max_length = 40"),
-    ):
-        run(config, workers)

@@ -19,6 +19,7 @@ from covt_model.generation import generate
 from covt_model.policy import LatentPolicy, load_split
 from covt_model.tiny import build_tiny
 from covt_model.vision import VisionFeatures
+from covt_rl.checks import check_prompts
 from covt_rl.config import RlConfig
 from covt_rl.errors import RolloutError
 from covt_rl.objective import GrpoObjective
@@ -256,3 +257,10 @@ def test_nothing_to_learn_is_no_step(setting: Setting):
     updater, engine = setting.updater()
     assert updater.update(flat) == {"skipped_updates": 1.0}
     assert engine.gradients == []
+
+
+def test_prompts_without_room_for_an_answer_are_refused(setting: Setting):
+    config = RlConfig.model_validate({"rollout": {"max_tokens": 64}, "data": {"max_length": 65}})
+    with pytest.raises(RolloutError, match=r"2 of 2 prompts are too long: .*rollout.max_tokens = 64"):
+        check_prompts(setting.rows, setting.encoder, config)
+    check_prompts(setting.rows, setting.encoder, RlConfig.model_validate({"rollout": {"max_tokens": 64}}))
