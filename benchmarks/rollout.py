@@ -63,13 +63,14 @@ class Loop:
 
         inputs = self.processor(images=[Image.open(io.BytesIO(data)) for data in prompt.images], return_tensors="pt")
         grids, image_id = inputs["image_grid_thw"], self.model.config.image_token_id
+        vision: Any = self.model.model
         with torch.no_grad():
-            features = torch.cat(list(self.model.model.get_image_features(inputs["pixel_values"], grids).pooler_output))
+            features = torch.cat(list(vision.get_image_features(inputs["pixel_values"], grids).pooler_output))
             ids = torch.tensor([[i for t in prompt.ids for i in [t] * (len(features) if t == image_id else 1)]])
             embeds = self.model.get_input_embeddings()(ids)
             embeds[ids == image_id] = features
             kinds = (ids == image_id).int()
-            positions, _ = self.model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)
+            positions, _ = vision.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)
         return embeds, positions
 
     def decode(self, embeds: Any, positions: Any, tokens: int, cache: bool) -> list[int]:
@@ -87,7 +88,7 @@ class Loop:
             token = int(self.model.lm_head(hidden).argmax())
             if pads is not None:
                 token = latent.pad_id if pads < latent.size else latent.end_id
-            pads = pads + 1 if token == latent.pad_id else 0 if token == latent.start_id else None
+            pads = (pads or 0) + 1 if token == latent.pad_id else 0 if token == latent.start_id else None
             ids.append(token)
             if token == latent.pad_id:
                 row = hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-6)

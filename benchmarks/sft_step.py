@@ -171,7 +171,7 @@ class Trainer:
             disable_tqdm=True,
             seed=SEED,
         )
-        dataset = [{"sample": sample, "input_ids": sample.input_ids.tolist()} for sample in self.samples]
+        dataset: Any = [{"sample": sample, "input_ids": sample.input_ids.tolist()} for sample in self.samples]
         self.trainer = transformers.Trainer(model, arguments, train_dataset=dataset, data_collator=self.collate)
         self.trainer.add_callback(self._clock())
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import linear, silu
 from transformers.generation.utils import GenerateDecoderOnlyOutput
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 EPS = 1e-6
 HEAD_FILE = "covt_latent/head.safetensors"
@@ -83,7 +83,7 @@ def _decode(
     if not config.return_dict_in_generate:
         return ids
     return GenerateDecoderOnlyOutput(
-        sequences=ids,
+        sequences=ids,  # pyright: ignore[reportArgumentType]
         scores=tuple(scores) or None,
         logits=tuple(raw) or None,
         past_key_values=model_kwargs.get("past_key_values"),
@@ -126,7 +126,10 @@ def _load_head(model, kind):
         return lambda x: x
     if kind not in ("linear", "mlp"):
         raise ValueError(f"this file doesn't know the feedback head {kind!r}; export the checkpoint again")
-    weights = load_file(cached_file(model.config._name_or_path, HEAD_FILE))
+    path = cached_file(model.config._name_or_path, HEAD_FILE)
+    if path is None:
+        raise ValueError(f"this checkpoint has head {kind!r} but no {HEAD_FILE}; export it again")
+    weights = load_file(path)
     weights = {name: tensor.to(model.lm_head.weight) for name, tensor in weights.items()}
     if kind == "linear":
         return lambda x: linear(x, weights["weight"], weights["bias"])

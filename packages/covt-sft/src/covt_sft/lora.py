@@ -63,7 +63,12 @@ def add_lora(model: Any, section: LoraSection, latent: LatentConfig) -> None:
         )
     model.requires_grad_(False)
     inject_adapter_in_model(
-        LoraConfig(r=section.rank, lora_alpha=section.alpha, target_modules=list(section.targets)), language
+        LoraConfig(
+            r=section.rank,
+            lora_alpha=section.alpha,  # pyright: ignore[reportArgumentType]  # a factor: any number will do
+            target_modules=list(section.targets),
+        ),
+        language,
     )
     head = getattr(model, ATTRIBUTE, None)
     if isinstance(head, nn.Module):
