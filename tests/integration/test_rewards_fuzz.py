@@ -23,8 +23,8 @@ def test_hostile_completions_get_their_zero() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_ten_thousand_hostile_completions_get_their_zero() -> None:
-    found = hostile_answers.run(10_000, seed=0)
+@pytest.mark.timeout(1800)
+def test_a_thousand_hostile_completions_get_their_zero() -> None:
+    found = hostile_answers.run(1_000, seed=0)
     check(found)
     assert found["workers_killed_and_replaced"] > 0
