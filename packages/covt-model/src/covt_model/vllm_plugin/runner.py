@@ -14,9 +14,8 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from covt_model.feedback import feedback
 from covt_model.heads import load_head
 from covt_model.vllm_plugin.protocol import LatentOptions, Latents, read_options
-from covt_model.vllm_plugin.settings import EngineSettings
+from covt_model.vllm_plugin.settings import EngineSettings, checkpoint_folder
 from covt_model.vllm_plugin.store import FinishedLatents, RequestLatents, RowPool
-from covt_model.vllm_plugin.weights import checkpoint_folder
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

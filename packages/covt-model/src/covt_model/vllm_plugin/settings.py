@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covt_model.config import KEY, LatentConfig
@@ -79,3 +80,12 @@ def check_supported(vllm_config: VllmConfig) -> None:
     for name, present in refused.items():
         if present:
             raise ModelError(f"latent decoding does not work with {name}", remedies[name])
+
+
+def checkpoint_folder(model: str) -> Path:
+    """The served checkpoint's folder; a model named by its hub id was downloaded when the server started."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, local_files_only=True))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from covt_model.errors import CheckpointError, ModelError
+from covt_model.vllm_plugin.settings import checkpoint_folder
 
 if TYPE_CHECKING:
     from covt_model.vllm_plugin.runner import LatentRunner
@@ -45,15 +46,6 @@ def load(runner: LatentRunner, folder: Path, head: torch.nn.Module | None) -> di
 def served_model(runner: LatentRunner) -> Any:
     """vLLM's Qwen2.5-VL; it has attributes that vLLM's interface of models doesn't name."""
     return runner.get_model()
-
-
-def checkpoint_folder(model: str) -> Path:
-    """The served checkpoint's folder; a model named by its hub id was downloaded when the server started."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, local_files_only=True))
 
 
 def files(folder: Path) -> list[Path]:
