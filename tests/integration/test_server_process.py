@@ -109,6 +109,20 @@ def test_a_killed_supervisor_takes_the_server_with_it(tmp_path) -> None:
         os.kill(int((tmp_path / "grandchild").read_text()), signal.SIGKILL)
 
 
+def test_a_hanging_server_of_a_killed_supervisor_is_ended_before_the_next(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(supervisor, "GRACE", 0.5)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + HEALTHY
+    with stand_in(tmp_path, deaf) as server:
+        server.launch()
+        assert server.pid is not None
+        orphans = supervisor._descendants(server.pid)
+        os.kill(server.pid, signal.SIGKILL)
+        assert eventually(lambda: server.pid is None)
+        assert alive(orphans[0]), "it should have ignored the kernel's SIGTERM"
+        server.restart()
+        assert not any(alive(pid) for pid in orphans)
+
+
 def test_shared_memory_of_a_killed_server_is_removed_and_that_of_others_is_not(tmp_path) -> None:
     """What vLLM's tensor-parallel workers talk through; nobody is left to remove it when they are killed."""
     name = f"covt-test-{os.getpid()}"

@@ -54,6 +54,7 @@ class LatentServer:
         self._command, self._options = line, options
         self._process: subprocess.Popen[bytes] | None = None
         self._lease: int | None = None
+        self._sessions: set[int] = set()
 
     @classmethod
     def start(
@@ -152,7 +153,22 @@ class LatentServer:
             # A stopped (SIGSTOP) supervisor doesn't see the end of its lease, but its children die with it.
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
+        if self._process.returncode < 0:
+            self._end_orphans()
         self._process = None
+
+    def _end_orphans(self) -> None:
+        """A killed supervisor's server has been told to end by the kernel, but it may hang in a request."""
+        begun = time.monotonic()
+        while orphans := supervisor.session_members(self._sessions):
+            waited = time.monotonic() - begun
+            if waited > 2 * supervisor.GRACE:
+                raise ServerError(f"processes {orphans} of the rollout server can't be ended", "end them by hand")
+            if waited > supervisor.GRACE:
+                for pid in orphans:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(POLL)
 
     def check(self) -> None:
         """Raise ServerError with the end of the log when the server has died."""
@@ -177,10 +193,18 @@ class LatentServer:
                     f"see its log: {self.log_path}; on a busy machine allow more time",
                 )
             if (now := self._stage()) not in (None, stage):
+                self._note_sessions()
                 stage = str(now)
                 on_progress(stage, seconds)
             time.sleep(POLL)
+        self._note_sessions()
         on_progress(LAST_STAGE, time.monotonic() - began)
+
+    def _note_sessions(self) -> None:
+        if self._process is not None:
+            below = supervisor._descendants(self._process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                self._sessions = {os.getsid(pid) for pid in below}
 
     def responds(self, timeout: float = 10.0) -> bool:
         """Whether the engine itself, not only the HTTP server before it, answers within `timeout` seconds."""

@@ -17,7 +17,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 GRACE = 5.0
@@ -97,17 +97,30 @@ def _descendants(root: int) -> list[int]:
     """Live processes below `root`, parents first; zombies are left out."""
     children: dict[int, list[int]] = {}
     for pid in processes():
-        with contextlib.suppress(OSError):
-            # The command name is in brackets and may hold anything; state and parent follow the last bracket.
-            state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                children.setdefault(int(parent), []).append(pid)
-    found: list[int] = []
+        if (found := _parent_and_session(pid)) is not None:
+            children.setdefault(found[0], []).append(pid)
+    found_below: list[int] = []
     level = [root]
     while level:
         level = [child for pid in level for child in children.get(pid, [])]
-        found += level
-    return found
+        found_below += level
+    return found_below
+
+
+def session_members(sessions: Collection[int]) -> list[int]:
+    """Live processes of these sessions: what a killed supervisor's server is found by."""
+    found = ((pid, _parent_and_session(pid)) for pid in processes())
+    return [pid for pid, ids in found if ids is not None and ids[1] in sessions]
+
+
+def _parent_and_session(pid: int) -> tuple[int, int] | None:
+    """None when the process is gone or a zombie."""
+    with contextlib.suppress(OSError):
+        # The command name is in brackets and may hold anything; state, parent, group and session follow it.
+        state, parent, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+        if state != "Z":
+            return int(parent), int(session)
+    return None
 
 
 if __name__ == "__main__":
