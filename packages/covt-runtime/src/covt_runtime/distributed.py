@@ -104,3 +104,11 @@ def join_group(
             device_id=device if on_gpu else None,
         )
     return Worker(rank, local_rank, world_size, device, log_dir, emit if rank == 0 else _drop)
+
+
+def leave_group() -> None:
+    """End this process's groups, whose threads must not outlive the interpreter: gloo's abort the process then."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -6,6 +6,7 @@ DeepSpeed once. Processes that torchrun, deepspeed, accelerate or srun started r
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import selectors
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from covt_runtime.distributed import Event, join_group, launched_from_outside, visible_gpus
+from covt_runtime.distributed import Event, join_group, launched_from_outside, leave_group, visible_gpus
 from covt_runtime.errors import LaunchError, WorkerUserError
 from covt_runtime.worker import resolve_target
 
@@ -263,8 +264,11 @@ def launch(
     rank; the result is then None on ranks other than 0.
     """
     if launched_from_outside():
+        atexit.unregister(leave_group)
         worker = join_group(log_dir=Path(log_dir), emit=on_event or (lambda event: None))
         result = resolve_target(target)(payload, worker)
+        # Only after a success: with a rank missing, leaving an NCCL group may wait for it.
+        atexit.register(leave_group)
         return result if worker.is_main else None
     with WorkerGroup(ranks, log_dir=log_dir, env=env) as group:
         return group.run(target, payload, on_event)
