@@ -55,11 +55,11 @@ class Fault:
 
     def strike(self, server: Any) -> Callable[[], None]:
         """Do it; the result undoes it, where it can be undone."""
-        from covt_rl.serving.supervisor import _descendants
+        from covt_rl.serving.supervisor import descendants
 
         if server.pid is None:
             return lambda: None
-        below = _descendants(server.pid)
+        below = descendants(server.pid)
         target = {"supervisor": server.pid, "api server": below[0], "engine": below[-1]}[self.whom]
         sent = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "pause": signal.SIGSTOP, "end": signal.SIGTERM}
         os.kill(target, sent[self.kind])
@@ -184,7 +184,7 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
                 for number, fault in enumerate(faults):
                     note(f"{number + 1}/{len(faults)}: {fault}")
                     if server.pid is not None:
-                        seen.update(living([server.pid, *supervisor._descendants(server.pid)]))
+                        seen.update(living([server.pid, *supervisor.descendants(server.pid)]))
                     await rounds.round(fault)
                 return rounds.counts
 

@@ -56,7 +56,7 @@ def test_every_prompt_is_answered_once_with_the_right_weights(server: LatentServ
                 running = asyncio.create_task(client.generate(PROMPTS, LONG))
                 await asyncio.sleep(0.2)
                 assert server.pid is not None
-                below = supervisor._descendants(server.pid)
+                below = supervisor.descendants(server.pid)
                 os.kill(below[0] if whom == "api server" else below[-1], sent)
                 return expected, await running
 
@@ -91,7 +91,7 @@ def test_a_push_to_a_dying_server_fails_and_the_next_one_succeeds(server: Latent
         async with client:
             with Publisher(client, ServedNames.read(server.checkpoint)) as publisher:
                 assert server.pid is not None
-                os.kill(supervisor._descendants(server.pid)[0], signal.SIGKILL)
+                os.kill(supervisor.descendants(server.pid)[0], signal.SIGKILL)
                 with pytest.raises(WeightPushError):
                     await publisher.publish(tensors(server.checkpoint, 1.1), 21)
                 await asyncio.to_thread(server.restart)
@@ -104,7 +104,7 @@ def test_a_push_to_a_dying_server_fails_and_the_next_one_succeeds(server: Latent
 def test_nothing_is_left_of_a_stopped_server(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with LatentServer.start(tiny_checkpoint, log_path=tmp_path / "log") as server:
         assert server.pid is not None
-        pids = [server.pid, *supervisor._descendants(server.pid)]
+        pids = [server.pid, *supervisor.descendants(server.pid)]
         assert len(pids) >= 3
     begun = time.monotonic()
     while any(Path(f"/proc/{pid}").exists() for pid in pids):

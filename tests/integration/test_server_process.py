@@ -101,7 +101,7 @@ def test_a_killed_supervisor_takes_the_server_with_it(tmp_path) -> None:
     with stand_in(tmp_path) as server:
         server.launch()
         assert server.pid is not None
-        children = supervisor._descendants(server.pid)
+        children = supervisor.descendants(server.pid)
         assert children
         os.kill(server.pid, signal.SIGKILL)
         assert eventually(lambda: not alive(children[0]))
@@ -115,7 +115,7 @@ def test_a_hanging_server_of_a_killed_supervisor_is_ended_before_the_next(tmp_pa
     with stand_in(tmp_path, deaf) as server:
         server.launch()
         assert server.pid is not None
-        orphans = supervisor._descendants(server.pid)
+        orphans = supervisor.descendants(server.pid)
         os.kill(server.pid, signal.SIGKILL)
         assert eventually(lambda: server.pid is None)
         assert alive(orphans[0]), "it should have ignored the kernel's SIGTERM"
@@ -171,7 +171,7 @@ def test_a_stopped_server_can_still_be_ended(tmp_path) -> None:
     with stand_in(tmp_path) as server:
         server.launch()
         assert server.pid is not None
-        children = supervisor._descendants(server.pid)
+        children = supervisor.descendants(server.pid)
         for pid in children:
             os.kill(pid, signal.SIGSTOP)
     assert not any(alive(pid) for pid in children)
@@ -196,7 +196,7 @@ def test_a_dead_server_is_noticed_and_can_be_started_again(tmp_path) -> None:
         server.launch()
         server.check()
         assert server.pid is not None
-        os.kill(supervisor._descendants(server.pid)[0], signal.SIGKILL)
+        os.kill(supervisor.descendants(server.pid)[0], signal.SIGKILL)
         assert eventually(lambda: server.pid is None)
         with pytest.raises(ServerError, match="has died"):
             server.check()
@@ -216,7 +216,7 @@ if started.read_text() == "xx": raise RuntimeError("no room just now")
         server.launch()
         with Watch(server, interval=0.1, on_note=notes.append) as watch:
             assert server.pid is not None
-            os.kill(supervisor._descendants(server.pid)[0], signal.SIGKILL)
+            os.kill(supervisor.descendants(server.pid)[0], signal.SIGKILL)
             assert eventually(lambda: watch.restarts == 2 and server.responds())
     assert any("no room just now" in note for note in notes)
 

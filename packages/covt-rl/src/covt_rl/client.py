@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import uuid
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from covt_model.config import LatentConfig, read_config
 from covt_model.vllm_plugin.protocol import cache_salt, decode_latents, latent_args
+from covt_rl.concurrency import run_all
 from covt_rl.errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
 from covt_rl.records import Completion, PromptRequest, find_spans
 from covt_rl.serving.http import Transport
@@ -153,7 +153,7 @@ class RolloutClient:
                 on_done(done)
             return result
 
-        return await _all(one(index) for index in range(len(prompts)))
+        return await run_all(one(index) for index in range(len(prompts)))
 
     async def take_latents(self, completions: Sequence[Completion]) -> list[Latents | None]:
         """The latents [pads, H] that were fed at each completion's own pads; None where the server has dropped them.
@@ -336,15 +336,3 @@ def _pick(held: Sequence[Mapping[str, Any]], completion: Completion) -> Latents 
             return np.zeros((0, choice["shape"][1]), np.float32)
         return decode_latents({"latent_data": choice["data"], "latent_shape": choice["shape"]})
     return None
-
-
-async def _all(coroutines: Any) -> list[Any]:
-    """Results in order; the first failure cancels the rest and is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

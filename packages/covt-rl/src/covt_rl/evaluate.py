@@ -26,7 +26,7 @@ from covt_rewards import Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.answers import final_answer
 from covt_rl.client import LatentInput, Latents, RolloutClient, Sampling
-from covt_rl.client import _all as run_all
+from covt_rl.concurrency import run_all
 from covt_rl.counterfactual import continue_from, whole_spans
 from covt_rl.errors import RolloutError
 from covt_rl.records import Completion, PromptRequest, Spans

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from covt_model.config import LatentConfig
 from covt_model.encode import Encoder
 from covt_rl.blocking import BlockingClient
 from covt_rl.client import Latents, Sampling
+from covt_rl.concurrency import run_all
 from covt_rl.config import RewardsSection, RolloutSection
 from covt_rl.counterfactual import continue_from, foreign_latents, whole_spans
 from covt_rl.errors import RolloutError
 from covt_rl.evaluate import request
 from covt_rl.records import Completion, PromptRequest
 
-T = TypeVar("T")
 Group = list[Completion]
 
 
@@ -102,12 +102,12 @@ class Collector:
             prompt = _Prompt(prompts[index], completions, latents, continued, int(first[index]))
             return prompt, ([], []) if later else await self._continue(prompt, step, turn, None)
 
-        groups = await _all([one(index) for index in range(len(prompts))])
+        groups = await run_all([one(index) for index in range(len(prompts))])
         collected = [prompt for prompt, _ in groups]
         found = [continuations for _, continuations in groups]
         if later:
             foreign = self._foreign(collected, step)
-            found = await _all(
+            found = await run_all(
                 [self._continue(one, step, turn, own) for one, own in zip(collected, foreign, strict=True)]
             )
         return self._assemble(collected, found)
@@ -189,13 +189,3 @@ def given_tokens(completion: Completion, mode: str, which: str, latent: LatentCo
         return end
     markers = 2 if mode == "drop_span" else 0
     return end - sum(stop - start + markers for start, stop in spans if stop < end)
-
-
-async def _all(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results in order; the first failure cancels the rest and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in coroutines]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    return [task.result() for task in tasks]

@@ -202,7 +202,7 @@ class LatentServer:
 
     def _note_sessions(self) -> None:
         if self._process is not None:
-            below = supervisor._descendants(self._process.pid)
+            below = supervisor.descendants(self._process.pid)
             with contextlib.suppress(ProcessLookupError):
                 self._sessions = {os.getsid(pid) for pid in below}
 

@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 def main(lease: int, command: list[str]) -> int:
     """Run `command` until it ends or the lease does; returns its exit status (negative: the signal)."""
     libc = ctypes.CDLL(None)
-    # Orphaned grandchildren become our children, so that `_descendants` still finds them.
+    # Orphaned grandchildren become our children, so that `descendants` still finds them.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake, notify = os.pipe()
     os.set_blocking(notify, False)
@@ -46,12 +46,12 @@ def main(lease: int, command: list[str]) -> int:
     ended = os.pidfd_open(child.pid)
     memory: set[str] = set()
     while not select.select([lease, wake, ended], [], [], LOOK)[0]:
-        memory |= shared_memory(_descendants(os.getpid()))
-    memory |= shared_memory(_descendants(os.getpid()))
+        memory |= shared_memory(descendants(os.getpid()))
+    memory |= shared_memory(descendants(os.getpid()))
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
         select.select([ended], [], [], GRACE)
-    _kill_descendants()
+    _kill_all_below()
     for name in memory - shared_memory(processes()):
         with contextlib.suppress(FileNotFoundError):
             Path(SHARED_MEMORY, name).unlink()
@@ -82,9 +82,9 @@ def processes() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
-def _kill_descendants() -> None:
+def _kill_all_below() -> None:
     """SIGKILL everything below this process until nothing is left."""
-    while pids := _descendants(os.getpid()):
+    while pids := descendants(os.getpid()):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -93,7 +93,7 @@ def _kill_descendants() -> None:
                 os.waitpid(pid, 0)
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """Live processes below `root`, parents first; zombies are left out."""
     children: dict[int, list[int]] = {}
     for pid in processes():

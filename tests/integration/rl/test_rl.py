@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rl_tools import make_data, put_weights_back, run, settings
+from rl_tools import run, settings
 from safetensors.torch import load_file
 from server_tools import RunningServer
 
@@ -13,23 +13,6 @@ from covt_rl.errors import RolloutError
 from covt_rl.train import plan, train
 from covt_runtime.launch import WorkerGroup
 from covt_runtime.progress import Progress
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory):
-    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs")) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "trace")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def weights_put_back(latent_server: RunningServer):
-    yield
-    put_weights_back(latent_server)
 
 
 def test_trainer_and_server_agree_while_the_policy_moves(

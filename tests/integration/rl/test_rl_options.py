@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rl_tools import make_data, put_weights_back, run, settings
+from rl_tools import run, settings
 from server_tools import RunningServer
 
 from covt_rl.blocking import BlockingClient
@@ -21,23 +21,6 @@ from covt_runtime.progress import Progress
 GAP = 1e-3
 # A run removes what was journalled before its oldest checkpoint.
 KEEP_ALL = {"save_every": 1, "keep": 100}
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory):
-    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs")) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "trace")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def weights_put_back(latent_server: RunningServer):
-    yield
-    put_weights_back(latent_server)
 
 
 def test_replayed_latents_and_control_continuations(
