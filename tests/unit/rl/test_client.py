@@ -245,6 +245,76 @@ def test_a_dead_server_is_brought_back_once_for_all_requests() -> None:
     assert calls == 1
 
 
+@pytest.mark.parametrize(("deaths", "answered"), [(4, True), (6, False)])
+def test_a_server_that_dies_again_is_brought_back_again(deaths: int, answered: bool) -> None:
+    """Up to five times for one request."""
+    calls = 0
+
+    async def bring_back() -> None:
+        nonlocal calls
+        calls += 1
+
+    def answer(body: dict[str, Any]) -> web.Response:
+        return fine(body) if calls >= deaths else web.json_response({}, status=500)
+
+    if answered:
+        assert len(generate(answer, attempts=1, on_down=bring_back)) == 1
+    else:
+        with pytest.raises(ServerUnreachableError):
+            generate(answer, attempts=1, on_down=bring_back)
+    assert calls == min(deaths, 5)
+
+
+def test_a_server_that_comes_back_stale_again_is_given_the_weights_again() -> None:
+    calls = 0
+
+    async def restore() -> None:
+        nonlocal calls
+        calls += 1
+
+    def answer(body: dict[str, Any]) -> web.Response:
+        return completed(body, [7], version="4" if calls == 2 else "default")
+
+    assert generate(answer, version=4, on_down=restore)[0][0].weight_version == 4
+
+
+def test_latents_that_were_lost_with_a_server_are_sampled_again() -> None:
+    """The first time the server dies before they are read, the second it is a new one that has none."""
+    rows, asked, back = np.ones((2, 4), np.float32), [], 0
+    wire = encode_latents(rows)
+    entry = {"data": wire["latent_data"], "shape": wire["latent_shape"]}
+
+    async def handle(request: web.Request) -> web.Response:
+        body = await request.json()
+        if request.path != "/collective_rpc":
+            return fine(body)
+        (key,) = body["args"][0]
+        asked.append(key)
+        if len(asked) == 1:
+            return web.json_response({}, status=500)
+        return web.json_response({"results": [{key: None if len(asked) == 2 else [entry]}]})
+
+    async def bring_back() -> None:
+        nonlocal back
+        back += 1
+
+    async def work() -> Any:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            async with client_of(f"http://127.0.0.1:{runner.addresses[0][1]}", on_down=bring_back) as client:
+                return await client.sample_with_latents(PROMPT, TEN)
+        finally:
+            await runner.cleanup()
+
+    completions, latents = run(work())
+    assert (len(completions), [one.tolist() for one in latents], back) == (1, [rows.tolist()], 1)
+    assert len(set(asked)) == 3
+
+
 def test_the_first_failure_cancels_the_rest() -> None:
     finished = 0
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from covt_model.config import LatentConfig
 from covt_model.errors import CheckpointError
 from covt_model.heads import FILE, save_head
+from covt_rl import weight_sync
 from covt_rl.client import RolloutClient
 from covt_rl.errors import RolloutError, WeightPushError
 from covt_rl.weight_sync import PREFIX, Publisher, ServedNames, publish, push_weights, scratch, write_weights
@@ -213,6 +214,63 @@ def test_a_push_that_failed_is_repeated_once_the_server_is_back(checkpoint) -> N
     with_server(server, work)
     assert server.version == "5"
     assert server.calls.count("covt_load_weights") == 2
+
+
+def test_a_server_that_ends_while_it_is_restored_is_restored_when_it_is_back(checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(weight_sync, "REST", 0.001)
+    server = Recorder()
+
+    async def work(client: RolloutClient) -> None:
+        with Publisher(client, ServedNames.read(checkpoint)) as publisher:
+            await publisher.publish(SERVED.items(), 1)
+            server.version, server.fails, server.fails_once = "default", "covt_load_weights", True
+            await publisher.restore()
+
+    with_server(server, work)
+    assert server.version == "1"
+
+
+def test_restoring_gives_up_on_a_server_that_answers_and_takes_nothing(checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(weight_sync, "REST", 0.001)
+    server = Recorder()
+
+    async def work(client: RolloutClient) -> None:
+        with Publisher(client, ServedNames.read(checkpoint)) as publisher:
+            await publisher.publish(SERVED.items(), 1)
+            server.version, server.fails = "default", "covt_load_weights"
+            server.calls.clear()
+            with pytest.raises(WeightPushError):
+                await publisher.restore()
+
+    with_server(server, work)
+    assert server.calls.count("covt_load_weights") >= weight_sync.PUSHES
+
+
+def test_a_push_that_was_cut_short_at_its_end_is_ended(checkpoint) -> None:
+    """The server has the weights and their name, and still pauses."""
+    server = Recorder(fails="/resume")
+
+    async def work(client: RolloutClient) -> int | None:
+        with Publisher(client, ServedNames.read(checkpoint)) as publisher:
+
+            async def mend() -> None:
+                server.fails = ""
+                await publisher.restore()
+
+            client.transport.on_down = mend
+            await publisher.publish(SERVED.items(), 5)
+            return client.version
+
+    assert with_server(server, work) == 5
+    assert server.calls[-1] == "/resume"
+    assert server.calls.count("covt_load_weights") == 1
+
+
+def test_each_replica_may_be_told_something_of_its_own() -> None:
+    servers = [Recorder(), Recorder()]
+    bodies = [{"new_version": name} for name in ("left", "right")]
+    with_server(servers, lambda client: client.transport.each("POST", "/update_weight_version", bodies=bodies))
+    assert [server.version for server in servers] == ["left", "right"]
 
 
 def test_weights_that_were_refused_are_not_restored(checkpoint) -> None:

@@ -26,6 +26,8 @@ Decode = Callable[[Sequence[int]], str]
 GENERATE = "/inference/v1/generate"
 # The server's name for weights that no update has replaced.
 FIRST_VERSION = "default"
+# How often a prompt is sampled again because weight updates cut it short: each server that comes back gets one.
+INTERRUPTIONS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +168,30 @@ class RolloutClient:
         held = [answer["results"][0] for answer in answers]
         return [_pick(held, one) for one in completions]
 
+    async def sample_with_latents(
+        self, prompt: PromptRequest, sampling: Sampling
+    ) -> tuple[list[Completion], list[Latents]]:
+        """One prompt's completions, and what was fed at their pads, [pads, H] each.
+
+        A server that died before it was asked for the latents has lost them: with a seed, sampling again gives the
+        same ones. Raises ServerUnreachableError when that happens `attempts` times.
+        """
+        for _ in range(self.attempts):
+            (completions,) = await self.generate([prompt], [sampling], hold_latents=True)
+            try:
+                taken = await self.take_latents(completions)
+            except ServerUnreachableError:
+                if not await self.transport.bring_back():
+                    raise
+                continue
+            latents = [one for one in taken if one is not None]
+            if len(latents) == len(completions):
+                return completions, latents
+        raise ServerUnreachableError(
+            f"the latents of prompt {prompt.group_id!r} were lost {self.attempts} times",
+            "look at the server's log, or ask for fewer prompts at once",
+        )
+
     async def weight_version(self) -> int:
         """The version of the weights that all replicas serve now; raises StaleWeightsError when they differ."""
         answers = await self.transport.each("GET", "/weight_info", attempts=self.attempts)
@@ -209,7 +235,7 @@ class RolloutClient:
     ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
         """Send until all samples of the prompt are whole and of one version; the answer, its choices, the version."""
         stale = 0
-        for _ in range(self.attempts):
+        for _ in range(INTERRUPTIONS):
             if hold_latents:
                 # A new name for every attempt: an aborted one may have left latents behind.
                 body["sampling_params"]["extra_args"]["latent_key"] = uuid.uuid4().hex
@@ -223,14 +249,14 @@ class RolloutClient:
                 return answer, choices, version
             # One answer may have been under way while the new weights were pushed; two say that the server has others.
             stale += 1
-            if stale == 2 and not await self.transport.bring_back():
+            if stale % 2 == 0 and not await self.transport.bring_back():
                 raise StaleWeightsError(
                     f"the server sampled with weights of version {version}, the trainer is at {self.version}",
                     "push the current weights and sample again",
                 )
         raise ServerUnreachableError(
-            f"prompt {prompt.group_id!r} was interrupted by weight updates {self.attempts} times",
-            "push weights less often, or raise the client's attempts",
+            f"prompt {prompt.group_id!r} was interrupted by weight updates {INTERRUPTIONS} times",
+            "push weights less often",
         )
 
     async def _post(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,9 @@ class RolloutSection(Section):
     """Seconds a request may take."""
     ahead: int = Field(default=0, ge=0, le=1)
     """1 samples the next step's rollouts while this one trains: one update old, see `algorithm.importance`."""
+    transfer: Literal["auto", "files", "nccl"] = "auto"
+    """How new weights reach the server: files in shared memory, or NCCL, which `auto` takes where the trainer and the
+    server have GPUs each. A server of your own must have been started by `covt serve`, on GPUs, for NCCL."""
     dynamic: int = Field(default=0, ge=0)
     """Rounds in which groups without spread are replaced by further prompts (DAPO); 0 trains on what came."""
 

@@ -17,7 +17,6 @@ from covt_rl.client import Latents, Sampling
 from covt_rl.concurrency import run_all
 from covt_rl.config import RewardsSection, RolloutSection
 from covt_rl.counterfactual import continue_from, foreign_latents, whole_spans
-from covt_rl.errors import RolloutError
 from covt_rl.evaluate import request
 from covt_rl.records import Completion, PromptRequest
 
@@ -49,7 +48,7 @@ class _Prompt:
 
     request: PromptRequest
     completions: Group
-    latents: list[Latents | None]
+    latents: Sequence[Latents]
     continued: list[int]
     first: int
 
@@ -92,12 +91,11 @@ class Collector:
 
         async def one(index: int) -> tuple[_Prompt, tuple[list[Group], list[Group]]]:
             sampling = self._sampling(n, step * 2, turn, index * n)
-            (completions,) = await self.client.client.generate(
-                [prompts[index]], [sampling], hold_latents=self.needs_latents
-            )
-            latents: list[Latents | None] = []
+            latents: list[Latents] = []
             if self.needs_latents:
-                latents = await self.client.client.take_latents(completions)
+                completions, latents = await self.client.client.sample_with_latents(prompts[index], sampling)
+            else:
+                (completions,) = await self.client.client.generate([prompts[index]], [sampling])
             continued = np.flatnonzero(chosen[index]).tolist()
             prompt = _Prompt(prompts[index], completions, latents, continued, int(first[index]))
             return prompt, ([], []) if later else await self._continue(prompt, step, turn, None)
@@ -151,13 +149,11 @@ class Collector:
         return [[next(given) for _ in prompt.completions] for prompt in prompts]
 
     def _assemble(self, prompts: Sequence[_Prompt], found: Sequence[tuple[list[Group], list[Group]]]) -> Collected:
-        if self.replay and any(latents is None for prompt in prompts for latents in prompt.latents):
-            raise RolloutError("the server has dropped latents before they were read", "lower rollout.prompts")
         return Collected(
             [prompt.completions for prompt in prompts],
             [ablated for ablated, _ in found],
             [control for _, control in found] if self.rewards.control else [],
-            [prompt.latents for prompt in prompts] if self.replay else [],
+            [list(prompt.latents) for prompt in prompts] if self.replay else [],
             sum(
                 len(each.token_ids) - self._given(one, mode)
                 for prompt, sides in zip(prompts, found, strict=True)

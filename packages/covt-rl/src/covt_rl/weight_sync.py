@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from covt_model import heads
 from covt_model.errors import CheckpointError
 from covt_rl.client import RolloutClient
 from covt_rl.errors import RolloutError, ServerError, StaleWeightsError, WeightPushError
+from covt_rl.serving.http import Transport
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "covt-weights-"
 LOADING = "loading"
+# How often newest weights are pushed to a server that answers, and seconds between: one that is ending answers too.
+PUSHES, REST = 3, 5.0
+
+Load = Callable[[Transport, Path | str, int], Awaitable[None]]
+"""Makes all replicas load the weights of a folder as a version: from its files, or through `weight_transfer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +168,17 @@ def write_weights(
     return count, total
 
 
+async def load_files(transport: Transport, folder: Path | str, version: int) -> None:
+    """Every replica reads `folder/*.safetensors` itself."""
+    await transport.each("POST", "/collective_rpc", {"method": "covt_load_weights", "args": [str(folder), version]})
+
+
 async def push_weights(
-    client: RolloutClient, folder: Path | str, version: int, fallback: tuple[Path, int] | None = None
+    client: RolloutClient,
+    folder: Path | str,
+    version: int,
+    fallback: tuple[Path, int] | None = None,
+    load: Load = load_files,
 ) -> None:
     """Make all replicas serve `folder/*.safetensors` under `version`; completions must then come from it.
 
@@ -177,10 +192,10 @@ async def push_weights(
         before = await _version(client)
         await transport.each("POST", "/pause", params={"mode": "abort"}, attempts=client.attempts)
         await _name(client, f"{LOADING} {version}")
-        await _load(client, folder, version)
+        await load(transport, folder, version)
         await _name(client, str(version))
     except ServerError as error:
-        stays = await _take_back(client, before, fallback)
+        stays = await _take_back(client, before, fallback, load)
         raise WeightPushError(
             f"weights of version {version} were not loaded, "
             + (f"version {before} stays: {error}" if stays else f"and no version is served: {error}"),
@@ -198,13 +213,7 @@ async def _version(client: RolloutClient) -> int | None:
         return None
 
 
-async def _load(client: RolloutClient, folder: Path | str, version: int) -> None:
-    await client.transport.each(
-        "POST", "/collective_rpc", {"method": "covt_load_weights", "args": [str(folder), version]}
-    )
-
-
-async def _take_back(client: RolloutClient, before: int | None, fallback: tuple[Path, int] | None) -> bool:
+async def _take_back(client: RolloutClient, before: int | None, fallback: tuple[Path, int] | None, load: Load) -> bool:
     """Resume under the old name where all of the old weights are there again; False where they are not.
 
     The workers report the version of the last load that came to its end, and none after one that did not. A replica
@@ -216,7 +225,7 @@ async def _take_back(client: RolloutClient, before: int | None, fallback: tuple[
         if not await _all_have(client, before):
             if fallback is None or fallback[1] != before:
                 return False
-            await _load(client, *fallback)
+            await load(client.transport, *fallback)
         await _name(client, str(before))
         await client.transport.each("POST", "/resume", attempts=client.attempts)
     except ServerError:
@@ -240,11 +249,14 @@ class Publisher:
     """Publishes a trainer's weights, and keeps the newest at hand for a server that was started again.
 
     names: what the served checkpoint calls the published tensors. folder: where to write, by default shared memory;
-    a server on another machine needs a folder that both see. Use it as a context manager: what it wrote is removed.
+    a server on another machine needs a folder that both see, unless `load` brings the weights there. Use it as a
+    context manager: what it wrote is removed.
     """
 
-    def __init__(self, client: RolloutClient, names: ServedNames, *, folder: Path | None = None) -> None:
-        self.client, self.names = client, names
+    def __init__(
+        self, client: RolloutClient, names: ServedNames, *, folder: Path | None = None, load: Load = load_files
+    ) -> None:
+        self.client, self.names, self.load = client, names, load
         self._root = folder
         self._kept = contextlib.ExitStack()
         self._newest: tuple[Path, int] | None = None
@@ -287,33 +299,45 @@ class Publisher:
         fallback = older or (self.names.folder, 0)
         try:
             try:
-                await push_weights(self.client, folder, version, fallback)
-            except WeightPushError:
+                await push_weights(self.client, folder, version, fallback, self.load)
+            except ServerError:
                 if not await self.client.transport.bring_back():
                     raise
                 # `restore` has pushed them unless `on_down` is something else.
                 if self.client.version != version:
-                    await push_weights(self.client, folder, version)
+                    await push_weights(self.client, folder, version, load=self.load)
         except BaseException:
             self._newest = older
             raise
 
     async def restore(self, wait: float = 300.0) -> None:
-        """Wait until the server answers, and push the newest weights again where it serves others.
+        """Wait until the server answers, push the newest weights again where it serves others, and let it go on.
 
-        The client's `on_down`. wait: seconds until ServerUnreachableError.
+        The client's `on_down`. wait: seconds until ServerUnreachableError. Raises WeightPushError when a server that
+        answers could not be given the weights in PUSHES attempts.
         """
-        end = time.monotonic() + wait
+        end, failed = time.monotonic() + wait, 0
         while True:
             try:
-                version = await _version(self.client)
-                break
+                await self._give_newest()
+                return
+            except WeightPushError:
+                failed += 1
+                if failed == PUSHES:
+                    raise
+                await asyncio.sleep(REST)
             except ServerError:
                 if time.monotonic() > end:
                     raise
                 await asyncio.sleep(0.5)
+
+    async def _give_newest(self) -> None:
+        version = await _version(self.client)
         if self._newest is not None and version != self._newest[1]:
-            await push_weights(self.client, *self._newest)
+            await push_weights(self.client, *self._newest, load=self.load)
+        else:
+            # A push may have been cut short just before its end.
+            await self.client.transport.each("POST", "/resume", attempts=self.client.attempts)
 
 
 async def publish(
@@ -342,9 +366,7 @@ def scratch(folder: Path | None = None) -> Iterator[Path]:
     Folders of publishers that died before their end are removed too.
     """
     root = folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir()))
-    for left in root.glob(f"{PREFIX}*"):
-        if not _alive(left.name.removeprefix(PREFIX).partition("-")[0]):
-            shutil.rmtree(left, ignore_errors=True)
+    remove_left(root)
     try:
         path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
     except OSError as error:
@@ -353,6 +375,13 @@ def scratch(folder: Path | None = None) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path)
+
+
+def remove_left(root: Path = SHARED_MEMORY) -> None:
+    """Remove the folders of publishers that were killed."""
+    for left in root.glob(f"{PREFIX}*"):
+        if not _alive(left.name.removeprefix(PREFIX).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _alive(pid: str) -> bool:

@@ -43,6 +43,8 @@ def flags(checkpoint: Path | str, device: Device = "cpu") -> list[str]:
         # A latent has to be stored before the next step is prepared.
         "--no-async-scheduling",
         "--enable-scale-out",
+        # A trainer on other GPUs may send its weights over NCCL.
+        *(("--weight-transfer-config", '{"backend": "nccl"}') if device == "gpu" else ()),
     ]
 
 

@@ -43,6 +43,13 @@ def load(runner: LatentRunner, folder: Path, head: torch.nn.Module | None) -> di
     return {"seconds": time.perf_counter() - begun}
 
 
+def finish(runner: LatentRunner) -> None:
+    """After weights came another way than by `load`: pack the output matrix, and forget what old weights computed."""
+    repack_tied_head(served_model(runner))
+    runner.reset_encoder_cache()
+    runner.reset_mm_cache()
+
+
 def served_model(runner: LatentRunner) -> Any:
     """vLLM's Qwen2.5-VL; it has attributes that vLLM's interface of models doesn't name."""
     return runner.get_model()

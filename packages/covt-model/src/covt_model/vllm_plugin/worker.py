@@ -54,6 +54,17 @@ class LatentWorker(Worker):
         self.weight_version = int(version)
         return {"version": self.weight_version, **report}
 
+    def start_weight_update(self) -> None:
+        """vLLM's transfer of weights from a trainer's GPU begins; one that a trainer died in is forgotten."""
+        self._weight_update_active = False
+        self.weight_version = BROKEN
+        super().start_weight_update()
+
+    def covt_finish_transfer(self, version: int) -> None:
+        """What vLLM's transfer leaves to be done after it: see `weights.finish`."""
+        weights.finish(self.latent_runner)
+        self.weight_version = int(version)
+
     def covt_status(self) -> dict[str, Any]:
         """Counters for tests and monitoring."""
         latents = self.latent_runner.latents

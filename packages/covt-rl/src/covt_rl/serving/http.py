@@ -21,6 +21,9 @@ RETRIED_STATUS = frozenset({408, 425, 429})
 
 # Seconds for which a replica that failed is asked only when there is no other.
 REST = 5.0
+# How often one request has the server brought back. More than once, since a server that is ending may still look alive,
+# and one that was just started again may be hit again.
+REPAIRS = 5
 
 
 @dataclass(slots=True)
@@ -43,7 +46,8 @@ class Transport:
     attempts: how often an idempotent request is sent before ServerUnreachableError. backoff: seconds before the second
     attempt, doubled after each and capped at `max_backoff`, with jitter so that many requests don't come back at once.
     on_down: awaited when all attempts failed, once for all requests that fail together; it brings the server back and
-    the requests start over. timeout: seconds an answer may take, the time in the server's queue included.
+    the requests start over, up to REPAIRS times. timeout: seconds an answer may take, the time in the server's queue
+    included.
     """
 
     def __init__(
@@ -88,22 +92,37 @@ class Transport:
         Raises ServerRefusedError for a wrong request and ServerUnreachableError when nothing helped.
         """
         async with self._slots:
-            seen = self._repairs
-            try:
-                return await self._attempt("POST", path, body, params)
-            except ServerUnreachableError:
-                if not await self.bring_back(seen):
-                    raise
-                return await self._attempt("POST", path, body, params)
+            for repair in range(1, REPAIRS + 1):
+                seen = self._repairs
+                try:
+                    return await self._attempt("POST", path, body, params)
+                except ServerUnreachableError:
+                    if not await self.bring_back(seen):
+                        raise
+                if repair > 1:
+                    await asyncio.sleep(min(self.backoff * 4**repair, self.max_backoff))
+            return await self._attempt("POST", path, body, params)
 
     async def each(
-        self, method: str, path: str, body: Any = None, *, params: dict[str, str] | None = None, attempts: int = 1
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        bodies: Sequence[Any] | None = None,
+        params: dict[str, str] | None = None,
+        attempts: int = 1,
     ) -> list[Any]:
         """The same call on every replica, in their order; sent once unless the caller knows that it is idempotent.
 
-        The first error is raised when all have answered, so that no call is still under way then.
+        bodies: one for each replica, instead of the same for all. The first error is raised when all have answered, so
+        that no call is still under way then.
         """
-        calls = (self._attempt(method, path, body, params, replica, attempts) for replica in self.replicas)
+        given = [body] * len(self.replicas) if bodies is None else bodies
+        calls = (
+            self._attempt(method, path, one, params, replica, attempts)
+            for one, replica in zip(given, self.replicas, strict=True)
+        )
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):

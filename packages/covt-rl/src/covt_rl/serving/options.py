@@ -12,9 +12,8 @@ from pathlib import Path
 
 from covt_model.vllm_plugin import Device, flags
 from covt_model.vllm_plugin import environment as plugin_environment
+from covt_model.vllm_plugin.settings import TESTED_VERSIONS
 from covt_rl.errors import ServerError
-
-TESTED_VLLM = "0.32."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +53,11 @@ def require_vllm() -> Device:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        if not version.startswith(TESTED_VLLM):
-            raise ServerError(f"{name} {version} is untested", f"install {name} {TESTED_VLLM}x")
+        if version.split("+")[0] not in TESTED_VERSIONS:
+            raise ServerError(
+                f"{name} {version} is untested with latents; tested: {', '.join(TESTED_VERSIONS)}",
+                f"install {name}=={TESTED_VERSIONS[-1]}",
+            )
         return device
     raise ServerError("vLLM is not installed", "run `uv sync` (CPU), or `uv sync --no-group cpu --group gpu`")
 

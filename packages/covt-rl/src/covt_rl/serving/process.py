@@ -101,8 +101,9 @@ class LatentServer:
 
     @property
     def pid(self) -> int | None:
-        """The supervisor's process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        """The supervisor's process id while it runs; may be asked while another thread restarts the server."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     def launch(
         self,
