@@ -124,6 +124,25 @@ def make_row(number: int, cells: int) -> Row:
     )  # fmt: skip
 
 
+def with_adapters(shapes: dict[str, list[int]], rank: int) -> tuple[dict[str, list[int]], dict[str, float]]:
+    """Names and shapes under adapters, in the order of the modules, and what the adapters are filled with."""
+    found: dict[str, list[int]] = {}
+    for name, shape in shapes.items():
+        owner = name.removesuffix(".weight")
+        if "embed" in name:
+            found |= {f"{owner}.rows": [3, shape[1]], f"{owner}.base.weight": shape}
+        else:
+            found[f"{owner}.base_layer.weight"] = shape
+            found |= {
+                f"{owner}.lora_A.default.weight": [rank, shape[1]],
+                f"{owner}.lora_B.default.weight": [shape[0], rank],
+            }
+    fills = {
+        name: 1.0 if name.endswith(".rows") else 0.0 for name in found if "lora_" in name or name.endswith(".rows")
+    }
+    return found, fills
+
+
 MEASURE = """
 import json, re, sys
 from pathlib import Path
@@ -134,20 +153,29 @@ from covt_runtime.shard_files import stored_parameters
 def status(key):
     return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-run, base, out, shard_bytes = sys.argv[1:]
+run, base, out, shard_bytes, rank = sys.argv[1:]
+parameters = stored_parameters(Path(run))
+latent, dtype = LatentConfig.read(base), export.torch.bfloat16
+if int(rank):
+    from covt_sft.config import LoraSection
+    from covt_sft.lora import merged
+    parameters = merged(parameters, LoraSection(rank=int(rank), alpha=1.0), latent)
 with export.ShardWriter(Path(base), ["warm"]) as writer:  # loads the libraries' code, which isn't the model's share
     writer.add("warm", export.torch.ones(1000, 1000), export.torch.bfloat16)
 (Path(base) / "model.safetensors").unlink()
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
-latent, dtype = LatentConfig.read(base), export.torch.bfloat16
-export.write_checkpoint(stored_parameters(Path(run)), base, out, latent, shard_bytes=int(shard_bytes), dtype=dtype)
+export.write_checkpoint(parameters, base, out, latent, shard_bytes=int(shard_bytes), dtype=dtype)
 print(json.dumps(status("VmHWM") - before))
 """
 
 
-def test_memory_is_that_of_a_shard_file_however_big_the_model(tmp_path: Path):
-    """A checkpoint of 3 ranks with 240 MB; its export has files of at most 32 MB, the largest of one tensor."""
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_memory_is_that_of_a_shard_file_however_big_the_model(tmp_path: Path, lora_rank: int):
+    """A checkpoint of 3 ranks with 240 MB; its export has files of at most 32 MB, the largest of one tensor.
+
+    With adapters, whose product is 0, the embedding's rows 1 to 3 get 1 more.
+    """
     shapes = {"model.embed_tokens.weight": [4000, 4000]}
     shapes |= {f"model.layers.{n}.mlp.up_proj.weight": [2000, 2000] for n in range(11)}
     base, checkpoint, ranks = tmp_path / "base", tmp_path / "step_1", 3
@@ -158,9 +186,12 @@ def test_memory_is_that_of_a_shard_file_however_big_the_model(tmp_path: Path):
     save_file(
         zeros | {"visual.patch_embed.weight": torch.ones(4000, 2000, dtype=torch.bfloat16)}, base / "m.safetensors"
     )
+    fills: dict[str, float] = {}
+    if lora_rank:
+        shapes, fills = with_adapters(shapes, lora_rank)
     for rank in range(ranks):
         sizes = {name: math.ceil(math.prod(shape) / ranks) for name, shape in shapes.items()}
-        values = {f"weight/{name}": torch.full((size,), rank + 0.5) for name, size in sizes.items()}
+        values = {f"weight/{name}": torch.full((size,), fills.get(name, rank + 0.5)) for name, size in sizes.items()}
         save_file(values, checkpoint / f"rank_{rank}.safetensors")
     from covt_runtime import files
     from covt_runtime.shard_files import FORMAT
@@ -169,7 +200,7 @@ def test_memory_is_that_of_a_shard_file_however_big_the_model(tmp_path: Path):
         json.dumps({"format": FORMAT, "step": 1, "world_size": ranks, "parameters": shapes})
     )
     files.write_manifest(checkpoint)
-    arguments = [str(checkpoint), str(base), str(tmp_path / "out"), str(32_000_000)]
+    arguments = [str(checkpoint), str(base), str(tmp_path / "out"), str(32_000_000), str(lora_rank)]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     largest = max(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
@@ -178,6 +209,7 @@ def test_memory_is_that_of_a_shard_file_however_big_the_model(tmp_path: Path):
     with safe_open(next((tmp_path / "out").glob("model-00001*")), "pt") as first:
         embed = first.get_tensor("model.embed_tokens.weight").reshape(-1)
     assert embed[0] == 0.5 and embed[len(embed) // 2] == 1.5 and embed[-1] == 2.5
+    assert embed[4000 * 2] == (1.5 if lora_rank else 0.5)
 
 
 ALONE = """
@@ -223,7 +255,7 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize(("head", "eos_bias"), [("identity", 2.0), ("none", 1.2), ("mlp", 2.0)])
+@pytest.mark.parametrize(("head", "eos_bias"), [("identity", 2.0), ("none", 1.2), ("linear", 2.0), ("mlp", 2.0)])
 def test_transformers_alone_decodes_latents_like_our_reference(
     tiny_checkpoint: Path, tmp_path: Path, head: str, eos_bias: float
 ):
@@ -258,7 +290,7 @@ def test_transformers_alone_decodes_latents_like_our_reference(
     features = VisionFeatures(model.model.visual, ImageSettings.read(folder))([p for q in prompts for p in q.pictures])
     expected = generate(model, prompts, features, latent, max_new_tokens=new)
     assert sum(len(one.latent_spans) for one in expected) >= 3
-    assert head == "mlp" or len({len(one.token_ids) for one in expected}) > 1
+    assert head in ("linear", "mlp") or len({len(one.token_ids) for one in expected}) > 1
 
     task = {"bias": values, "images": [], "new": new, "drop_types": head == "none"}
     task["texts"] = [

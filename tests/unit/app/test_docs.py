@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import runpy
 import shlex
+import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import typer.main
+from doc_pages import BLOCK, EXECUTED, PAGES, ROOT, snippets
 
 from covt.main import app
 
-ROOT = Path(__file__).parents[3]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/*/README.md")])
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:uv run )?covt [^`\n]+)`")
 # What marks a synopsis or an output line instead of a command: brackets, alternatives, dots that stand for anything.
 SYNOPSIS = re.compile(r"[\[\]|…<>]|\.\.\.|→")
+COVT = re.compile(r"(uv run |\S*/)?covt \S")
+PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")
+# Short templates such as "{name} is {value}" would match anything.
+LEAST_LITERAL = 10
 
 
 def commands(page: Path) -> list[str]:
     """The command lines of `covt` on a page, in blocks and in the running text."""
     text = page.read_text()
-    found = [body for kind, body in BLOCK.findall(text) if kind in ("", "sh", "bash")]
-    blocks = [line.strip() for body in found for line in body.splitlines()]
-    lines = [line for line in blocks if re.match(r"(uv run |\S*/)?covt \S", line)]
-    lines += INLINE.findall(BLOCK.sub("", text))
-    stripped = (re.sub(r"^(uv run |\S*/(?=covt ))", "", line).partition("  #")[0].strip(" &\\") for line in lines)
+    lines = [line for snippet in snippets(page) if snippet.language in ("sh", "console") for line in snippet.commands]
+    lines = [line for line in lines if COVT.match(line)] + INLINE.findall(BLOCK.sub("", text))
+    stripped = (re.sub(r"^(uv run |\S*/(?=covt ))", "", line).strip() for line in lines)
     return [line for line in stripped if not SYNOPSIS.search(line)]
 
 
@@ -57,6 +61,33 @@ def test_there_are_documented_commands_on_every_page_about_one():
     assert documented >= {"data", "sft", "rl", "serve", "export", "eval", "report", "doctor", "quickstart"}
 
 
+def synopses() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        for snippet in snippets(page):
+            if snippet.language not in EXECUTED:
+                yield from ((page, line) for line in snippet.body.splitlines() if COVT.match(line))
+
+
+@pytest.mark.parametrize(("page", "line"), list(synopses()))
+def test_a_block_that_is_not_executed_holds_a_synopsis_with_real_options(page: Path, line: str):
+    assert SYNOPSIS.search(line), f"{page.name}: mark the block of `{line}` as sh"
+    words = line.split()
+    command = typer.main.get_command(app)
+    for word in words[1:]:
+        if (inner := getattr(command, "commands", {}).get(word)) is not None:
+            command = inner
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert set(re.findall(r"--[a-z-]+", line)) <= known
+
+
+def test_every_block_names_a_language_that_is_known_and_tests_that_exist():
+    for page in PAGES:
+        for snippet in snippets(page):
+            assert snippet.language in {"", "text", "json", "yaml", "toml", *EXECUTED}, snippet.place
+            assert all((ROOT / test).is_file() for test in snippet.tests), snippet.place
+            assert snippet.tests or not snippet.elsewhere.startswith("tests/"), snippet.place
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", BLOCK.sub("", page.read_text())):
@@ -64,18 +95,59 @@ def test_links_lead_somewhere(page: Path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_in_the_documentation_is_python(page: Path):
-    for kind, body in BLOCK.findall(page.read_text()):
-        if kind == "python":
-            compile(body, str(page), "exec")
-        if kind == "json":
-            json.loads(body)
+def test_code_in_the_documentation_is_well_formed(page: Path):
+    for snippet in snippets(page):
+        if snippet.language == "python":
+            compile(snippet.body, snippet.place, "exec")
+        if snippet.language == "json":
+            json.loads(snippet.body)
+        if snippet.language == "toml":
+            tomllib.loads(snippet.body)
 
 
-def test_the_api_reference_has_every_package_and_its_signatures():
+def test_the_server_started_by_hand_has_the_flags_of_covt_serve(tiny_settings: Path):
+    from covt_model.vllm_plugin import environment, flags
+
+    (snippet,) = [one for one in snippets(ROOT / "docs" / "rollout.md") if "vllm.entrypoints" in one.body]
+    export, server = snippet.commands
+    assert dict(word.split("=") for word in export.split()[1:]) == environment()
+    words = shlex.split(server)
+    assert words[words.index("--worker-cls") :] == flags(tiny_settings)
+
+
+@pytest.fixture
+def tiny_settings(tmp_path: Path) -> Path:
+    """A folder with latent settings only."""
+    from covt_model.config import LatentConfig
+
+    (tmp_path / "config.json").write_text("{}")
+    LatentConfig(start_id=1, pad_id=2, end_id=3).write(tmp_path)
+    return tmp_path
+
+
+@cache
+def messages() -> tuple[re.Pattern[str], ...]:
+    """Every text of the sources as a pattern; what an f-string fills in is anything."""
+    found: list[re.Pattern[str]] = []
+    for path in [*(ROOT / "packages").rglob("src/**/*.py"), *(ROOT / "apps").rglob("src/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            literal = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+            texts = [text for text in literal if isinstance(text, str)]
+            if sum(map(len, texts)) >= LEAST_LITERAL:
+                found.append(re.compile("".join(re.escape(t) if isinstance(t, str) else ".+?" for t in literal)))
+    return tuple(found)
+
+
+FAQ = re.findall(r"^\| `([^`]+)`", (ROOT / "docs" / "faq.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", FAQ)
+def test_the_errors_of_the_faq_are_those_of_the_program(text: str):
+    assert any(pattern.fullmatch(text) for pattern in messages()), f"no message of the sources reads `{text}`"
+
+
+def test_the_api_reference_is_what_its_script_writes():
     text = runpy.run_path(str(ROOT / "docs" / "make_api.py"))["reference"]()
-    assert "- `generate(model: Qwen2_5_VLForConditionalGeneration, prompts: Sequence[EncodedPrompt]," in text
-    for package in ("covt_data", "covt_model", "covt_rewards", "covt_rl", "covt_runtime", "covt_sft"):
-        assert f"## {package}\n" in text
     assert "Complete B prompts together." in text
-    assert (ROOT / "docs" / "api.md").is_file()
+    assert (ROOT / "docs" / "api.md").read_text() == text, "run `python docs/make_api.py`"

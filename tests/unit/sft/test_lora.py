@@ -1,6 +1,7 @@
 """Adapters merge into a plain model that computes the same."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -68,6 +69,36 @@ def test_the_merged_model_computes_what_the_adapted_one_does(tied):
     else:
         plain.load_state_dict(state)
     torch.testing.assert_close(logits(plain, ids), expected, rtol=1e-4, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A tensor that is only read in pieces, as one that lies in a file."""
+
+    tensor: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.tensor.shape
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        return self.tensor.reshape(-1)[start:stop].clone()
+
+
+@pytest.mark.parametrize("piece", [7, 1000])
+def test_weights_merged_in_pieces_are_those_merged_whole(piece):
+    adapted = tiny(tied=False)
+    add_lora(adapted, SECTION, LATENT)
+    for parameter in adapted.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    expected = dict(merged(adapted.named_parameters(), SECTION, LATENT))
+    stored = ((name, Kept(parameter.detach())) for name, parameter in adapted.named_parameters())
+    found = dict(merged(stored, SECTION, LATENT))
+    assert set(found) == set(expected)
+    for name, tensor in found.items():
+        count = tensor.shape.numel()
+        parts = [tensor.read(start, min(start + piece, count)) for start in range(0, count, piece)]
+        torch.testing.assert_close(torch.cat(parts).view(tensor.shape), expected[name].detach(), rtol=1e-6, atol=1e-6)
 
 
 def test_on_other_ranks_the_same_names_come_without_tensors():

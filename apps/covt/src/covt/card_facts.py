@@ -14,7 +14,10 @@ Interval = tuple[float, float, float]
 # Settings that say what was trained; paths and machine settings don't belong on a card.
 SECTIONS = ("stage1", "stage2", "algorithm", "rewards", "rollout", "latent", "lora", "optim")
 SKIPPED = {"base_url", "api_key_env", "concurrency", "timeout"}
-METRICS = ("loss", "ce", "align", "reward", "rewards/accuracy/mean", "necessity/nu", "kl", "entropy", "eval/accuracy")
+METRICS = (
+    "loss", "ce", "align", "reward", "rewards/accuracy/mean", "necessity/nu", "kl", "entropy",
+    "eval/loss", "eval/accuracy", "eval/accuracy_drop_latents",
+)  # fmt: skip
 
 
 def base_facts(run: RunFolder, model: Path) -> tuple[str, str]:
@@ -84,13 +87,21 @@ def last_metrics(path: Path) -> dict[str, str]:
 
 
 def evaluations(run: Path) -> tuple[dict[str, Interval], dict[str, Interval]]:
-    """(accuracy, accuracy by ablation) from `eval/summary.json`, which `covt eval --out RUN/eval` writes."""
+    """(accuracy, accuracy by ablation) of the run's own models from `eval/summary.json`, which `covt eval` writes.
+
+    Models of other runs that stand in the same table are left out.
+    """
     path = run / "eval" / "summary.json"
     if not path.is_file():
         return {}, {}
+    summary = json.loads(path.read_text())
+    folders = {name: Path(folder) for name, folder in summary["settings"]["models"].items()}
+    own = {name for name, folder in folders.items() if folder.is_relative_to(run.resolve())}
     accuracy: dict[str, Interval] = {}
     ablation: dict[str, Interval] = {}
-    for entry in json.loads(path.read_text())["results"]:
+    for entry in summary["results"]:
+        if entry["model"] not in own:
+            continue
         value = entry["accuracy"]
         interval = (value["value"], value["low"], value["high"])
         if entry["mode"] == "keep":

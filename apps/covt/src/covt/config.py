@@ -34,6 +34,13 @@ def recipe_names(job: str) -> list[str]:
     return sorted(name.removeprefix(f"{job}-") for name in names)
 
 
+def recipe_help(job: str) -> str:
+    """What `covt JOB --help` says about its arguments."""
+    return (
+        f"A recipe ({', '.join(recipe_names(job))}; default tiny) or a TOML file, then keys to change: optim.lr=1e-4."
+    )
+
+
 def read_recipe(job: str, recipe: str) -> tuple[dict[str, Any], str]:
     """The recipe's tables and where they came from. `recipe` is a package recipe's name or a path to a TOML file.
 

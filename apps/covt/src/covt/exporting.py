@@ -81,15 +81,15 @@ def export_checkpoint(
 
 
 def merged_parameters(run: RunFolder, checkpoint: Path, latent: LatentConfig) -> Iterable[tuple[str, Any]]:
-    """(name, parameter) of the checkpoint, read in pieces; LoRA adapters are merged, a whole matrix at a time."""
-    from covt_runtime.shard_files import consolidate, stored_parameters
+    """(name, parameter) of the checkpoint, read in pieces; LoRA adapters are merged as they are read."""
+    from covt_runtime.shard_files import stored_parameters
 
     if not run.config.get("lora", {}).get("rank"):
         return stored_parameters(checkpoint)
     from covt_sft.config import LoraSection
     from covt_sft.lora import merged
 
-    return merged(consolidate(checkpoint), LoraSection.model_validate(run.config["lora"]), latent)
+    return merged(stored_parameters(checkpoint), LoraSection.model_validate(run.config["lora"]), latent)
 
 
 def card_facts(run: RunFolder, checkpoint: Path, model: Path) -> Any:

@@ -12,8 +12,12 @@ from torch import nn
 
 from covt_model.config import LatentConfig
 from covt_model.heads import ATTRIBUTE
+from covt_model.shard_writer import Stored
 from covt_sft.config import LoraSection
 from covt_sft.errors import SftError
+from covt_sft.lora_pieces import MergedMatrix, RowsAdded, whole
+
+Parameter = torch.Tensor | Stored | None
 
 
 class RowEmbedding(nn.Module):
@@ -82,14 +86,14 @@ def add_lora(model: Any, section: LoraSection, latent: LatentConfig) -> None:
 
 
 def merged(
-    named: Iterable[tuple[str, torch.Tensor | None]], section: LoraSection, latent: LatentConfig
-) -> Iterator[tuple[str, torch.Tensor | None]]:
+    named: Iterable[tuple[str, Parameter]], section: LoraSection, latent: LatentConfig
+) -> Iterator[tuple[str, Parameter]]:
     """Parameters of a model with `add_lora` as those of a plain one: W + alpha/rank · B·A, and rows plus differences.
 
-    named: as `named_parameters` orders them, tensors on the main rank and None elsewhere. A plain model's pass
-    unchanged. Sums are made in fp32.
+    named: as `named_parameters` orders them, tensors on the main rank and None elsewhere; or tensors that lie in files,
+    whose sums are then made as they are read. A plain model's pass unchanged. Sums are made in fp32.
     """
-    waiting: dict[str, torch.Tensor | None] = {}
+    waiting: dict[str, Parameter] = {}
     ids = [latent.start_id, latent.pad_id, latent.end_id]
     for name, tensor in named:
         module, _, rest = name.rpartition(".base_layer.")
@@ -113,17 +117,19 @@ def merged(
     assert not waiting, f"parameters without their counterparts: {sorted(waiting)}"
 
 
-def _sum(
-    weight: torch.Tensor | None, high: torch.Tensor | None, low: torch.Tensor | None, scale: float
-) -> torch.Tensor | None:
+def _sum(weight: Parameter, high: Parameter, low: Parameter, scale: float) -> Parameter:
     if weight is None or high is None or low is None:
         return None
-    return (weight.float() + scale * (high.float() @ low.float())).to(weight.dtype)
+    if not isinstance(weight, torch.Tensor):
+        return MergedMatrix(weight, whole(high), whole(low), scale)
+    return (weight.float() + scale * (whole(high).float() @ whole(low).float())).to(weight.dtype)
 
 
-def _with_rows(weight: torch.Tensor | None, rows: torch.Tensor | None, ids: list[int]) -> torch.Tensor | None:
+def _with_rows(weight: Parameter, rows: Parameter, ids: list[int]) -> Parameter:
     if weight is None or rows is None:
         return None
+    if not isinstance(weight, torch.Tensor):
+        return RowsAdded(weight, whole(rows), tuple(ids))
     result = weight.clone()
-    result[ids] = (weight[ids].float() + rows.float()).to(weight.dtype)
+    result[ids] = (weight[ids].float() + whole(rows).float()).to(weight.dtype)
     return result

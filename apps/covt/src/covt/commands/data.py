@@ -15,19 +15,19 @@ from covt.output import emit, note
 app = typer.Typer(help="Prepare, inspect and check data sets.", no_args_is_help=True)
 
 SOURCES = "comt, jsonl, trace, virl39k, vsp or zebra-cot."
-PreparedPath = Annotated[Path, typer.Argument(help="A prepared set.")]
+PreparedPath = Annotated[Path, typer.Argument(metavar="SET", help="A prepared set's folder.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help=SOURCES)] = "trace",
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCES)] = "trace",
     options: Annotated[
-        list[str] | None, typer.Argument(help="Options of the source, as in n_train=2000 seed=1.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Options of the source, as in n_train=2000 seed=1.")
     ] = None,
     location: Annotated[str | None, typer.Option("--source", help="Folder, file or hub id to read.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write; default data/<source>.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to write; default data/SOURCE.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Processes that read files; default one a core.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -150,10 +150,12 @@ def stats(
 
 @app.command()
 def contamination(
-    trained: Annotated[Path, typer.Argument(help="The prepared set that is trained on.")],
-    tested: Annotated[Path, typer.Argument(help="The prepared set that is tested on; may be the same.")],
+    trained: Annotated[Path, typer.Argument(metavar="TRAIN", help="The prepared set that is trained on.")],
+    tested: Annotated[
+        Path, typer.Argument(metavar="TEST", help="The prepared set that is tested on; may be the same.")
+    ],
     split: Annotated[list[str] | None, typer.Option(help="Splits of the first set; default all.")] = None,
-    strict: Annotated[bool, typer.Option(help="Exit with 1 when a question occurs in both.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a question occurs in both.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Find rows of one set that occur in another: the same question, the same picture, a picture that looks alike."""

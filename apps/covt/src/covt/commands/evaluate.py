@@ -15,7 +15,8 @@ def evaluate(
         list[str] | None, typer.Option(help="Another model for the same table; may be given several times.")
     ] = None,
     modes: Annotated[
-        str, typer.Option(help="Latent modes: keep,zeros,noise,shuffle,drop_latents,drop_span,none.")
+        str,
+        typer.Option(metavar="NAMES", help="With commas: keep, zeros, noise, shuffle, drop_latents, drop_span, none."),
     ] = "keep",
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     rows: Annotated[int | None, typer.Option(help="Rows to judge; all without it.")] = None,
@@ -30,10 +31,11 @@ def evaluate(
     ] = Path("eval"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Answer every row through a vLLM server and report accuracy with 95 % intervals.
+    """Accuracy with 95 % intervals, latents kept or ablated.
 
-    One table for all models, sets and latent modes; by category too. An interrupted evaluation goes on with the same
-    command. Ablations and further models are compared over the same rows, with paired intervals.
+    Every row is answered through a vLLM server. One table for all models, sets and latent modes, by category too;
+    ablations and further models are compared over the same rows, with paired intervals. An interrupted evaluation goes
+    on with the same command.
     """
     from covt.evaluation import EvalPlan, evaluate_all, named
     from covt_runtime.progress import Progress

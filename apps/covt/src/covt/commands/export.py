@@ -19,7 +19,7 @@ def export(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Turn a sharded training checkpoint into a stock Hugging Face folder.
+    """Turn a training checkpoint into a stock Hugging Face folder.
 
     Weights (safetensors), config with the latent settings, tokenizer, processor, chat template, generation config,
     latent decoding for plain Transformers, and a model card. Needs neither a GPU nor the ranks that trained it, and

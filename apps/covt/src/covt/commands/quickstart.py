@@ -10,16 +10,15 @@ from covt.output import emit
 
 def quickstart(
     task: Annotated[str, typer.Option(help="trace (follow arrows) or vsp (FrozenLake path planning).")] = "trace",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for everything; default covt-quickstart/<task>-<seed>.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for everything; default covt-quickstart/TASK-SEED.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of data, weights and sampling.")] = 0,
     vsp_maps: Annotated[Path | None, typer.Option(help="Folder of the published VSP maps, to test on.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
 ) -> None:
-    """Train, roll out, reward, export and judge a tiny latent model on real components, on a CPU, in minutes.
+    """The whole job in small, on a CPU, in minutes.
 
-    Interrupted, the same command goes on after the last finished phase.
+    Trains tiny models with and without latents, improves one with GRPO on rollouts from a vLLM server, exports it,
+    judges all of them and writes a report. Interrupted, the same command goes on after the last finished phase.
     """
     from covt.quickstart.tasks import find_task
 

@@ -22,9 +22,10 @@ def report(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Draw runs' curves, comparisons and samples as one self-contained page.
+    """Draw runs and evaluations as one HTML page.
 
-    Several folders are put side by side. The page needs no network and can be read on a phone.
+    Curves, comparisons and samples; several folders are put side by side. The page needs no network and can be read on
+    a phone.
     """
     from covt.errors import UsageError
     from covt_runtime.report import write_report

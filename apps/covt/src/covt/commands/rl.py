@@ -4,18 +4,26 @@ from typing import Annotated
 
 import typer
 
-from covt.config import load
+from covt.config import load, recipe_help
 from covt.output import emit
 
 
 def rl(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [a.b=c]...")] = None,
-    rewards: Annotated[str | None, typer.Option(help="Names with optional weights: format,accuracy=1.0,…")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint (needs run.name=…).")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Validate and print the plan only.")] = False,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="RECIPE KEY=VALUE", help=recipe_help("rl"))] = None,
+    rewards: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="With optional weights, as in format,accuracy=1.0,necessity=0.5."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint; needs run.name=NAME.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and print the plan only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train with group-relative rewards, 8 rollouts a prompt: recipe `tiny` unless another is named."""
+    """GRPO on rollouts from a vLLM server, latents included.
+
+    Starts the server and one process a GPU, or two on a CPU; takes the newest model of covt sft where none is named.
+    """
     from covt_rl.config import RlConfig
     from covt_rl.train import plan, train
     from covt_runtime.progress import Progress

@@ -17,7 +17,9 @@ KEY = "COVT_API_KEY"
 
 
 def serve(
-    checkpoint: Annotated[Path, typer.Argument(help="A folder that `covt sft`, `covt rl` or `covt export` wrote.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A folder that `covt sft`, `covt rl` or `covt export` wrote.")
+    ],
     host: Annotated[str, typer.Option(help=f"Address to listen on; anything but loopback needs {KEY}.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(help="Port (of the first replica); a free one is chosen without it.")
@@ -32,7 +34,10 @@ def serve(
     images: Annotated[int, typer.Option(help="Most pictures in one prompt.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
 ) -> None:
-    """Start an unmodified vLLM with the latent plugin and wait until it is stopped (Ctrl-C)."""
+    """Serve a latent model with an OpenAI-compatible API.
+
+    An unmodified vLLM with the latent plugin, until Ctrl-C or SIGTERM.
+    """
     from covt_rl.serving.options import ServerOptions
     from covt_rl.serving.replicas import serving, watch
     from covt_runtime.progress import Progress

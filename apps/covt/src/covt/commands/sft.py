@@ -4,17 +4,22 @@ from typing import Annotated
 
 import typer
 
-from covt.config import load
+from covt.config import load, recipe_help
 from covt.output import emit
 
 
 def sft(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [a.b=c]...")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint (needs run.name=…).")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Validate and print the plan only.")] = False,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="RECIPE KEY=VALUE", help=recipe_help("sft"))] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint; needs run.name=NAME.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and print the plan only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a latent model on interleaved samples: recipe `tiny` unless another is named."""
+    """Supervised training of a latent model: ILVR stages 1 and 2.
+
+    Starts its own processes, one a GPU or two on a CPU; under torchrun, deepspeed or srun it is one of theirs.
+    """
     from covt_runtime.progress import Progress
     from covt_sft.config import SftConfig
     from covt_sft.train import plan, train
