@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 
 import pytest
-from doc_pages import EXECUTED, PAGES, ROOT, Snippet, snippets
+from doc_pages import EXECUTED, PAGES, ROOT, Snippet, inline_commands, snippets
 from doc_runner import DocRunner, make_downloads
 
 from covt_data.prepare import prepare
@@ -53,6 +54,33 @@ def test_every_quick_command_and_snippet_works(
             runner.run(snippet)
         ran += runner.ran
     assert ran > 25
+
+
+def trainings() -> list[tuple[Path, str]]:
+    """The trainings in the running text, those of a placeholder such as NAME left out."""
+    pattern = re.compile(r"covt (sft|rl)\b(?!.*\b[A-Z]{4,})")
+    found = {(page, line) for page in PAGES for line in inline_commands(page) if pattern.match(line)}
+    return sorted(found)
+
+
+def test_every_training_in_the_running_text_has_a_plan(
+    downloaded: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With --dry-run, where the data sets of the recipes lie."""
+    folder = tmp_path / "work"
+    shutil.copytree(downloaded, folder)
+    shutil.copytree(tiny_checkpoint, folder / "runs" / "sft-1" / "hf")
+    (folder / "runs" / "sft-1" / "config.json").write_text('{"stage1": {}}')
+    monkeypatch.chdir(folder)
+    for source, location in {"virl39k": "downloads/ViRL39K", "vsp": None}.items():
+        options = {"path": location} if location else {"n_train": 64, "n_prompts": 32, "n_test": 8}
+        prepare(source, Path("data") / source, options=options)
+    found = trainings()
+    assert len(found) > 5
+    runner = DocRunner(folder, quick=True)
+    for page, line in found:
+        runner.command(line, Snippet(page, 0, "sh", "", needs=frozenset({"gpu"})))
+    assert runner.ran == len(found)
 
 
 @pytest.fixture(scope="module")

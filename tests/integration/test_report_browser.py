@@ -108,7 +108,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(folder, folder / "report.html")
 
 
-@pytest.mark.parametrize("width", [1200, 390, 320])
+@pytest.mark.parametrize("width", [1200, 375, 320])
 def test_the_page_fits_loads_and_asks_for_nothing(browser: Browser, page: Path, width: int):
     browser.events.clear()
     browser.open(page, width)
@@ -137,6 +137,15 @@ def test_the_table_sorts_from_the_keyboard(browser: Browser, page: Path):
     browser.press("Enter")
     assert browser.run(values) == sorted(before)
     assert browser.run(f"document.querySelectorAll('.sortable th')[{column}].ariaSort") == "ascending"
+
+
+def test_on_a_phone_the_table_scrolls_under_its_first_column(browser: Browser, page: Path):
+    browser.open(page, 375)
+    first = "document.querySelector('.sortable td').getBoundingClientRect().left"
+    left = browser.run(first)
+    scrolled = browser.run("(box => { box.scrollLeft = 60; return box.scrollLeft })(document.querySelector('.wide'))")
+    assert scrolled == 60 and browser.run(first) == left
+    assert browser.run("document.querySelector('.wide').tabIndex") == 0
 
 
 def test_charts_and_cards_answer_to_the_keyboard(browser: Browser, page: Path):

@@ -24,6 +24,9 @@ PAGES = sorted(
 BLOCK = re.compile(r"(?:^<!-- ([a-z ]+): (.*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EXECUTED = ("sh", "console", "python")
 NEEDS = {"hub", "gpu", "cluster", "lm_eval"}
+INLINE = re.compile(r"`(?:uv run )?(covt [^`\n]+)`")
+# What marks a synopsis or an output line instead of a command: brackets, alternatives, dots that stand for anything.
+SYNOPSIS = re.compile(r"[\[\]|…<>]|\.\.\.|→")
 FILE = re.compile(r"# (\S+\.(?:py|yaml))\n")
 
 
@@ -71,3 +74,10 @@ def snippets(page: Path) -> Iterator[Snippet]:
         assert key in (None, "needs", "tested by", "not run"), f"{page.name}:{line}: unknown marker {key!r}"
         assert needs <= NEEDS, f"{page.name}:{line}: unknown need in {value!r}"
         yield Snippet(page, line, language, body, needs, elsewhere, tests)
+
+
+def inline_commands(page: Path) -> list[str]:
+    """The `covt` commands in the running text; synopses are left out, names such as `covt eval MODEL DATA` stay."""
+    return [
+        line for line in INLINE.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))) if not SYNOPSIS.search(line)
+    ]

@@ -14,26 +14,20 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from doc_pages import BLOCK, EXECUTED, PAGES, ROOT, snippets
+from doc_pages import BLOCK, EXECUTED, PAGES, ROOT, SYNOPSIS, inline_commands, snippets
 
 from covt.main import app
 
-INLINE = re.compile(r"`((?:uv run )?covt [^`\n]+)`")
-# What marks a synopsis or an output line instead of a command: brackets, alternatives, dots that stand for anything.
-SYNOPSIS = re.compile(r"[\[\]|…<>]|\.\.\.|→")
 COVT = re.compile(r"(uv run |\S*/)?covt \S")
-PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")
 # Short templates such as "{name} is {value}" would match anything.
 LEAST_LITERAL = 10
 
 
 def commands(page: Path) -> list[str]:
     """The command lines of `covt` on a page, in blocks and in the running text."""
-    text = page.read_text()
     lines = [line for snippet in snippets(page) if snippet.language in ("sh", "console") for line in snippet.commands]
-    lines = [line for line in lines if COVT.match(line)] + INLINE.findall(BLOCK.sub("", text))
-    stripped = (re.sub(r"^(uv run |\S*/(?=covt ))", "", line).strip() for line in lines)
-    return [line for line in stripped if not SYNOPSIS.search(line)]
+    blocks = [re.sub(r"^(uv run |\S*/(?=covt ))", "", line) for line in lines if COVT.match(line)]
+    return [line for line in blocks if not SYNOPSIS.search(line)] + inline_commands(page)
 
 
 ALL = [(page, line) for page in PAGES for line in commands(page)]

@@ -52,7 +52,7 @@ def test_numbers_read_like_numbers() -> None:
         "−0.5",
         "2e−5",
     ]
-    assert (percent(0.9741), percent(1), percent(0)) == ("97.4 %", "100 %", "0 %")
+    assert (percent(0.9741), percent(1), percent(0)) == tuple(f"{n}\N{NO-BREAK SPACE}%" for n in ("97.4", "100", "0"))
     assert (points(0.326), points(-0.01)) == ("+32.6", "−1.0")
     assert [duration(s) for s in (0.4, 48, 192, 7500)] == ["0.4 s", "48 s", "3 min 12 s", "2 h 05 min"]
     assert tick_texts([0.0, 0.25, 0.5]) == ["0.00", "0.25", "0.50"]

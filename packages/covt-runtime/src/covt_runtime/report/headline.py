@@ -47,7 +47,7 @@ def rl_sentence(summary: Record) -> str:
     gain = read_difference(summary, "rl-stage2")
     if gain is None:
         return ""
-    span = f"{points(gain[0])} points (95 % interval {points(gain[1])} to {points(gain[2])})"
+    span = f"{points(gain[0])} points (95\N{NO-BREAK SPACE}% interval {points(gain[1])} to {points(gain[2])})"
     if gain[1] > 0:
         return f"Reinforcement learning improves on stage 2: {span}."
     if gain[2] < 0:

@@ -61,9 +61,9 @@ def plain(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as `97.4 %`, with no decimal at exactly 0 and 1."""
+    """A share in [0, 1] as `97.4 %`, with no decimal at exactly 0 and 1; no line breaks at its space."""
     text = f"{share * 100:.1f}"
-    return ("100" if text == "100.0" else "0" if text == "0.0" else text) + " %"
+    return ("100" if text == "100.0" else "0" if text == "0.0" else text) + "\N{NO-BREAK SPACE}%"
 
 
 def points(share: float) -> str:
