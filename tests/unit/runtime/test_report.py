@@ -11,7 +11,7 @@ from report_run import make_plain_run, make_quickstart, write_json
 from covt_runtime.report import ReportError, write_report
 from covt_runtime.report.files import read_run
 from covt_runtime.report.headline import headline
-from covt_runtime.report.scores import scores_table
+from covt_runtime.report.scores import category_table, scores_table
 
 VOID = {"meta", "link", "br", "image", "rect", "circle", "polyline", "line", "path"}
 
@@ -257,10 +257,25 @@ def test_what_an_evaluation_leaves_is_a_report_of_its_own(tmp_path: Path) -> Non
     folder.mkdir()
     for name in ("rl.keep.jsonl", "rl.zeros.jsonl"):
         (folder / f"tiny.trace.{name.split('.')[1]}.jsonl").write_text((quickstart / "eval" / name).read_text())
-    write_json(folder / "summary.json", {"schema_version": 1, "results": []})
+    write_json(folder / "summary.json", {"schema_version": 1, "results": [], "settings": {"split": "validation"}})
     html = write_report(folder, folder / "report.html").read_text()
     assert "tiny.trace answers" in html and 'class="sortable"' in html
     assert "Pause tokens" not in html
+    assert "validation" in html and "holds settings" not in html
+
+
+def test_an_evaluation_is_shown_by_category(tmp_path: Path) -> None:
+    folder = tmp_path / "eval"
+    folder.mkdir()
+    kinds = ["creation", "creation", "creation", "update"]
+    lines = [{"id": str(n), "category": kind, "correct": int(n > 0)} for n, kind in enumerate(kinds)]
+    write_json(folder / "summary.json", {"schema_version": 1, "results": []})
+    (folder / "m.comt.keep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = category_table(read_run(folder))
+    assert table is not None
+    shown = [(row[2].text, row[3].order, pytest.approx(row[4].order)) for row in table.rows]
+    assert shown == [("creation", 3, 2 / 3), ("update", 1, 1.0)]
+    assert "By category" in write_report(folder, folder / "report.html").read_text()
 
 
 def test_runs_are_put_side_by_side_under_the_names_that_tell_them_apart(tmp_path: Path) -> None:

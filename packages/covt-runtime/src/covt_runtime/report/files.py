@@ -53,6 +53,7 @@ def read_run(folder: Path) -> RunFiles:
     metrics = {
         label: found for label, name in RUNS.items() if (found := read_lines(folder / name / "metrics.jsonl", notes))
     }
+    settings = object_or_empty(summary.get("settings"))
     if "results" in summary:  # what `covt eval` leaves lies in the folder itself
         evals, summary = read_evals(folder, notes), {}
     else:
@@ -66,7 +67,7 @@ def read_run(folder: Path) -> RunFiles:
         folder=folder,
         summary=summary,
         task=str(summary.get("task") or ""),
-        settings=object_or_empty(summary.get("settings")),
+        settings=settings,
         configs=configs,
         metrics=metrics,
         evals=evals,

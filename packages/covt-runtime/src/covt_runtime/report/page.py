@@ -16,7 +16,7 @@ from covt_runtime.report import by_hops, cards, curves, labels, results
 from covt_runtime.report.compare import compared_curves, read_runs
 from covt_runtime.report.files import Record, RunFiles
 from covt_runtime.report.headline import headline
-from covt_runtime.report.scores import scores_table
+from covt_runtime.report.scores import category_table, scores_table
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def content(run: RunFiles) -> dict[str, Any]:
     return {
         "name": " · ".join(run.names) or run.folder.resolve().name,
         "scores": scores_table(run),
+        "categories": category_table(run),
         "compared": compared_curves(run),
         "headline": first,
         "standfirst": second,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from dataclasses import dataclass
 
 from covt_runtime.report import labels
@@ -47,6 +48,25 @@ def scores_table(run: RunFiles) -> Scores | None:
         return None
     filled = [index for index in range(len(COLUMNS)) if any(row[index].text for row in rows)]
     return Scores([COLUMNS[index] for index in filled], [[row[index] for index in filled] for row in rows])
+
+
+CATEGORY_COLUMNS = [*COLUMNS[:2], ("category", False), *COLUMNS[2:5]]
+
+
+def category_table(run: RunFiles) -> Scores | None:
+    """The evaluations by the rows' categories; None where no evaluation has two of them."""
+    rows: list[list[Cell]] = []
+    for model, mode in sorted(run.evals, key=lambda key: (_place(key[0], labels.MODELS), _place(key[1], labels.MODES))):
+        found: dict[str, list[Record]] = defaultdict(list)
+        for record in run.evals[model, mode].values():
+            if record.get("category"):
+                found[str(record["category"])].append(record)
+        if len(found) < 2:
+            continue
+        for category, records in sorted(found.items()):
+            cells = score_row(model, mode, records)
+            rows.append([*cells[:2], Cell(category, category), *cells[2:5]])
+    return Scores(CATEGORY_COLUMNS, rows) if rows else None
 
 
 def _place(label: str, known: dict[str, str]) -> tuple[int, str]:
