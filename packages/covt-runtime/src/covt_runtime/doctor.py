@@ -127,13 +127,13 @@ def check_devices() -> Check:
 
 
 def check_flash_attention() -> Check:
-    """Only needed on GPUs, and there only with `model.attention = "flash_attention_2"`."""
+    """Only needed on GPUs, and there only by models that are loaded with `attention="flash_attention_2"`."""
     name = "flash-attention"
     version = metadata.version("flash-attn") if _installed("flash-attn") else ""
     if not visible_gpus():
         return Check(name, "pass", f"{version or 'not installed'}; CPUs use PyTorch's own attention")
     if not version:
-        remedy = 'run `uv sync --no-group cpu --group gpu`, or keep model.attention = "sdpa"'
+        remedy = "run `uv sync --no-group cpu --group gpu`; PyTorch's own attention does without"
         return Check(name, "warn", "not installed", remedy)
     return Check(name, "pass", version)
 
