@@ -24,7 +24,7 @@ from leftovers import Leftovers
 from covt_runtime.progress import Progress
 
 PROMPTS, SAMPLES = 2, 4
-# Steps in which a fault comes, and steps for each fault: it comes, is overcome, and two more are done.
+# Steps within which a fault comes, and steps for each fault: two are done before them.
 SPAN, EACH = 3.0, 6
 # A random model is never right: this pays for what it does often enough to differ within a group.
 REWARD = """
@@ -88,7 +88,10 @@ class Counts:
 
 
 class Striker(Progress):
-    """Watches one run's progress and strikes: each fault once the one before has been overcome."""
+    """Watches one run's progress and strikes: each fault once the one before has been overcome.
+
+    A fault comes so many steps and a part of one later; at the latest when that step is over, however long it took.
+    """
 
     def __init__(self, faults: Sequence[Fault], left: Leftovers, note: Callable[[str], None]) -> None:
         super().__init__(quiet=True)
@@ -96,6 +99,11 @@ class Striker(Progress):
         self.restarts = 0
         self._left, self._tell = left, note
         self._others = set(below())
+        self._lock = threading.Lock()
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """The run is about to begin, or to be resumed."""
         self._timer: threading.Timer | None = None
         self._steps, self._last = 0, time.monotonic()
 
@@ -109,25 +117,27 @@ class Striker(Progress):
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._steps += 1
-        # The first step of a run, and the first after a fault, say nothing of how long a step takes.
-        if self._timer is None and self.waiting and self._steps >= 2:
-            fault = self.waiting.pop(0)
-            self._timer = threading.Timer(fault.at * SPAN * seconds, self._strike, [fault])
-            self._timer.start()
-
-    def _strike(self, fault: Fault) -> None:
-        pids = [pid for pid in below() if pid not in self._others]
-        self._left.seen(pids)
-        self._tell(f"{len(self.struck) + 1}: {fault}")
-        fault.strike(pids)
-        self.struck.append(fault)
-        self._timer, self._steps = None, 0
-
-    def begin_again(self) -> None:
-        """The run is about to be resumed."""
         if self._timer is not None:
-            self._timer.join()
-        self._steps = 0
+            self._timer.cancel()
+            self._strike()
+        elif self.waiting:
+            steps, part = divmod(self.waiting[0].at * SPAN, 1)
+            # The first step of a run says nothing of how long a step takes.
+            if self._steps >= 2 + steps:
+                self._timer = threading.Timer(part * seconds, self._strike)
+                self._timer.start()
+
+    def _strike(self) -> None:
+        with self._lock:
+            if self._timer is None:
+                return  # It came just now.
+            self._timer, self._steps = None, 0
+            fault = self.waiting.pop(0)
+            pids = [pid for pid in below() if pid not in self._others]
+            self._left.seen(pids)
+            self._tell(f"{len(self.struck) + 1}: {fault}")
+            self.struck.append(fault)
+            fault.strike(pids)
 
 
 def below() -> list[int]:

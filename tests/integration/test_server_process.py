@@ -58,7 +58,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def eventually(true: Callable[[], bool], seconds: float = 20) -> bool:
+def eventually(true: Callable[[], bool], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:
@@ -162,7 +162,7 @@ time.sleep(600)
     forked = int(told.read_text())
     parent.kill()
     parent.wait()
-    assert eventually(lambda: not alive(forked), 20 if within else 1) == within
+    assert eventually(lambda: not alive(forked), 60 if within else 1) == within
     if not within:
         os.kill(forked, signal.SIGKILL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from covt_model.config import LatentConfig
 from covt_model.errors import ModelError
 from covt_model.vllm_plugin import cache_salt, decode_latents, encode_latents, flags, latent_args
 from covt_model.vllm_plugin.protocol import LatentOptions, check_prompt, longest_run, read_options
@@ -130,6 +132,14 @@ def test_flags_refuse_a_checkpoint_without_latents(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="no latent tokens"):
         flags(tmp_path)
+
+
+def test_servers_on_gpus_take_weights_over_nccl(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    LatentConfig(start_id=1, pad_id=2, end_id=3, size=4).write(tmp_path)
+    line = flags(tmp_path, "gpu")
+    assert json.loads(line[line.index("--weight-transfer-config") + 1]) == {"backend": "nccl"}
+    assert "--weight-transfer-config" not in flags(tmp_path, "cpu")
 
 
 def test_the_protocol_loads_neither_vllm_nor_torch() -> None:

@@ -31,6 +31,8 @@ STAGES = (
 FIRST_STAGE, LAST_STAGE = "importing vLLM", "ready"
 STAGE_NAMES = (FIRST_STAGE, *(name for _, name in STAGES), LAST_STAGE)
 POLL = 0.1
+# Seconds in which processes that were killed must be gone, on a machine that is busy with other work too.
+KILLED = 30.0
 
 
 class LatentServer:
@@ -149,7 +151,7 @@ class LatentServer:
         if self._process is None:
             return
         try:
-            self._process.wait(supervisor.GRACE + 10)
+            self._process.wait(supervisor.GRACE + KILLED)
         except subprocess.TimeoutExpired:
             # A stopped (SIGSTOP) supervisor doesn't see the end of its lease, but its children die with it.
             self._process.send_signal(signal.SIGKILL)
@@ -163,7 +165,7 @@ class LatentServer:
         begun = time.monotonic()
         while orphans := supervisor.session_members(self._sessions):
             waited = time.monotonic() - begun
-            if waited > 2 * supervisor.GRACE:
+            if waited > supervisor.GRACE + KILLED:
                 raise ServerError(f"processes {orphans} of the rollout server can't be ended", "end them by hand")
             if waited > supervisor.GRACE:
                 for pid in orphans:
