@@ -102,7 +102,7 @@ class Ours:
             | ({"micro_tokens": 1500} if batching == "packed" else {})
         )
         checks = RowChecks(None, encoder.latent.size, selects=False)
-        self.source = SampleSource(rows(), encoder, section, checks, seed=SEED, device=torch.device("cpu"))
+        self.source = SampleSource(rows(), encoder, section, checks, device=torch.device("cpu"))
         model, visual = load_split(checkpoint, torch.float32)
         self.features = VisionFeatures(visual, encoder.settings)
         policy = LatentPolicy(model, encoder.latent, "pause")
@@ -113,17 +113,15 @@ class Ours:
         targets = TargetMaker(self.engine, policy, encoder, self.features, LatentSection(selection="focus"))
         self.loss = StageLoss(Stage2Section(steps=1), "pause", self.engine, self.features, targets)
         self.stepper = Stepper(self.engine, work, torch.Generator(), skips=False)
-        self.number = 0
 
     def step(self, *, forget: bool) -> tuple[float, float, float]:
         """(loss, seconds, tokens) of an epoch: all rows, one optimizer step."""
         if forget:
             self.loss.features = type(self.features)(self.features.visual, self.features.settings)
         begun = time.perf_counter()
-        batch = self.source.step(self.number, 0, 1, self.engine.global_sum)
+        batch = self.source.deal(range(ROWS), 0, 1, self.engine.global_sum)
         _, metrics = self.stepper.step(self.loss, batch)
         seconds = time.perf_counter() - begun
-        self.number += 1
         return metrics["loss"], seconds, float(sum(len(s) for m in batch.micro_batches for s in m.samples))
 
 

@@ -10,7 +10,10 @@ from safetensors.torch import load_file
 from sft_runs import STAGE1, STAGE2, losses, make_place, run, settings
 
 from covt.exporting import export_checkpoint
+from covt_data.prepare import prepare
+from covt_runtime.errors import WorkerUserError
 from covt_runtime.launch import WorkerGroup
+from covt_sft.plan import plan
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,25 @@ def test_resuming_gives_the_same_losses_to_the_last_bit(
     weights = load_file(resumed / "hf" / "model.safetensors")
     expected = load_file(reference / "hf" / "model.safetensors")
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_rows_are_encoded_again_where_there_is_no_room_to_keep_them(
+    place: Path, reference: Path, two_ranks: WorkerGroup
+):
+    again = run(settings(place, "no-room", data={"sample_cache_gib": 0.0}), two_ranks)
+    assert losses(again) == losses(reference)
+
+
+def test_sets_are_mixed_and_a_checkpoint_of_other_rows_is_not_resumed(place: Path, tmp_path: Path):
+    prepare("trace", tmp_path / "more", options={"n_train": 16, "n_prompts": 1, "n_test": 1, "seed": 5})
+    mix = [{"path": str(tmp_path / "more"), "weight": 0.5}]
+    mixed = settings(place, "mixed", data={"mix": mix}, stage1={"steps": None, "epochs": 0.5}, stage2={"steps": 1})
+    assert plan(mixed).rows == 48 + 16
+    assert plan(mixed).stage1_steps == 4
+    with WorkerGroup(1, log_dir=tmp_path / "logs") as workers:
+        run(mixed, workers)
+        with pytest.raises(WorkerUserError, match="not those of the checkpoint of step 5"):
+            run(mixed.model_copy(update={"data": settings(place, "mixed").data}), workers, resume=True)
 
 
 def test_export_of_the_sharded_checkpoint_is_the_model_that_was_trained(reference: Path, tmp_path: Path):

@@ -14,11 +14,12 @@ from PIL import Image as Pictures
 
 from covt_data import shards
 from covt_data.errors import DataError
+from covt_data.lazy import JoinedRows, LazyRows, RowsById
 from covt_data.pixels import PixelLimits, fit_row, fitted_size, visual_tokens
 from covt_data.prepare import prepare
 from covt_data.schema import Image, Row, Step
 from covt_data.store import PreparedSet
-from covt_data.stream import LazyRows, Part, RowStream
+from covt_data.stream import Part, RowStream, mixture
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,32 @@ def test_rows_by_index_are_the_rows_in_order(prepared):
     assert len(rows._cache) == 2
 
 
+@pytest.mark.parametrize("limit", [1, 5, 33, 83, 200])
+def test_the_first_rows_of_a_split(prepared, limit):
+    rows = LazyRows(prepared, "train", limit)
+    expected = list(prepared.rows("train", limit))
+    assert list(rows) == expected and list(rows.ids()) == [row.id for row in expected]
+    assert sorted(rows.order(0, 0)) == list(range(len(expected)))
+
+
+def test_rows_of_two_sets_under_one_index_and_by_id(prepared, other):
+    rows = JoinedRows([LazyRows(prepared, "train", 12), LazyRows(other, "train")])
+    expected = [*prepared.rows("train", 12), *other.rows("train")]
+    assert list(rows) == expected and rows[-1] == expected[-1]
+    assert [rows.place(0, 3), rows.place(1, 3)] == [3, 15]
+    by_id = RowsById(rows)
+    assert list(by_id) == [row.id for row in expected]
+    assert all(by_id[row.id] == row for row in expected)
+    with pytest.raises(DataError, match="two rows have the id"):
+        RowsById(JoinedRows([LazyRows(other, "train"), LazyRows(other, "train")]))
+
+
+def test_a_set_of_few_row_groups_is_shuffled_as_a_whole(prepared):
+    rows = LazyRows(prepared, "train", 40)
+    assert len(rows.groups) == 8
+    assert list(rows.order(3, 1)) == list(np.random.default_rng((3, 1)).permutation(40))
+
+
 def test_each_epoch_has_every_row_once_in_another_order(prepared):
     stream = RowStream([Part(prepared, "train")], seed=0)
     first, second = ids(stream, 83), ids(stream, 83)
@@ -74,7 +101,7 @@ def test_shuffling_reads_each_row_group_about_once(prepared, monkeypatch):
 
     monkeypatch.setattr(LazyRows, "_group", counting)
     ids(stream, 83)
-    assert sorted(reads) == list(range(len(stream.rows[0].groups)))
+    assert sorted(reads) == list(range(len(stream.rows.parts[0].groups)))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -113,6 +140,13 @@ def test_a_stream_resumes_exactly_also_on_another_number_of_ranks(prepared, othe
         half.resume(state)
         shares.append(ids(half, 10))
     assert [id_ for pair in zip(*shares, strict=True) for id_ in pair] == expected
+
+
+def test_a_mixture_has_its_first_set_with_weight_one(prepared, other):
+    first, second = mixture(prepared.path, "train", 20, [(other.path, "train", 0.5)])
+    assert (first.limit, first.weight, second.weight) == (20, 1.0, 0.5)
+    seen = Counter(row.source for row in islice(RowStream([first, second], seed=0), 3000))
+    assert abs(seen["trace"] / 3000 - 1 / 3) < 0.03
 
 
 def test_a_position_of_another_stream_is_refused(prepared, other):

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from covt_data.prepare import prepare
 from covt_data.schema import Row
 from covt_model.config import LatentConfig
 from covt_rl.config import RlConfig
@@ -15,12 +16,20 @@ from covt_rl.journal import Journal
 from covt_rl.records import Completion
 from covt_rl.rollouts import Collected
 from covt_rl.scoring import build_rewards
-from covt_rl.source import RolloutSource
+from covt_rl.source import RolloutSource, training_stream
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
-ROWS = [
-    Row(id=f"r{n}", source="s", split="p", question="?", answer="B3", grader="text", metadata="{}") for n in range(10)
-]
+IDS = [f"r{n}" for n in range(10)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set of ten prompts."""
+    folder = tmp_path_factory.mktemp("prompts")
+    lines = [json.dumps({"id": name, "question": f"{name}?", "answer": "B3", "grader": "text"}) for name in IDS]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    prepare("jsonl", folder / "set", options={"path": str(folder / "rows.jsonl"), "split": "prompts"})
+    return folder / "set"
 
 
 def completion(row: Row, index: int, text: str) -> Completion:
@@ -52,28 +61,38 @@ class Sampler:
         return Collected(groups, [[[] for _ in group] for group in groups], latents=cast("Any", latents))
 
 
-def source(folder: Path, sampler: Sampler, notes: list[str], dynamic: int = 0, **algorithm: Any) -> RolloutSource:
+def source(
+    data: Path, folder: Path, sampler: Sampler, notes: list[str], dynamic: int = 0, **algorithm: Any
+) -> RolloutSource:
     config = RlConfig.model_validate(
         {"rollout": {"prompts": 4, "samples": 2, "dynamic": dynamic}, "algorithm": algorithm}
     )
     rewards = build_rewards(config.rewards.model_copy(update={"use": "accuracy"}), config.prompt, LATENT)
-    return RolloutSource(cast("Any", sampler), rewards, ROWS, config, Journal(folder), steps=3, note=notes.append)
+    return RolloutSource(
+        cast("Any", sampler),
+        rewards,
+        training_stream(data, config),
+        config,
+        Journal(folder),
+        steps=3,
+        note=notes.append,
+    )
 
 
-def test_an_epoch_takes_every_prompt_once_and_then_ends(tmp_path: Path):
+def test_an_epoch_takes_every_prompt_once_and_then_ends(data: Path, tmp_path: Path):
     sampler = Sampler()
-    rollouts = source(tmp_path, sampler, [])
+    rollouts = source(data, tmp_path, sampler, [])
     taken = [rollouts.take(step, step) for step in range(3)]
     ids = [group.row_id for one in taken if one is not None for group in one.judged]
-    assert sorted(ids) == sorted(row.id for row in ROWS)
+    assert sorted(ids) == IDS
     assert [one and len(one.judged) for one in taken] == [4, 4, 2]
     assert rollouts.take(3, 3) is None
 
 
-def test_what_was_journalled_is_read_back_and_not_sampled_again(tmp_path: Path):
+def test_what_was_journalled_is_read_back_and_not_sampled_again(data: Path, tmp_path: Path):
     first, second = Sampler(), Sampler()
-    written = source(tmp_path, first, []).take(0, 0)
-    resumed = source(tmp_path, second, [])
+    written = source(data, tmp_path, first, []).take(0, 0)
+    resumed = source(data, tmp_path, second, [])
     read = resumed.take(0, 5)
     assert second.asked == []
     assert written is not None and read is not None
@@ -87,9 +106,9 @@ def test_what_was_journalled_is_read_back_and_not_sampled_again(tmp_path: Path):
     assert not {group.row_id for group in read.judged} & {group.row_id for group in following.judged}
 
 
-def test_groups_without_spread_are_replaced_within_bounds(tmp_path: Path):
+def test_groups_without_spread_are_replaced_within_bounds(data: Path, tmp_path: Path):
     sampler, notes = Sampler(), []
-    rollouts = source(tmp_path, sampler, notes, dynamic=1)
+    rollouts = source(data, tmp_path, sampler, notes, dynamic=1)
     one = rollouts.take(0, 0)
     assert one is not None
     assert all(group.has_spread for group in one.judged)
@@ -99,8 +118,8 @@ def test_groups_without_spread_are_replaced_within_bounds(tmp_path: Path):
     assert (len(one.judged) < 4) == bool(notes)
 
 
-def test_rollouts_ahead_are_those_of_the_next_step(tmp_path: Path):
-    rollouts = source(tmp_path, Sampler(), [])
+def test_rollouts_ahead_are_those_of_the_next_step(data: Path, tmp_path: Path):
+    rollouts = source(data, tmp_path, Sampler(), [])
     first = rollouts.take(0, 0)
     rollouts.begin(1, 0)
     rollouts.settle()
@@ -111,8 +130,8 @@ def test_rollouts_ahead_are_those_of_the_next_step(tmp_path: Path):
     rollouts.close()
 
 
-def test_old_journals_are_removed(tmp_path: Path):
-    rollouts = source(tmp_path, Sampler(), [])
+def test_old_journals_are_removed(data: Path, tmp_path: Path):
+    rollouts = source(data, tmp_path, Sampler(), [])
     for step in range(3):
         rollouts.take(step, step)
     rollouts.journal.forget_before(2)

@@ -262,5 +262,5 @@ def test_nothing_to_learn_is_no_step(setting: Setting):
 def test_prompts_without_room_for_an_answer_are_refused(setting: Setting):
     config = RlConfig.model_validate({"rollout": {"max_tokens": 64}, "data": {"max_length": 65}})
     with pytest.raises(RolloutError, match=r"2 of 2 prompts are too long: .*rollout.max_tokens = 64"):
-        check_prompts(setting.rows, setting.encoder, config)
-    check_prompts(setting.rows, setting.encoder, RlConfig.model_validate({"rollout": {"max_tokens": 64}}))
+        check_prompts(setting.rows, range(2), setting.encoder, config)
+    check_prompts(setting.rows, range(2), setting.encoder, RlConfig.model_validate({"rollout": {"max_tokens": 64}}))

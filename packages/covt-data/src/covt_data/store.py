@@ -119,15 +119,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_shard(path: Path) -> Iterator[Row]:
-    """Validated rows of a shard. Raises `DataFileError` when it is missing or damaged."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong with a shard becomes `DataFileError` about it."""
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(READ_BATCH):
-                for data in batch.to_pylist():
-                    yield parse_row(data, str(path))
+        yield
     except (pa.ArrowException, OSError) as error:
         raise DataFileError(f"cannot read {path}: {error}", "prepare the set again with --overwrite") from error
+
+
+def read_shard(path: Path) -> Iterator[Row]:
+    """Validated rows of a shard. Raises `DataFileError` when it is missing or damaged."""
+    with reading(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(READ_BATCH):
+            for data in batch.to_pylist():
+                yield parse_row(data, str(path))
 
 
 class PreparedSet:

@@ -58,6 +58,13 @@ class Sample:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays and of the pictures' files."""
+        pictures = (*self.pictures, *(picture for segment in self.helpers for picture in segment))
+        arrays = (self.input_ids, self.labels, self.position_ids)
+        return sum(array.nbytes for array in arrays) + sum(len(picture.data) for picture in pictures)
+
 
 class Encoder:
     """Encodes rows for one checkpoint.

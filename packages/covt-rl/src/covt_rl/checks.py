@@ -1,6 +1,6 @@
 """What is refused before a training starts: data the rewards can't use, prompts too long, a server of another model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from covt_data.schema import Row
@@ -31,16 +31,16 @@ def check_golds(prepared: PreparedSet, config: RlConfig, rewards: Sequence[Confi
             ) from error
 
 
-def check_prompts(rows: Sequence[Row], encoder: Encoder, config: RlConfig) -> None:
-    """Raise RolloutError when a prompt leaves no room for `rollout.max_tokens` within `data.max_length`."""
+def check_prompts(rows: Sequence[Row], mine: Iterable[int], encoder: Encoder, config: RlConfig) -> None:
+    """Raise RolloutError when one of `mine` leaves no room for `rollout.max_tokens` within `data.max_length`."""
     limit, room = config.data.max_length, config.rollout.max_tokens
-    lengths = [(len(encoder.encode_prompt(row).expanded), row.id) for row in rows]
+    lengths = [(len(encoder.encode_prompt(row).expanded), row.id) for row in map(rows.__getitem__, mine)]
     long = [(length, name) for length, name in lengths if length + room > limit]
     if long:
         length, name = max(long)
         raise RolloutError(
-            f"{len(long)} of {len(rows)} prompts are too long: {name} has {length} tokens, with rollout.max_tokens = "
-            f"{room} more than data.max_length = {limit}",
+            f"{len(long)} of {len(lengths)} prompts are too long: {name} has {length} tokens, with rollout.max_tokens "
+            f"= {room} more than data.max_length = {limit}",
             "raise data.max_length, lower rollout.max_tokens or the pictures' max_pixels, or leave these rows out",
         )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from statistics import fmean
 
-from covt_data.order import batch_indices
 from covt_data.schema import Row
+from covt_data.stream import RowStream, mixture
 from covt_rewards import ConfiguredReward, Scores
 from covt_rl.config import RlConfig
 from covt_rl.journal import Journal, StepRollouts
@@ -21,21 +22,21 @@ Note = Callable[[str], None]
 class RolloutSource:
     """Judged rollouts step by step; every prompt of an epoch is taken once, also by a run that was resumed.
 
-    rows: the prompts. steps: of the run. note: told what was dropped.
+    stream: the prompts. steps: of the run. note: told what was dropped.
     """
 
     def __init__(
         self,
         collector: Collector,
         rewards: Sequence[ConfiguredReward],
-        rows: Sequence[Row],
+        stream: RowStream,
         config: RlConfig,
         journal: Journal,
         *,
         steps: int,
         note: Note,
     ) -> None:
-        self.collector, self.rewards, self.rows, self.config = collector, rewards, rows, config
+        self.collector, self.rewards, self.stream, self.config = collector, rewards, stream, config
         self.journal, self.steps, self.note = journal, steps, note
         self.cursor = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
@@ -115,9 +116,8 @@ class RolloutSource:
     def _next(self, cursor: int, count: int) -> list[Row]:
         """The next prompts of the stream; where the run is one epoch long, only as many as it has left."""
         if self.config.algorithm.steps is None:
-            count = min(count, len(self.rows) - cursor)
-        seed = self.config.run.seed
-        return [self.rows[batch_indices(len(self.rows), cursor + i, 1, seed)[0]] for i in range(count)]
+            count = min(count, len(self.stream.rows) - cursor)
+        return [self.stream.at(cursor + number) for number in range(count)]
 
     def _dynamic(self, step: int, kept: int, dropped: int, rounds: int) -> dict[str, float]:
         wanted = self.config.rollout.prompts
@@ -128,6 +128,12 @@ class RolloutSource:
             )
         counts = {"dropped_groups": dropped, "rounds": rounds, "groups": kept}
         return {f"dynamic/{name}": float(count) for name, count in counts.items()}
+
+
+def training_stream(data: Path | str, config: RlConfig) -> RowStream:
+    """The prompts of a run in their order; the same on every rank."""
+    others = [(other.path, other.split, other.weight) for other in config.data.mix]
+    return RowStream(mixture(data, config.data.split, config.data.limit, others), seed=config.run.seed)
 
 
 def _in_order(groups: Sequence[Judged], parts: Sequence[Collected]) -> list[Judged]:

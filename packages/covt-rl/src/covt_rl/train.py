@@ -17,6 +17,8 @@ from covt_rl.scoring import build_rewards
 from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
 from covt_rl.serving.watch import Watch
+from covt_rl.source import training_stream
+from covt_rl.weight_sync import remove_left
 from covt_runtime.distributed import launched_from_outside, visible_gpus
 from covt_runtime.launch import WorkerGroup
 from covt_runtime.progress import Progress
@@ -67,7 +69,11 @@ def plan(config: RlConfig) -> RlPlan:
         if split not in prepared.splits:
             raise RolloutError(f"{data} has no split {split!r}", f"choose one of {', '.join(prepared.splits)}")
     rewards = build_rewards(config.rewards, config.prompt, LatentConfig.read(model), config.rollout.max_tokens)
-    count = min(prepared.count(config.data.split), config.data.limit or prepared.count(config.data.split))
+    count = len(training_stream(data, config).rows)
+    if config.data.mix and config.algorithm.steps is None:
+        raise RolloutError(
+            "data.mix has no epoch: its sets are drawn from by weight", "set algorithm.steps, the length of the run"
+        )
     if count < config.rollout.prompts:
         raise RolloutError(f"rollout.prompts = {config.rollout.prompts}, the set has {count}", "use fewer a step")
     check_golds(prepared, config, rewards)
@@ -99,6 +105,8 @@ def train(
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(planned.model), "data": str(planned.data)}}
     run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
     with ExitStack() as stack:
+        # A killed rank 0 has left the newest weights in shared memory.
+        stack.callback(remove_left)
         if workers is None:
             env = trainer_environment(planned.placement)
             workers = stack.enter_context(WorkerGroup(planned.placement.ranks, log_dir=run.logs, env=env))

@@ -1,6 +1,6 @@
 """Policy-gradient steps on judged rollouts: what each rank computes, and in which pieces."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -97,7 +97,7 @@ class Updater:
         encoder: Encoder,
         features: VisionFeatures,
         config: RlConfig,
-        row_of: dict[str, Row],
+        row_of: Mapping[str, Row],
     ) -> None:
         self.engine, self.encoder, self.features, self.config = engine, encoder, features, config
         self.algorithm = config.algorithm
@@ -124,6 +124,7 @@ class Updater:
                     first = self._means(totals)
                     self._check_gap(first["latent/logprob_gap"], fresh)
         assert first is not None and totals.result is not None
+        self._prompts = {}
         metrics = self._means(totals)
         metrics |= {name: first[name] for name in ("latent/logprob_gap", "sampling/kl")}
         return metrics | {

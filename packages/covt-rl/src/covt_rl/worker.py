@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from covt_data.schema import Row
+from covt_data.lazy import RowsById
 from covt_data.store import PreparedSet
 from covt_model.encode import Encoder
 from covt_model.export import checkpoint_name, write_checkpoint
@@ -23,14 +23,16 @@ from covt_rl.checks import check_prompts, check_server
 from covt_rl.client import RolloutClient
 from covt_rl.completions_table import table_rows, write_table
 from covt_rl.config import RlConfig
+from covt_rl.errors import RolloutError
 from covt_rl.journal import Journal, StepRollouts
 from covt_rl.objective import GrpoObjective
 from covt_rl.rollouts import Collector
 from covt_rl.scoring import Judged, build_rewards, with_advantages
-from covt_rl.source import RolloutSource
+from covt_rl.source import RolloutSource, training_stream
 from covt_rl.update import Updater
 from covt_rl.validate import Validator
-from covt_rl.weight_sync import Publisher, ServedNames, drain
+from covt_rl.weight_sync import Publisher, ServedNames, drain, load_files
+from covt_rl.weight_transfer import nccl, way
 from covt_runtime.checkpoint import CheckpointStore
 from covt_runtime.distributed import Worker
 from covt_runtime.engine import ZeroEngine
@@ -74,9 +76,11 @@ class Trainer:
         prompt = PromptConfig(system=config.prompt.system, template=config.prompt.template)
         self.encoder = Encoder(self.checkpoint, prompt, max_length=config.data.max_length)
         self.data = PreparedSet(payload["data"])
-        self.rows: list[Row] = list(self.data.rows(config.data.split, config.data.limit))
-        self.row_of = {row.id: row for row in self.rows}
-        check_prompts(self.rows[worker.rank :: worker.world_size], self.encoder, config)
+        self.stream = training_stream(payload["data"], config)
+        self.row_of = RowsById(self.stream.rows)
+        check_prompts(
+            self.stream.rows, range(worker.rank, len(self.stream.rows), worker.world_size), self.encoder, config
+        )
         dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
         model, visual = load_split(self.checkpoint, dtype, worker.device)
         features = VisionFeatures(visual, self.encoder.settings)
@@ -132,7 +136,11 @@ class Trainer:
         served = blocking.run(client.weight_version())
         # A server that has seen other weights goes on counting, so that no version ever means two models.
         self.first_version = served + 1 if served or self.config.rollout.base_url else 0
-        self.publisher = stack.enter_context(Publisher(client, ServedNames.read(self.checkpoint).without_vision()))
+        names = ServedNames.read(self.checkpoint).without_vision()
+        urls = [replica.url for replica in client.transport.replicas]
+        over_nccl = way(self.config, self.worker.device.type, urls, self.checkpoint) == "nccl"
+        load = nccl(self.worker.device) if over_nccl else load_files
+        self.publisher = stack.enter_context(Publisher(client, names, load=load))
         # A server that was started again has the first weights: it gets the newest before it is asked anything.
         client.transport.on_down = self.publisher.restore
         self.source = self._source(blocking)
@@ -149,7 +157,7 @@ class Trainer:
         return RolloutSource(
             collector,
             self.rewards,
-            self.rows,
+            self.stream,
             config,
             Journal(self.folder.path / "rollouts"),
             steps=self.steps,
@@ -163,8 +171,13 @@ class Trainer:
         loaded = self.store.load(self.engine, on_note=lambda text: self.worker.emit(note_event(text)))
         done = loaded.step if loaded else 0
         if loaded is not None:
-            self.cursor = loaded.extra.get("cursor", done * self.config.rollout.prompts)
-            self.best = loaded.extra.get("best", -1.0)
+            if loaded.extra["data"] != self.stream.fingerprint:
+                raise RolloutError(
+                    f"the prompts of this run are not those of the checkpoint of step {done}: the data, their order or "
+                    "the seed differ",
+                    "resume with the run's own data and seed, or start a new run",
+                )
+            self.cursor, self.best = loaded.extra["cursor"], loaded.extra["best"]
         if self.worker.is_main:
             self.source.cursor = self.cursor
         self.log.forget_after(done)
@@ -302,6 +315,7 @@ class Trainer:
             self.worker.emit(note_event(f"step {step + 1}: {text}"))
 
     def _save(self, step: int, best: bool) -> None:
-        self.store.save(step, self.engine, extra={"cursor": self.cursor, "best": self.best}, best=best)
+        extra = {"cursor": self.cursor, "best": self.best, "data": self.stream.fingerprint}
+        self.store.save(step, self.engine, extra=extra, best=best)
         if self.worker.is_main:
             self.source.journal.forget_before(min(self.store.steps()))

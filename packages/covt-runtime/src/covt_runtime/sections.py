@@ -73,6 +73,15 @@ class LatentSection(Section):
     """Folder of a frozen teacher's targets; empty means `.targets` beside the runs."""
 
 
+class MixSection(Section):
+    """One of `[[data.mix]]`: a further prepared set."""
+
+    path: str
+    split: str = "train"
+    weight: float = Field(default=1.0, gt=0)
+    """How often a row is drawn from this set, where `data.path` has 1."""
+
+
 class DataSection(Section):
     """`[data]`: a prepared set (see `covt data prepare`)."""
 
@@ -80,6 +89,8 @@ class DataSection(Section):
     """Folder of a prepared set; empty takes the newest under `data/`."""
     split: str = "train"
     limit: int | None = Field(default=None, ge=1)
+    mix: tuple[MixSection, ...] = ()
+    """Further sets: each row of the training is drawn from one of the sets, and each set is passed over by itself."""
     max_length: int = Field(default=4096, ge=1)
     """Longest sample in tokens; longer ones are refused by id."""
     batch_size: int = Field(default=64, ge=1)

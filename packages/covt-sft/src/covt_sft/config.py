@@ -74,6 +74,8 @@ class SftDataSection(DataSection):
     feature_cache_gib: float = Field(default=4.0, gt=0)
     """Memory for the visual features of pictures seen, on the training device. They are computed once a step, and once
     in all while they fit."""
+    sample_cache_gib: float = Field(default=1.0, ge=0)
+    """Memory of each rank for encoded rows, with their pictures' files, so that they need not be encoded again."""
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What happens to a row that can't be trained on, and to a step whose loss is not finite: the training ends with
     its id, or it is left out, named and counted (`skipped/rows`, `skipped/steps`)."""

@@ -1,11 +1,11 @@
 """Rows of a prepared set as micro-batches: the same rows a step, in the same order, whatever the number of ranks."""
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from covt_data.order import batch_indices
 from covt_data.schema import Row
 from covt_model.batch import Batch, collate
 from covt_model.encode import Encoder, Sample
@@ -37,10 +37,7 @@ class StepRows:
 
 
 class SampleSource:
-    """Encoded rows, encoded when first used.
-
-    Step t of the training takes `batch_size` rows of a permutation that depends on seed and epoch alone.
-    """
+    """Encoded rows, encoded when first used and kept while there is room, since small sets are passed over often."""
 
     def __init__(
         self,
@@ -49,23 +46,32 @@ class SampleSource:
         section: SftDataSection,
         checks: RowChecks,
         *,
-        seed: int,
         device: torch.device,
     ) -> None:
         self.rows = rows
         self.encoder = encoder
         self.section = section
         self.checks = checks
-        self.seed = seed
         self.device = device
-        self._samples: dict[int, Sample] = {}
+        self._samples: OrderedDict[int, Sample] = OrderedDict()
+        self._room = int(section.sample_cache_gib * 2**30)
 
     def sample(self, index: int) -> Sample:
-        """The encoded row; kept, since small sets are passed over many times. Raises for one that can't be used."""
-        if index not in self._samples:
-            self.checks(self.rows[index])
-            self._samples[index] = self.encoder.encode(self.rows[index])
-        return self._samples[index]
+        """The encoded row. Raises for one that can't be used."""
+        if index in self._samples:
+            self._samples.move_to_end(index)
+            return self._samples[index]
+        row = self.rows[index]
+        self.checks(row)
+        sample = self._samples[index] = self.encoder.encode(row)
+        self._room -= sample.nbytes
+        while self._room < 0:
+            self._room += self._samples.popitem(last=False)[1].nbytes
+        return sample
+
+    def usable(self) -> Iterator[Sample]:
+        """All rows that can be trained on, in order."""
+        return (self.sample(index) for index in range(len(self.rows)) if not self.skips(index))
 
     def problem(self, index: int) -> str:
         """Why a row can't be trained on, or nothing."""
@@ -74,10 +80,6 @@ class SampleSource:
         except (SftError, ModelError) as error:
             return str(error)
         return ""
-
-    def step(self, number: int, rank: int, ranks: int, share: Share) -> StepRows:
-        """The rows of step `number` (collective)."""
-        return self.deal(batch_indices(len(self.rows), number, self.section.batch_size, self.seed), rank, ranks, share)
 
     def deal(self, indices: Sequence[int], rank: int, ranks: int, share: Share) -> StepRows:
         """Rows shared out as the recipe says (collective: `share` sums over the ranks).

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from covt_data.store import PreparedSet
+from covt_data.stream import RowStream, mixture
 from covt_model.config import read_config
 from covt_runtime.run import newest
 from covt_sft.config import SftConfig
@@ -50,7 +51,7 @@ def plan(config: SftConfig) -> SftPlan:
         raise SftError(
             f"{data} has no split {config.data.split!r}", f"set data.split to one of {', '.join(prepared.splits)}"
         )
-    rows = min(prepared.count(config.data.split), config.data.limit or prepared.count(config.data.split))
+    rows = len(training_stream(data, config).rows)
     batch = config.data.batch_size
     if rows < batch:
         raise SftError(f"data.batch_size = {batch} is more than the {rows} rows of {data}", "use a smaller batch")
@@ -59,6 +60,12 @@ def plan(config: SftConfig) -> SftPlan:
         raise SftError(f"model.path = {model!r} is not a folder", "give a checkpoint folder or a hub id")
     steps = config.stage1.length(rows, batch), config.stage2.length(rows, batch)
     return SftPlan(data, model, rows, *steps, size=_size(model))
+
+
+def training_stream(data: Path | str, config: SftConfig) -> RowStream:
+    """The rows of a training in their order; the same on every rank."""
+    others = [(other.path, other.split, other.weight) for other in config.data.mix]
+    return RowStream(mixture(data, config.data.split, config.data.limit, others), seed=config.run.seed)
 
 
 def _size(model: str) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Stage-1 targets of a step: focused crops, or ILVR's selection by a momentum teacher, sharded like the model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ class TargetMaker:
         self._swap(self.teacher)
         return targets
 
-    def prepare(self, samples: Sequence[Sample], folder: Path, checkpoint: Path, micro: int) -> tuple[int, int]:
+    def prepare(self, samples: Iterable[Sample], folder: Path, checkpoint: Path, micro: int) -> tuple[int, int]:
         """Have a frozen teacher's targets of these rows on disk; returns how many were computed now and how many were
         there (collective).
 
@@ -72,28 +73,29 @@ class TargetMaker:
             name[0] = settings_digest(weights, self.encoder, self.section, self.engine.dtype)
         dist.broadcast_object_list(name, src=0)
         self.cache = TargetCache(folder / name[0])
-        wanted = {sample_digest(sample): sample for sample in samples if sample.spans}
-        waiting = [sample for digest, sample in wanted.items() if digest not in self.cache]
-        turns = -(-len(waiting) // (micro * self.engine.world_size))
-        with self.engine.forwards(whole=False):
-            self._compute(self.cache, waiting, turns, micro)
-        dist.barrier()
-        self.cache.refresh()
-        return len(waiting), len(wanted) - len(waiting)
+        made = found = 0
+        remaining = (sample for sample in samples if sample.spans)
+        while some := list(islice(remaining, ROWS_A_FILE * self.engine.world_size)):
+            wanted = {sample_digest(sample): sample for sample in some}
+            waiting = [sample for digest, sample in wanted.items() if digest not in self.cache]
+            with self.engine.forwards(whole=False):
+                self._compute(self.cache, waiting, micro)
+            dist.barrier()
+            self.cache.refresh()
+            made, found = made + len(waiting), found + len(wanted) - len(waiting)
+        return made, found
 
-    def _compute(self, cache: TargetCache, waiting: Sequence[Sample], turns: int, micro: int) -> None:
-        """This rank's share of `waiting`; every rank runs `turns` forwards."""
+    def _compute(self, cache: TargetCache, waiting: Sequence[Sample], micro: int) -> None:
+        """This rank's share of `waiting`, as one file; every rank runs equally many forwards."""
         done: dict[str, torch.Tensor] = {}
         mine = waiting[self.engine.rank :: self.engine.world_size]
-        for turn in range(turns):
+        for turn in range(-(-len(waiting) // (micro * self.engine.world_size))):
             rows = mine[turn * micro : (turn + 1) * micro] or waiting[:1]
             batch = collate(rows, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id)
             targets = self._targets(batch.to(self.engine.device))
             counts = [sum(end - start for start, end in row.spans) for row in rows]
             done |= {sample_digest(row): part for row, part in zip(rows, targets.split(counts), strict=True)}
-            if len(done) >= ROWS_A_FILE or turn == turns - 1:
-                cache.write(done)
-                done = {}
+        cache.write(done)
 
     def moved(self) -> None:
         """The student has taken a step: the teacher follows."""

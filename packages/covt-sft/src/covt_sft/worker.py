@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from covt_sft.data import SampleSource, StepRows
 from covt_sft.errors import SftError
 from covt_sft.lora import add_lora, merged
 from covt_sft.objective import Objective
+from covt_sft.plan import training_stream
 from covt_sft.probe import Probe
 from covt_sft.stage import StageLoss
 from covt_sft.step import Stepper, decoder_work
@@ -74,7 +76,8 @@ class Trainer:
         self.encoder = self._encoder()
         self.policy, self.features = self._model()
         prepared = PreparedSet(payload["data"])
-        self.data = self._source(list(prepared.rows(config.data.split, config.data.limit)))
+        self.stream = training_stream(payload["data"], config)
+        self.data = self._source(self.stream.rows)
         judged = config.eval.split in prepared.splits
         rows = max(config.eval.rows, config.eval.loss_rows) if judged else 0
         held_out = list(prepared.rows(config.eval.split, rows)) if rows else []
@@ -122,7 +125,7 @@ class Trainer:
         config = self.config
         selects = config.method == "latent" and config.latent.selection == "ilvr"
         checks = RowChecks(config.data.max_pixels, config.latent.size, selects=selects)
-        return SampleSource(rows, self.encoder, config.data, checks, seed=config.run.seed, device=self.worker.device)
+        return SampleSource(rows, self.encoder, config.data, checks, device=self.worker.device)
 
     def _probe(self, rows: Sequence[Row]) -> Probe | None:
         return Probe(rows, self.encoder, self.features, self.config.eval.max_tokens) if rows else None
@@ -159,12 +162,7 @@ class Trainer:
         if not self.targets.frozen or self.stages[0][0] != "stage1":
             return
         self.worker.emit(phase_event("targets of the frozen teacher", None))
-        usable = [
-            source.sample(index)
-            for source in (self.data, self.held_out)
-            for index in range(len(source.rows))
-            if not source.skips(index)
-        ]
+        usable = chain(self.data.usable(), self.held_out.usable())
         cache = Path(self.config.latent.target_cache or self.folder.path.parent / ".targets")
         made, found = self.targets.prepare(usable, cache, self.source_checkpoint, self.config.data.micro_batch)
         self._note(f"targets: {made} rows computed, {found} found in {cache}")
@@ -176,6 +174,12 @@ class Trainer:
         loaded = self.store.load(self.engine, on_note=self._note)
         if loaded is None:
             return 0
+        if loaded.extra["data"] != self.stream.fingerprint:
+            raise SftError(
+                f"the rows of this training are not those of the checkpoint of step {loaded.step}: the data, their "
+                "order or the seed differ",
+                "resume with the run's own data and seed, or start a new run",
+            )
         stage = next(stage for name, stage, _ in self.stages if name == loaded.extra["stage"])
         self.engine.use(self.optim(stage))
         self._adopt(loaded)
@@ -221,7 +225,10 @@ class Trainer:
         return done
 
     def _rows(self, number: int) -> StepRows:
-        rows = self.data.step(number, self.engine.rank, self.engine.world_size, self.engine.global_sum)
+        """The rows of step `number` (from 0), whatever came before (collective)."""
+        batch = self.config.data.batch_size
+        indices = [self.stream.index(place) for place in range(number * batch, (number + 1) * batch)]
+        rows = self.data.deal(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
         for index in rows.skipped:
             if self.worker.is_main and index not in self.named:
                 self.named.add(index)
@@ -249,7 +256,7 @@ class Trainer:
 
     def _checkpoint(self, name: str, done: int, *, best: bool) -> None:
         skipped = [self.stepper.skipped_rows, self.stepper.skipped_steps]
-        extra = {"stage": name, "best": self.best, "skipped": skipped}
+        extra = {"stage": name, "best": self.best, "skipped": skipped, "data": self.stream.fingerprint}
         tensors = {"rank/noise": self.noise.get_state()} | self.targets.state()
         self.store.save(done, self.engine, extra=extra, tensors=tensors, best=best)
 
