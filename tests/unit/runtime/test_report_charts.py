@@ -3,6 +3,7 @@
 import math
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from covt_runtime.report.bars import Value, bar_chart
 from covt_runtime.report.curves import phase_marks, points_of, positions
 from covt_runtime.report.lines import Series, line_chart, spread, thin
 from covt_runtime.report.numbers import Z95, duration, nice_ticks, percent, plain, points, tick_texts, wilson
+from covt_runtime.report.units import unit
 
 
 @given(n=st.integers(1, 2000), share=st.floats(0, 1))
@@ -117,3 +119,15 @@ def test_a_step_that_a_resumed_run_logged_again_counts_once() -> None:
         for step, value in ((1, 0.1), (2, 0.2), (3, 0.9), (2, 0.3), (3, 0.4))
     ]
     assert points_of(lines, "reward") == [(1.0, 0.1), (2.0, 0.3), (3.0, 0.4)]
+
+
+def test_every_metric_that_trainings_record_has_a_unit() -> None:
+    """Names as they stand in the sources; what an f-string fills in may be anything."""
+    root = Path(__file__).parents[3] / "packages"
+    families = r"\"((?:time|perf|latent|necessity|completions|sampling|skipped|eval|clip_ratio|rewards)/[\w/{}.]+)\""
+    text = "".join(path.read_text() for name in ("sft", "rl") for path in (root / f"covt-{name}" / "src").rglob("*.py"))
+    found = {re.sub(r"\{[^}]*\}", "x", name) for name in re.findall(families, text)}
+    assert len(found) > 20
+    variable = {"eval/x", "necessity/x", "rewards/x"}
+    assert [name for name in sorted(found - variable) if not unit(name)] == []
+    assert unit("time/collect") == "seconds" and unit("something/else") == ""

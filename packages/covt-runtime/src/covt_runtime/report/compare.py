@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from covt_runtime.report import labels
-from covt_runtime.report.curves import SKIP, STEP, UNITS, points_of
+from covt_runtime.report.curves import SKIP, STEP, points_of
 from covt_runtime.report.errors import ReportError
 from covt_runtime.report.files import Record, RunFiles, read_run
 from covt_runtime.report.lines import LineChart, Series, line_chart
+from covt_runtime.report.units import unit
 
 SHARES = {"eval/accuracy"}
 MAIN_METRICS = ("eval/accuracy", "reward", "rewards/accuracy/mean", "necessity/nu", "ce", "align", "loss")
@@ -70,8 +71,7 @@ def compared_curves(run: RunFiles) -> list[LineChart]:
             if series:
                 place = MAIN_METRICS.index(metric) if metric in MAIN_METRICS else len(MAIN_METRICS)
                 title = f"{metric}, {kind}" if kind else metric
-                unit = UNITS.get(metric, "held-out rows" if metric in SHARES else "")
-                charts.append(((place, title), line_chart(title, unit, STEP, series, share=metric in SHARES)))
+                charts.append(((place, title), line_chart(title, unit(metric), STEP, series, share=metric in SHARES)))
     return [chart for _, chart in sorted(charts, key=lambda found: found[0])]
 
 

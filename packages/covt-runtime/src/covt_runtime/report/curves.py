@@ -5,27 +5,14 @@ from collections.abc import Callable
 from covt_runtime.report import labels
 from covt_runtime.report.files import Record, RunFiles, number
 from covt_runtime.report.lines import LineChart, Series, line_chart
+from covt_runtime.report.units import unit
 
 SKIP = {"step", "time", "phase"}
-UNITS = {
-    "loss": "nats per token",
-    "ce": "nats per token",
-    "align": "1 − cosine",
-    "entropy": "nats per token",
-    "kl": "nats per token",
-    "completions/mean_length": "tokens",
-    "latent/logprob_gap": "nats, server − trainer",
-    "lr": "per step",
-    "learning_rate": "per step",
-    "grad_norm": "L2 norm",
-    "reward_std": "standard deviation",
-    "frac_reward_zero_std": "share of groups",
-}
 RL_DETAILS = {
     "reward_std": "Reward spread in a group",
     "frac_reward_zero_std": "Groups without a signal",
     "entropy": "Entropy",
-    "kl": "KL of server and trainer",
+    "kl": "KL divergence",
     "completions/mean_length": "Length of completions",
     "latent/logprob_gap": "Server against trainer",
 }
@@ -162,7 +149,7 @@ def health(run: RunFiles) -> list[LineChart]:
     for metric, title in RL_DETAILS.items():
         points = points_of(lines, metric)
         if points:
-            charts.append(line_chart(title, UNITS.get(metric, ""), STEP, [Series("value", "a6", points)]))
+            charts.append(line_chart(title, unit(metric), STEP, [Series("value", "a6", points)]))
     return charts
 
 
@@ -179,5 +166,5 @@ def everything_else(run: RunFiles) -> list[LineChart]:
             if (points := points_of(lines, name))
         ]
         if series:
-            charts.append(line_chart(name, UNITS.get(name, ""), STEP, series))
+            charts.append(line_chart(name, unit(name), STEP, series))
     return charts
