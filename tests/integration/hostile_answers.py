@@ -14,6 +14,8 @@ from covt_rewards import Group, Rollout, parse_rewards, score_groups
 from covt_rewards.accuracy.workers import shared_pool
 
 LIMIT = 0.5
+GRACE = 2.0
+"""Seconds beyond the limit that are a fault: other processes may take the processor for a while."""
 CANARY = "hostile_answer_was_executed"
 BOXES = '[{"bbox_2d": [0, 0, 99, 99], "point_2d": [50, 50]}]'
 GOLDS = [
@@ -170,35 +172,32 @@ def hostile(rng: random.Random) -> tuple[str, str]:
 
 
 def run(count: int, seed: int) -> dict[str, object]:
-    """Grade `count` completions one by one. A completion's seconds leave out starting a killed worker's successor."""
+    """Grade `count` completions one by one, each timed with all that it takes, a killed worker's successor too."""
     rng = random.Random(seed)
     rewards = "format,accuracy,reasoning,usage"
     configured = parse_rewards(rewards, {"accuracy": {"time_limit": LIMIT}})
     with_boxes = parse_rewards(f"{rewards},vision_reasoner", {"accuracy": {"time_limit": LIMIT}})
     pool = shared_pool()
+    pool.verify("$x$", ["$x$"], 60.0)
     kinds: Counter[str] = Counter()
     faults: list[str] = []
-    slowest, right = 0.0, 0
-    killed = -1
+    taken: list[float] = []
+    right = 0
     for number in range(count):
-        if pool.killed != killed:
-            pool.verify("$x$", ["$x$"], 60.0)
-            killed = pool.killed
         gold = rng.choice(GOLDS)
         kind, text = hostile(rng)
         kinds[kind] += 1
         group = Group(gold.answer, (Rollout(text),), "", str(number), gold.grader, gold.options, gold.metadata)
         began = time.perf_counter()
         (score,) = score_groups([group], with_boxes if gold.answer == BOXES else configured).groups
-        seconds = time.perf_counter() - began
-        slowest = max(slowest, seconds)
+        taken.append(time.perf_counter() - began)
         right += score.values["accuracy"][0] == 1.0
         if score.failures:
             faults.append(f"{number} {kind}: {score.failures} {text[:80]!r}")
         if any(not 0 <= values[0] <= 7 for values in score.values.values()):
             faults.append(f"{number} {kind}: {score.values}")
-        if seconds > 20 * LIMIT:
-            faults.append(f"{number} {kind}: {seconds:.1f} s {text[:80]!r}")
+        if taken[-1] > LIMIT + GRACE:
+            faults.append(f"{number} {kind}: {taken[-1]:.1f} s {text[:80]!r}")
     if Path(CANARY).exists():
         faults.append("code was executed")
     return {
@@ -206,8 +205,9 @@ def run(count: int, seed: int) -> dict[str, object]:
         "kinds": dict(kinds),
         "faults": faults,
         "workers_killed_and_replaced": pool.killed,
-        "slowest_seconds": round(slowest, 2),
         "time_limit": LIMIT,
+        "slowest_seconds": round(max(taken), 3),
+        "beyond_the_limit_by_a_tenth_of_a_second": sum(seconds > LIMIT + 0.1 for seconds in taken),
         "graded_right": right,
     }
 

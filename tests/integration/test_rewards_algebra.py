@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from covt_rewards import GoldError, Group, Rollout, parse_rewards, score_groups
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.accuracy.constants import Value, constant
 from covt_rewards.accuracy.math import as_latex, fast_verdict
-from covt_rewards.accuracy.workers import WorkerPool, shared_pool
+from covt_rewards.accuracy.workers import WorkerPool, _Worker, shared_pool
 
 
 def grade(gold: str, text: str, **options: object) -> float:
@@ -188,14 +190,64 @@ def test_an_answer_that_takes_too_long_is_really_ended_and_the_next_one_is_judge
     assert pool.killed > killed or first.reason
 
 
-def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
+@pytest.fixture
+def pool() -> Iterator[WorkerPool]:
     pool = WorkerPool(1)
-    assert [v.equal for v in pool.verify("$x+1$", ["$1+x$"], 20.0).items] == [True]
-    late = pool.verify("$x+2$", ["$x+3$"], 0.0)
-    assert late.gold_problem
-    assert pool.killed == 2  # the comparison, and then the gold answer alone
-    assert [v.equal for v in pool.verify("$x+1$", ["$1+x$"], 20.0).items] == [True]
+    assert equal(pool, "$x+1$", "$1+x$")
+    yield pool
     pool.close()
+
+
+def equal(pool: WorkerPool, gold: str, answer: str) -> bool:
+    (verdict,) = pool.verify(gold, [answer], 20.0).items
+    return verdict.equal
+
+
+def worker_of(pool: WorkerPool) -> _Worker:
+    worker = pool._slots.get()
+    pool._slots.put(worker)
+    assert worker is not None
+    return worker
+
+
+def processes(worker: _Worker) -> tuple[int, int]:
+    """The worker's process and its child."""
+    pid = worker._process.pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return pid, int(child)
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(pool: WorkerPool) -> None:
+    process, child = processes(worker_of(pool))
+    late = pool.verify("$x+1$", ["$x+3$", "$x+1$"], 0.0)
+    assert [verdict.reason for verdict in late.items] == ["not decided within 0 s; stopped"] * 2
+    assert pool.verify("$x+2$", ["$x+3$"], 0.0).gold_problem
+    assert pool.killed == 3
+    assert not alive(child)
+    assert processes(worker_of(pool))[0] == process  # it has sympy loaded and forked a new child
+    assert equal(pool, "$x+1$", "$1+x$")
+
+
+def test_a_worker_killed_while_it_waits_costs_no_verdict(pool: WorkerPool) -> None:
+    """As the system does when memory runs out."""
+    os.kill(processes(worker_of(pool))[1], signal.SIGKILL)
+    assert equal(pool, "$x+1$", "$1+x$")
+    for process in processes(worker_of(pool)):
+        os.kill(process, signal.SIGKILL)
+    assert equal(pool, "$x+1$", "$1+x$")
+    assert pool.killed == 0
+
+
+def test_an_answer_that_crashes_its_worker_is_wrong_and_the_next_one_is_judged(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash in C code cannot be caught: here the child is killed whenever it is to read the request."""
+    worker = worker_of(pool)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_write", lambda line, deadline: os.kill(processes(worker)[1], signal.SIGKILL))
+        (verdict,) = pool.verify("$x+1$", ["$x+1$"], 20.0).items
+    assert verdict.reason == "math-verify crashed on it"
+    assert equal(pool, "$x+1$", "$1+x$")
 
 
 SLOW_TO_JUDGE = [

@@ -1,25 +1,30 @@
 """Rewards for veRL. In its configuration:
 
     custom_reward_function.path=pkg://covt_rewards.adapters.verl
-    custom_reward_function.name=compute_score_batch  (with reward_model.reward_manager=batch; else compute_score)
+    custom_reward_function.name=compute_score  (reward_model.reward_manager=naive or dapo, and the reward loop's)
+                                compute_score_batch  (reward_manager=batch)
+                                compute_number  (reward_manager=prime)
     +custom_reward_function.reward_kwargs.rewards="format=0.1,accuracy=0.9"
 
 Below are the calls that veRL's reward managers then make.
 """
 
-from covt_rewards.adapters.verl import compute_score, compute_score_batch
+from covt_rewards.adapters.verl import compute_number, compute_score, compute_score_batch
 
 one = compute_score(
     data_source="geometry3k", solution_str=r"So it is \boxed{\frac{1}{2}}", ground_truth="0.5", extra_info={"index": 0}
 )
 print(one)
+number = compute_number("geometry3k", r"So it is \boxed{\frac{1}{2}}", "0.5", {"index": 0})
+print(number)
+walk = {"metadata": {"rows": ["SFG"]}}
 batch = compute_score_batch(
-    data_sources=["vsp", "vsp", "mathvision"],
-    solution_strs=[r"\boxed{R,R}", r"\boxed{R}", r"\boxed{B}"],
-    ground_truths=["R,R", "R,R", "snake"],
-    extra_infos=[{"metadata": {"rows": ["SFG"]}}, {"metadata": {"rows": ["SFG"]}}, {"options": ["cat", "snake"]}],
+    data_sources=["vsp", "mathvision", "vsp"],  # reordered by length: the two walks are still one group
+    solution_strs=[r"\boxed{R,R}", r"\boxed{B}", r"\boxed{R}"],
+    ground_truths=["R,R", "snake", "R,R"],
+    extra_infos=[{**walk, "index": 0}, {"options": ["cat", "snake"], "index": 1}, {**walk, "index": 0}],
     rewards="format=0.5,accuracy",
 )
 print(batch)
-assert one["score"] == 1.0
-assert [record["score"] for record in batch] == [1.5, 0.5, 1.5]
+assert one["score"] == number == 1.0
+assert [record["score"] for record in batch] == [1.5, 1.5, 0.5]

@@ -102,6 +102,9 @@ def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
         load(f"{file}:long")
     with pytest.raises(RewardError, match="cannot be called"):
         load(f"{file}:value")
+    file.write_text("def short(group:\n")
+    with pytest.raises(RewardError, match=r"mine.py cannot be imported: SyntaxError.*line 1"):
+        load(f"{file}:short")
 
 
 def test_totals_are_the_weighted_sum() -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -74,13 +75,31 @@ def test_a_missing_answer_column_is_named() -> None:
         function(["p"], ["4"], None)
 
 
-def test_verl_calls_for_one_completion_and_for_a_batch() -> None:
+def test_verl_calls_for_one_completion() -> None:
+    """As the managers `naive` and `dapo` do, with keywords, and the reward loop's, with further ones."""
     parameters = list(inspect.signature(verl.compute_score).parameters)
     assert parameters[:4] == ["data_source", "solution_str", "ground_truth", "extra_info"]
-    one = verl.compute_score(
-        data_source="vsp", solution_str=r"\boxed{R,R}", ground_truth="", extra_info={"metadata": MAP, "index": 3}
-    )
-    assert one == {"score": pytest.approx(1.0), "format": 1.0, "accuracy": 1.0}
+    info = {"metadata": MAP, "index": 3, "num_turns": 2, "rollout_reward_scores": {}}
+    call = {"data_source": "vsp", "solution_str": r"\boxed{R,R}", "ground_truth": "", "extra_info": info}
+    expected = {"score": pytest.approx(1.0), "format": 1.0, "accuracy": 1.0, "acc": 1.0}
+    assert verl.compute_score(**call) == expected
+    assert verl.compute_score(**call, strict_box_verify=False, reward_router_address="host:1") == expected
+    with pytest.raises(RewardError, match=r"vsp\[0\]\.options"):
+        verl.compute_score("vsp", "x", "y", {"options": 5})
+
+
+def test_verl_calls_by_position_where_it_wants_a_number() -> None:
+    """As the manager `prime` does: task, completion, reference, extra_info."""
+    function = partial(verl.compute_number, rewards="format=0.25,accuracy")
+    assert [function("vsp", text, "R,R", {"metadata": MAP}) for text in (r"\boxed{R,R}", "R,R", "L")] == [
+        1.25,
+        1.0,
+        0.0,
+    ]
+
+
+def test_verl_calls_for_a_batch() -> None:
+    """As the manager `batch` does, with keywords in the plural."""
     batch = verl.compute_score_batch(
         data_sources=["vsp", "x"],
         solution_strs=[r"\boxed{R}", "5"],
@@ -88,9 +107,30 @@ def test_verl_calls_for_one_completion_and_for_a_batch() -> None:
         extra_infos=[{"metadata": MAP}, None],
         rewards="accuracy",
     )
-    assert batch == [{"score": 0.0, "accuracy": 0.0}, {"score": 1.0, "accuracy": 1.0}]
-    with pytest.raises(RewardError, match=r"vsp\[0\]\.options"):
-        verl.compute_score("vsp", "x", "y", {"options": 5})
+    assert batch == [{"score": 0.0, "accuracy": 0.0, "acc": 0.0}, {"score": 1.0, "accuracy": 1.0, "acc": 1.0}]
+
+
+SIZES = """
+from covt_rewards import RewardResult
+
+def size(group):
+    return [RewardResult(10 * len(group.rollouts) + place) for place, _ in enumerate(group.rollouts)]
+"""
+
+
+def test_a_batch_that_verl_has_reordered_is_grouped_by_question_or_index(tmp_path: Path) -> None:
+    (tmp_path / "sizes.py").write_text(SIZES)
+
+    def sizes(sources: list[str], infos: Sequence[Mapping[str, object] | None]) -> list[float]:
+        texts = ["7"] * len(sources)
+        given = verl.compute_score_batch(sources, texts, texts, infos, rewards=f"{tmp_path}/sizes.py:size")
+        return [record["score"] for record in given]
+
+    by_index = [{"index": index} for index in (0, 1, 0, 0)]
+    assert sizes(["a"] * 4, by_index) == [30, 10, 31, 32]
+    assert sizes(["a", "b", "a", "b"], by_index) == [20, 10, 21, 10]
+    assert sizes(["a"] * 3, [{"question": question} for question in "pqp"]) == [20, 10, 21]
+    assert sizes(["a"] * 2, [None, None]) == [10, 10]  # equal answers alone are no group
 
 
 def test_easyr1_loads_a_file_and_calls_its_function_with_a_batch() -> None:

@@ -12,13 +12,13 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from covt_rewards.accuracy.grade import GRADERS
 from covt_rewards.errors import RewardError
-from covt_rewards.registry import available, load, parse_rewards, setting_names
+from covt_rewards.explain import explain
+from covt_rewards.registry import BUILTIN, available, load, parse_rewards
 from covt_rewards.rows import read_rows
 from covt_rewards.score import GroupScore, iter_scores
 from covt_rewards.settings import parse_settings, read_latent_format
@@ -42,41 +42,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"covt-rewards: {error}; check the path and the free disk space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("covt-rewards: stopped, nothing written", file=sys.stderr)
+        print("covt-rewards: stopped before the end", file=sys.stderr)
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="covt-rewards", description="Rewards for visual reasoning RL, in groups.")
+    parser = _Parser(prog="covt-rewards", description="Rewards for visual reasoning RL, in groups.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     score = commands.add_parser("score", help="score the completions of a JSONL file")
     score.add_argument("rows", metavar="IN.jsonl", help='rows {"id", "answer", "completions": [...]}; - for stdin')
     score.add_argument("--rewards", default="format,accuracy", help="names with weights, such as format,accuracy=1.0")
-    score.add_argument("--grader", default="", choices=("", *GRADERS), help="for rows that name none")
-    score.add_argument("--set", action="append", default=[], metavar="REWARD.KEY=VALUE", help="a setting of a reward")
+    graders = f"for rows that name none: {', '.join(GRADERS)}; without it, chosen by each row"
+    score.add_argument("--grader", default="", choices=GRADERS, metavar="GRADER", help=graders)
+    settings = "a setting of a reward, such as necessity.w_harm=0.25; see explain"
+    score.add_argument("--set", action="append", default=[], metavar="REWARD.KEY=VALUE", help=settings)
     score.add_argument("--latents-of", metavar="CHECKPOINT", help="judge latent spans by this checkpoint's token ids")
-    score.add_argument("--workers", type=_positive, default=1, help="groups scored at once")
+    score.add_argument("--workers", type=_positive, default=1, metavar="N", help="groups scored at once")
     score.add_argument("--out", type=Path, metavar="OUT.jsonl", help="where the scored rows go")
     score.add_argument("--json", action="store_true", help="JSON on stdout: the rows, or with --out the summary")
     score.set_defaults(run=_score)
 
     names = commands.add_parser("list", help="the rewards there are")
-    names.add_argument("--json", action="store_true")
+    names.add_argument("--json", action="store_true", help="a list of names and where each comes from")
     names.set_defaults(run=_list)
 
     explain = commands.add_parser("explain", help="what a reward scores, and its settings")
-    explain.add_argument("name")
+    explain.add_argument("name", metavar="NAME")
     explain.set_defaults(run=_explain)
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"covt-rewards: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -135,25 +144,22 @@ def _list(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([{"name": name, "from": origin} for name, origin in available().items()]))
         return
-    for name in available():
-        print(f"{name:16} {_first_line(inspect.getdoc(inspect.getmodule(load(name))) or inspect.getdoc(load(name)))}")
+    for name, origin in available().items():
+        print(f"{name:16} {_summary(name, origin)}")
 
 
-def _first_line(text: str | None) -> str:
-    return (text or "").partition("\n")[0].partition("`: ")[2] or (text or "").partition("\n")[0]
+def _summary(name: str, origin: str) -> str:
+    try:
+        target = load(name)
+    except RewardError as error:  # one broken package must not hide the other rewards
+        return f"cannot be used: {error.message}"
+    doc = inspect.getdoc(inspect.getmodule(target)) if name in BUILTIN else inspect.getdoc(target)
+    line = (doc or "").partition("\n")[0]
+    return (line.partition("`: ")[2] or line) + ("" if name in BUILTIN else f" ({origin})")
 
 
 def _explain(options: argparse.Namespace) -> None:
-    target = load(options.name)
-    module = inspect.getdoc(inspect.getmodule(target)) if inspect.isclass(target) else None
-    print("\n\n".join(text for text in (module, inspect.getdoc(target)) if text))
-    if inspect.isclass(target) and is_dataclass(target):
-        print("\nSettings (--set", f"{options.name}.KEY=VALUE):")
-        for setting in fields(target):
-            default = setting.default if setting.default is not MISSING else "its own defaults"
-            print(f"  {setting.name} = {default!r}" if default is setting.default else f"  {setting.name}: {default}")
-    elif setting_names(target):
-        print("\nSettings:", ", ".join(setting_names(target) or ()))
+    print(explain(options.name))
 
 
 if __name__ == "__main__":

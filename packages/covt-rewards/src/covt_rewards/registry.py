@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from importlib import import_module, metadata, util
@@ -57,7 +58,9 @@ def load(name: str) -> Callable[..., Any]:
     target = BUILTIN.get(name)
     if target is None:
         for point in metadata.entry_points(group=ENTRY_POINTS, name=name):
-            return _callable(point.load(), name)
+            with _importing(f"reward {name!r} ({point.value})", "mend or remove the package it comes from"):
+                found = point.load()
+            return _callable(found, name)
         known = list(available())
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -66,6 +69,15 @@ def load(name: str) -> Callable[..., Any]:
         )
     module, _, attribute = target.partition(":")
     return _callable(getattr(import_module(module), attribute), name)
+
+
+@contextmanager
+def _importing(what: str, remedy: str) -> Generator[None]:
+    """Errors of foreign code at its import, as the user's."""
+    try:
+        yield
+    except Exception as error:
+        raise RewardError(f"{what} cannot be imported: {type(error).__name__}: {error}", remedy) from error
 
 
 def _callable(found: object, name: str) -> Callable[..., Any]:
@@ -82,7 +94,8 @@ def _from_file(name: str) -> Callable[..., Any]:
     spec = util.spec_from_file_location(f"covt_rewards_user_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # a .py path always has a loader
     module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _importing(file, "mend the file"):
+        spec.loader.exec_module(module)
     if not hasattr(module, attribute):
         raise RewardError(f"{file} has no {attribute!r}", "name a function or class that the file defines")
     return _callable(getattr(module, attribute), name)

@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
-from typing import cast
+from typing import TextIO, cast
 
+from covt_rewards.accuracy.grade import GRADERS
 from covt_rewards.errors import RewardError
 from covt_rewards.types import Group
 
@@ -23,7 +25,10 @@ def read_rows(path: str, grader: str = "") -> Iterator[tuple[object, Group]]:
         RewardError: `FILE:LINE.field …`.
     """
     if path == "-":
-        yield from _read_lines(sys.stdin, "standard input", grader)
+        stdin: TextIO = sys.stdin
+        if isinstance(stdin, TextIOWrapper):
+            stdin.reconfigure(encoding="utf-8", errors="replace")
+        yield from _read_lines(cast("TextIO", stdin), "standard input", grader)
     elif not Path(path).is_file():
         raise RewardError(f"there is no file {path}", "give a JSONL file, or - for standard input")
     else:
@@ -47,4 +52,6 @@ def _read(line: str, where: str, grader: str) -> tuple[object, Group]:
     given = cast("dict[str, object]", record).get("id")
     if given is None:
         raise RewardError(f"{where}.id is missing", "give each row an id")
+    if group.grader and group.grader not in GRADERS:
+        raise RewardError(f"{where}.grader is {group.grader!r}", f"the graders are {', '.join(GRADERS)}")
     return given, group if group.grader else replace(group, grader=grader)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from covt_rewards.registry import ConfiguredReward
 from covt_rewards.score import GroupScore
+from covt_rewards.types import RewardResult
 
 _TERMINAL_SECONDS = 0.5
 _LOG_SECONDS = 10.0
+_REASONS = 1000
 
 
 class Summary:
@@ -20,6 +23,7 @@ class Summary:
         self._rewards = rewards
         self._sums = {reward.name: 0.0 for reward in rewards}
         self._failed = {reward.name: 0 for reward in rewards}
+        self._reasons: dict[str, Counter[str]] = {reward.name: Counter() for reward in rewards}
         self._total = 0.0
         self.groups = 0
         self.completions = 0
@@ -34,6 +38,17 @@ class Summary:
         for name, results in score.results.items():
             self._sums[name] += sum(result.value for result in results)
             self._failed[name] += name in score.failures
+            self._count_reasons(self._reasons[name], results)
+
+    @staticmethod
+    def _count_reasons(counts: Counter[str], results: Iterable[RewardResult]) -> None:
+        """Only so many different ones: most that hold a number or an answer stand once."""
+        for result in results:
+            if result.reason and (result.reason in counts or len(counts) < _REASONS):
+                counts[result.reason] += 1
+
+    def _most_often(self, name: str) -> list[tuple[str, int]]:
+        return [(reason, count) for reason, count in self._reasons[name].most_common(3) if count > 1]
 
     def show_progress(self, stream: TextIO, now: float) -> None:
         """One line on a terminal, rewritten; elsewhere a line every ten seconds."""
@@ -51,7 +66,7 @@ class Summary:
             print(file=stream)
 
     def to_json(self) -> dict[str, object]:
-        """Means are over completions; `failures` counts groups a reward failed on."""
+        """Means are over completions; `failures` counts groups a reward failed on; `reasons` those given most often."""
         count = max(1, self.completions)
         return {
             "groups": self.groups,
@@ -62,6 +77,7 @@ class Summary:
                     "weight": reward.weight,
                     "mean": self._sums[reward.name] / count,
                     "failures": self._failed[reward.name],
+                    "reasons": dict(self._most_often(reward.name)),
                 }
                 for reward in self._rewards
             },
@@ -70,8 +86,12 @@ class Summary:
 
     def table(self) -> str:
         count = max(1, self.completions)
-        lines = [f"{self.groups} groups, {self.completions} completions", f"{'reward':16} weight     mean  failures"]
+        lines = [
+            f"groups: {self.groups}, completions: {self.completions}",
+            f"{'reward':16} weight     mean  failures  most often",
+        ]
         for reward in self._rewards:
             mean = self._sums[reward.name] / count
-            lines.append(f"{reward.name:16} {reward.weight:6g} {mean:8.4f} {self._failed[reward.name]:9d}")
+            why = "".join(f"  {reason} ({times})" for reason, times in self._most_often(reward.name)[:1])
+            lines.append(f"{reward.name:16} {reward.weight:6g} {mean:8.4f} {self._failed[reward.name]:9d}{why}")
         return "\n".join([*lines, f"{'total':16}        {self._total / count:8.4f}"])

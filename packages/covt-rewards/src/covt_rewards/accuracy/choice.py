@@ -10,16 +10,23 @@ import math
 import re
 from collections.abc import Sequence
 
-from covt_rewards.accuracy.constants import constant
+from covt_rewards.accuracy.constants import Value, constant
 from covt_rewards.accuracy.grade import Grade, Task
 from covt_rewards.accuracy.latex import compact, strip_text_commands
+from covt_rewards.accuracy.notations import letters
+from covt_rewards.accuracy.spelling import respell
 from covt_rewards.accuracy.text import normalize_text
-from covt_rewards.answers import final_answer, strip_special_tokens
+from covt_rewards.answers import FinalAnswer, final_answer, strip_special_tokens
 from covt_rewards.errors import GoldError
 
 _LETTER = re.compile(r"\(?\s?([A-Za-z])\s?\)?\s?[.:,)]?")
 _LETTER_THEN_TEXT = re.compile(r"\(?([A-Za-z])(?:\)|[.:])\s{0,4}(.*)", re.DOTALL)
 _LETTER_IN_WORDS = re.compile(r"\(([A-Z])\)|\b(?:option|choice|answer)\s{1,4}\(?([A-Z])\b", re.IGNORECASE)
+_WITH_UNIT = re.compile(
+    r"(.{1,60}?)(?:\\[,;: ]|~|\s)*"
+    r"(\^\{?\\circ\}?|degrees?|\\?%|percent|(?:[ckm]?m|in|ft|kg|g|mg|mL|L|s|sec|min|hr?)(?:\^\{?[23]\}?)?|[a-z]{4,})"
+)
+_NO_BRACES = str.maketrans("", "", "{}")
 
 
 def read_option(answer: str, options: Sequence[str]) -> int | None:
@@ -59,13 +66,29 @@ def read_option(answer: str, options: Sequence[str]) -> int | None:
 
 
 def _by_value(answer: str, options: Sequence[str]) -> int | None:
-    r"""The one option that is the same number in another spelling: `\frac{10}{3}` for `10 / 3`."""
-    value = constant(answer)
+    r"""The one option that is the same number in another spelling: `\frac{10}{3}` for `10 / 3`, `45` for `45°`."""
+    value, unit = _measure(answer)
     if value is None:
         return None
-    values = [constant(option) for option in options]
-    same = [i for i, v in enumerate(values) if v is not None and math.isclose(v, value, rel_tol=1e-9)]
+    same = [
+        i
+        for i, (v, u) in enumerate(map(_measure, options))
+        if v is not None and math.isclose(v, value, rel_tol=1e-9) and (u == unit or not (u and unit))
+    ]
     return same[0] if len(same) == 1 else None
+
+
+def _measure(text: str) -> tuple[Value | None, str]:
+    """A constant and the unit behind it, either may be missing: `45^\\circ` is 45 degrees, `45` is 45 of anything."""
+    plain = respell(strip_text_commands(text[:200])).strip(" $")
+    value = constant(plain)
+    if value is not None:
+        return value, ""
+    match = _WITH_UNIT.fullmatch(plain)
+    if match is None:
+        return None, ""
+    unit = match.group(2).translate(_NO_BRACES)
+    return constant(match.group(1)), "°" if unit in ("^\\circ", "degree", "degrees") else unit
 
 
 def _index(letter: str, options: Sequence[str]) -> int | None:
@@ -90,6 +113,9 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
         # Without options all that can be compared is a letter.
         options = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     gold = read_option(task.gold, options)
+    several = letters(task.gold) if gold is None else None
+    if several is not None and all(_index(letter, options) is not None for letter in several):
+        return [_grade_several(several, final_answer(text, task.lenient)) for text in texts]
     if gold is None:
         message = f"the gold answer {task.gold!r} names no option of {list(task.options)}"
         raise GoldError(message, "give a letter or an option's text")
@@ -109,3 +135,12 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
         else:
             grades.append(Grade(0.0, f"chose {options[chosen][:80]!r}, gold is {options[gold][:80]!r}"))
     return grades
+
+
+def _grade_several(gold: frozenset[str], answer: FinalAnswer) -> Grade:
+    """A question with several right options: all of them have to be named, by letter, and no other."""
+    said = letters(answer.text) or frozenset(re.findall(r"\(([A-J])\)", answer.text))
+    if said == gold:
+        return Grade(1.0)
+    named = ", ".join(sorted(said))
+    return Grade(0.0, f"chose {named}, gold is {', '.join(sorted(gold))}" if said else "names no options")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import cast
 
+from covt_rewards.accuracy.latex import strip_text_commands
+from covt_rewards.accuracy.spelling import NUMBER_WORDS
 from covt_rewards.errors import RewardError
 from covt_rewards.types import Group
 
@@ -76,6 +78,20 @@ def is_letter(gold: str) -> bool:
     return re.fullmatch(r"\s*\(?[A-Z]\)?\s*", gold) is not None
 
 
+_CONSONANTS = re.compile(r"[b-df-hj-np-tv-z]+", re.IGNORECASE)
+_WORDS = re.compile(r"[^\W\d_]+(?:[\s'’-]+[^\W\d_]+)*[.!]?")
+
+
+def is_words(gold: str) -> bool:
+    """Whether a gold answer is plain words, such as `right triangle`: no product of variables, no name like `ABC`."""
+    plain = strip_text_commands(gold).strip(" $")
+    if plain.casefold() in ("no", *NUMBER_WORDS):
+        return plain.casefold() == "no"
+    return _WORDS.fullmatch(plain) is not None and any(
+        len(word) >= 3 and not word.isupper() and not _CONSONANTS.fullmatch(word) for word in plain.split()
+    )
+
+
 def choose_grader(group: Group, gold: str, default: str = "") -> str:
     """The group's own grader, else `default`, else the one its options, metadata and gold answer ask for.
 
@@ -94,4 +110,6 @@ def choose_grader(group: Group, gold: str, default: str = "") -> str:
         except ValueError:
             return "math"
         return "boxes"
-    return "choice" if is_letter(gold) else "math"
+    if is_letter(gold):
+        return "choice"
+    return "text" if is_words(gold) else "math"

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from covt_rewards.accuracy.choice import grade as grade_choice
 from covt_rewards.accuracy.constants import compare, constant
 from covt_rewards.accuracy.grade import Grade, Task, is_letter
+from covt_rewards.accuracy.latex import strip_text_commands
+from covt_rewards.accuracy.notations import verdict as notation_verdict
+from covt_rewards.accuracy.spelling import respell
 from covt_rewards.accuracy.workers import Verdict, shared_pool
 from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
 from covt_rewards.errors import GoldError
 
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
 _BOLD_NUMBER = re.compile(r"\*\*\s{0,4}\$?(-?\d[\d,]{0,20}(?:\.\d{1,15})?)\s{0,4}\.?\s{0,4}\*\*")
+_PROSE = re.compile(r"[A-Za-z]{2,}\s[A-Za-z]{2,}")
 _CONNECTED = re.compile(r"[^\n]{0,40}?(?:,|\band\b|\bor\b)[^\n]{0,20}")
 LONGEST = 20_000
 """Characters of a completion that math-verify is shown, from its end: where answers stand."""
 
 
 def fast_verdict(gold: str, answer: str, precision: int = 6) -> bool | None:
-    """The verdict where it needs no algebra: two constants. None means: ask math-verify."""
+    """The verdict on two constants, which needs no algebra. None means: ask math-verify."""
     value = constant(answer)
     expected = None if value is None else constant(gold)
     return None if value is None or expected is None else compare(expected, value, precision)
@@ -40,10 +45,10 @@ def as_latex(gold: str) -> str:
 
 
 def _answer(text: str, lenient: bool) -> FinalAnswer:
-    """The final answer; where nothing else marks one, the last number in bold, as chat models write it."""
+    """The final answer, respelled; where nothing else marks one, the last number in bold, as chat models write it."""
     answer = final_answer(text, lenient)
     if answer.kind != "none" or not lenient:
-        return answer
+        return FinalAnswer(respell(answer.text), answer.kind)
     bold = _BOLD_NUMBER.findall(text[-LONGEST:])
     return FinalAnswer(bold[-1], "bold") if bold else answer
 
@@ -53,9 +58,11 @@ def _shown(answer: FinalAnswer, text: str) -> str:
 
     `\boxed{1} and \boxed{2}` is one answer in two boxes and is shown with everything around it.
     """
+    if answer.kind == "tag" and _PROSE.search(strip_text_commands(answer.text)):
+        return answer.text  # "The answer is 42": not mathematics as a whole
     if answer.kind in ("tag", "boxed", "bold") and not _in_several_boxes(answer, text):
         return "\\boxed{" + _without_full_stop(answer) + "}"
-    return strip_special_tokens(text)[-LONGEST:]
+    return strip_special_tokens(text)[-LONGEST:].replace("−", "-")
 
 
 def _in_several_boxes(answer: FinalAnswer, text: str) -> bool:
@@ -79,6 +86,7 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     """
     if is_letter(task.gold):  # a choice among math rows; math-verify reads no letters
         return grade_choice(task, texts)
+    task = replace(task, gold=respell(task.gold))
     answers = [_answer(text, task.lenient) for text in texts]
     grades: list[Grade | None] = [
         _without_algebra(task, answer, text) for answer, text in zip(answers, texts, strict=True)
@@ -113,6 +121,8 @@ def _without_algebra(task: Task, answer: FinalAnswer, text: str) -> Grade | None
     if answer.kind in ("phrase", "none"):
         return None
     verdict = fast_verdict(task.gold, _without_full_stop(answer), task.precision)
+    if verdict is None:
+        verdict = notation_verdict(task.gold, answer.text)
     if verdict is None or _in_several_boxes(answer, text):
         return None
     return Grade(float(verdict), "" if verdict else f"answered {answer.text[:80]}, gold is {task.gold[:80]}")

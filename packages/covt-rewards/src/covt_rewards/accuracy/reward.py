@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from covt_rewards.accuracy.grade import Grade, Task, choose_grader, load_grader
+from covt_rewards.accuracy.grade import GRADERS, Grade, Task, choose_grader, load_grader
 from covt_rewards.answers import unmarked
+from covt_rewards.errors import RewardError
 from covt_rewards.types import Group, RewardResult, Rollout
 
 
@@ -28,6 +29,14 @@ class AccuracyReward:
     vsp_rule: Literal["stop_at_goal", "end_on_goal"] = "stop_at_goal"
     time_limit: float = 5.0
     precision: int = 6
+
+    def __post_init__(self) -> None:
+        if self.grader and self.grader not in GRADERS:
+            raise RewardError(f"accuracy.grader is {self.grader!r}", f"the graders are {', '.join(GRADERS)}")
+        if not self.time_limit > 0:
+            raise RewardError(f"accuracy.time_limit is {self.time_limit}", "give seconds above 0")
+        if not 0 <= self.precision <= 15:
+            raise RewardError(f"accuracy.precision is {self.precision}", "give 0 to 15 decimals")
 
     def __call__(self, group: Group) -> list[RewardResult]:
         """One result per rollout; raises `GoldError` when the gold answer itself cannot be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from covt_rewards.answers import final_answer
 from covt_rewards.errors import GoldError
 
 _AROUND = " \t\r\n.,;:!?\"'`*$«»“”‘’。，、"
+_ARTICLE = re.compile(r"^(?:an?|the) ")
+_VERDICTS = ("yes", "no", "true", "false")
 LONGEST = 10_000
 
 
@@ -24,6 +27,14 @@ def normalize_text(text: str) -> str:
     return " ".join(text.split()).strip(_AROUND)
 
 
+def _same(gold: str, answer: str) -> bool:
+    """Equal up to a leading article; for a yes or no, the answer's first word counts: "Yes, it is"."""
+    if gold in _VERDICTS:
+        first = re.match(r"\w+", answer)
+        return first is not None and first.group() == gold
+    return answer == gold or _ARTICLE.sub("", answer, count=1) == _ARTICLE.sub("", gold, count=1)
+
+
 def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     gold = normalize_text(task.gold)
     if not gold:
@@ -33,7 +44,7 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
         answer = final_answer(text, task.lenient)
         if answer.kind == "none":
             grades.append(Grade(0.0, "no answer found"))
-        elif normalize_text(answer.text) == gold:
+        elif _same(gold, normalize_text(answer.text)):
             grades.append(Grade(1.0))
         else:
             grades.append(Grade(0.0, f"answered {answer.text[:80]!r}, gold is {task.gold[:80]!r}"))

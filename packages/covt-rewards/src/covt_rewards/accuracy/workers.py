@@ -1,8 +1,8 @@
-"""Worker processes for computer algebra, killed at the time limit and replaced.
+"""Worker processes for computer algebra: what is not answered in time is ended, memory and all.
 
 math-verify's own timeouts are signals: they need the main thread and cannot interrupt a long step of C code. Here the
-parent waits on a pipe, and what is not answered in time is killed, memory and all. A worker is a plain child process
-that reads one JSON line and answers with one; no code is ever sent to it.
+parent waits on a pipe. A worker is a plain child process (`worker_main.py`) that reads one JSON line and answers with
+one; no code is ever sent to it. It does the work in a fork of itself, so that ending that costs milliseconds.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ import json
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
 _START_SECONDS = 120.0
 """How long a worker may take to import sympy, on a busy machine; not counted against an answer's limit."""
+
+_RENEW_SECONDS = 20.0
+"""How long it may take to fork; a worker that needs longer is replaced as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,39 +46,84 @@ class Verdicts:
     gold_problem: str = ""
 
 
-class WorkerDiedError(Exception):
-    """The worker ended or did not answer in time; it has been killed."""
+class _WorkerGoneError(Exception):
+    """The worker's process has ended as a whole."""
 
 
 class _Worker:
-    """One child process. Used by one thread at a time."""
+    """One worker process and its pipes. Used by one thread at a time.
+
+    Attributes:
+        requests: answered since its child was forked.
+        owner: the process that started it.
+    """
 
     def __init__(self) -> None:
-        # The child ends by itself when its standard input closes: also when this process is killed.
+        self.owner = os.getpid()
+        self._start()
+
+    def _start(self) -> None:
+        control, self._control = os.pipe()
+        # The worker ends by itself when this process does: also when it is killed.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "covt_rewards.accuracy.worker_main"],
+            [sys.executable, "-P", "-m", "covt_rewards.accuracy.worker_main", str(control)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is the parent's to handle
+            pass_fds=(control,),
+            start_new_session=True,  # Ctrl-C is the parent's to handle; and one signal ends worker and child
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
+        os.close(control)
         self._rest = b""
-        self.started = time.monotonic()
-        self.requests = 0
-        self.owner = os.getpid()
         try:
-            self._read(_START_SECONDS)
-        except WorkerDiedError as error:
+            self._await_child(_START_SECONDS)
+        except (_WorkerGoneError, TimeoutError) as error:
+            self.kill()
             raise RuntimeError("the algebra worker did not start; is math-verify installed?") from error
 
     def ask(self, request: dict[str, object], seconds: float) -> dict[str, object]:
-        """Send a request and wait for its answer; kills the process and raises `WorkerDiedError` after `seconds`."""
+        """The reply; `{"late": true}` after `seconds`, `{"crashed": true}` when the child died of it.
+
+        Both leave a new child. A request is sent once more when the child dies: that may have happened before.
+        """
         self.requests += 1
         deadline = time.monotonic() + seconds
-        self._write(json.dumps(request).encode() + b"\n", deadline)
-        return cast("dict[str, object]", json.loads(self._read(deadline - time.monotonic())))
+        line = json.dumps(request).encode() + b"\n"
+        for _ in range(2):
+            try:
+                self._write(line, deadline)
+                reply = self._next(deadline)
+            except TimeoutError:
+                self.renew()
+                return {"late": True}
+            except _WorkerGoneError:
+                self._replace()
+                continue
+            if "ready" not in reply:
+                return reply
+            self.renew()
+        return {"crashed": True}
+
+    def renew(self) -> None:
+        """End what the worker does and have it fork a new child."""
+        try:
+            os.write(self._control, b"x")
+            self._await_child(_RENEW_SECONDS)
+        except (BrokenPipeError, _WorkerGoneError, TimeoutError):
+            self._replace()
+
+    def _replace(self) -> None:
+        self.kill()
+        self._start()
+
+    def _await_child(self, seconds: float) -> None:
+        """Read on until the child that was asked for says it is ready."""
+        deadline = time.monotonic() + seconds
+        while not self._next(deadline).get("asked"):
+            pass
+        self.requests = 0
 
     def _write(self, data: bytes, deadline: float) -> None:
         assert self._process.stdin is not None
@@ -82,33 +132,41 @@ class _Worker:
         while view:
             _, ready, _ = select.select([], [descriptor], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                self.kill()
-                raise WorkerDiedError
+                raise TimeoutError
             try:
                 # At most one pipe buffer page at a time, so that a ready pipe never blocks.
                 view = view[os.write(descriptor, view[: select.PIPE_BUF]) :]
             except BrokenPipeError as error:
-                self.kill()
-                raise WorkerDiedError from error
+                raise _WorkerGoneError from error
 
-    def _read(self, seconds: float) -> bytes:
+    def _next(self, deadline: float) -> dict[str, object]:
+        """The next line that is whole: a child that was ended may have left half of one."""
+        while True:
+            try:
+                return cast("dict[str, object]", json.loads(self._line(deadline)))
+            except json.JSONDecodeError:
+                continue
+
+    def _line(self, deadline: float) -> bytes:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        deadline = time.monotonic() + seconds
         while b"\n" not in self._rest:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            chunk = os.read(descriptor, 1 << 16) if ready else b""
+            if not ready:
+                raise TimeoutError
+            chunk = os.read(descriptor, 1 << 16)
             if not chunk:
-                self.kill()
-                raise WorkerDiedError
+                raise _WorkerGoneError
             self._rest += chunk
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
     def kill(self) -> None:
-        """End the process now and reap it."""
-        self._process.kill()
+        """End worker and child now, and reap."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        os.close(self._control)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()
@@ -118,11 +176,11 @@ class WorkerPool:
     """Up to `size` workers, started when first needed, shared by threads.
 
     Attributes:
-        killed: workers killed because of an answer that took too long.
+        killed: children killed because of an answer or gold answer that took too long, and those that crashed on one.
     """
 
     recycle_after = 20_000
-    """Requests after which a worker is replaced: sympy's caches only grow."""
+    """Requests after which a child is replaced: sympy's caches only grow."""
 
     def __init__(self, size: int) -> None:
         self._slots: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
@@ -134,61 +192,69 @@ class WorkerPool:
         self.killed = 0
 
     def verify(self, gold: str, answers: Sequence[str], seconds: float, precision: int = 6) -> Verdicts:
-        """Compare each answer with the gold answer, `seconds` for each; never raises for what an answer holds.
+        """Compare each answer with the gold answer; never raises for what an answer holds.
 
-        Equal answers are compared once.
+        Equal answers are compared once. Reading the gold answer and each comparison have `seconds` of their own.
         """
-        late = Verdict(False, f"not decided within {seconds:g} s; stopped")
-        verdicts: dict[str, Verdict] = {}
-        for answer in dict.fromkeys(answers):
-            reply = self._ask({"gold": gold, "precision": precision, "answer": answer}, seconds)
-            problem = str(reply.get("gold_problem", "")) if reply else ""
-            if reply is None and gold not in self._read:  # is it late by the gold answer's fault?
-                problem = self.gold_problem(gold, seconds)
+        with self._worker() as worker:
+            problem = self._gold_problem(worker, gold, seconds)
             if problem:
                 return Verdicts((), problem)
-            self._remember(gold)
-            verdicts[answer] = Verdict(bool(reply["equal"]), str(reply["reason"])) if reply else late
+            verdicts = {
+                answer: self._compare(worker, {"gold": gold, "precision": precision, "answer": answer}, seconds)
+                for answer in dict.fromkeys(answers)
+            }
         return Verdicts(tuple(verdicts[answer] for answer in answers))
 
     def gold_problem(self, gold: str, seconds: float) -> str:
         """Why the gold answer cannot be read; empty when it can."""
-        reply = self._ask({"gold": gold}, seconds)
-        return str(reply.get("gold_problem", "")) if reply else f"reading it takes more than {seconds:g} s"
+        with self._worker() as worker:
+            return self._gold_problem(worker, gold, seconds)
 
-    def _remember(self, gold: str) -> None:
-        with self._lock:
-            if len(self._read) >= 4096:
-                self._read.clear()
-            self._read.add(gold)
+    def _gold_problem(self, worker: _Worker, gold: str, seconds: float) -> str:
+        if gold in self._read:
+            return ""
+        reply = self._ask(worker, {"gold": gold}, seconds)
+        if "late" in reply:
+            return f"reading it takes more than {seconds:g} s"
+        problem = "math-verify crashed" if "crashed" in reply else str(reply.get("gold_problem", ""))
+        if not problem:
+            with self._lock:
+                if len(self._read) >= 4096:
+                    self._read.clear()
+                self._read.add(gold)
+        return problem
 
-    def _ask(self, request: dict[str, object], seconds: float) -> dict[str, object] | None:
-        """One request on some worker; None when it had to be killed."""
-        worker = self._take()
-        kept: _Worker | None = None
-        try:
-            reply = worker.ask(request, seconds)
-            kept = worker
-            return reply
-        except WorkerDiedError:
+    def _compare(self, worker: _Worker, request: dict[str, object], seconds: float) -> Verdict:
+        reply = self._ask(worker, request, seconds)
+        if "late" in reply:
+            return Verdict(False, f"not decided within {seconds:g} s; stopped")
+        if "crashed" in reply:
+            return Verdict(False, "math-verify crashed on it")
+        return Verdict(bool(reply["equal"]), str(reply["reason"]))
+
+    def _ask(self, worker: _Worker, request: dict[str, object], seconds: float) -> dict[str, object]:
+        if worker.requests >= self.recycle_after:
+            worker.renew()
+        reply = worker.ask(request, seconds)
+        if "late" in reply or "crashed" in reply:
             with self._lock:
                 self.killed += 1
-            return None
+        return reply
+
+    @contextmanager
+    def _worker(self) -> Generator[_Worker]:
+        """A worker of one's own; killed on an exception such as Ctrl-C, or a late reply would be taken for the next."""
+        worker = self._slots.get()
+        kept: _Worker | None = None
+        try:
+            worker = worker or _Worker()
+            yield worker
+            kept = worker
         finally:
-            if kept is None:  # also on Ctrl-C: a late reply must not be taken for the next request's
+            if kept is None and worker is not None:
                 worker.kill()
             self._slots.put(kept)
-
-    def _take(self) -> _Worker:
-        worker = self._slots.get()
-        try:
-            if worker is not None and worker.requests >= self.recycle_after:
-                worker.kill()
-                worker = None
-            return worker or _Worker()
-        except BaseException:
-            self._slots.put(None)
-            raise
 
     def close(self) -> None:
         """Kill the idle workers; those in use end with this process."""

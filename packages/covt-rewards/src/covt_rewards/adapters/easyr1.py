@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from covt_rewards.adapters.grouping import configured, join, read_row, scored
+from covt_rewards.adapters.grouping import configured, read_row, scored
 from covt_rewards.errors import RewardError
 
 REWARD_NAME = "covt"
@@ -23,7 +23,10 @@ def compute_score(
     settings: Mapping[str, Mapping[str, object]] | None = None,
     workers: int = 1,
 ) -> list[dict[str, float]]:
-    """`[{"overall": weighted sum, <reward>: value, …}, …]` in order; neighbors with the same answer are one group.
+    """`[{"overall": weighted sum, <reward>: value, …}, …]` in order; each completion is a group of its own.
+
+    EasyR1 names no prompt and sorts a batch by length before it is scored, so which completions belong together cannot
+    be known.
 
     Raises:
         RewardError: for anything but a batch, and for a field of the wrong type.
@@ -34,7 +37,7 @@ def compute_score(
         read_row({**record, "completion": record["response"]}, f"reward_inputs[{i}]")
         for i, record in enumerate(reward_inputs)
     ]
-    scores = scored(join(rows), configured(rewards, settings), workers)
+    scores = scored(rows, configured(rewards, settings), workers)
     return [
         {"overall": total, **{name: results[i].value for name, results in score.results.items()}}
         for score in scores

@@ -59,6 +59,27 @@ def join(rows: Iterable[Group]) -> list[Group]:
     return groups
 
 
+def gather(rows: Sequence[Group]) -> tuple[list[Group], list[tuple[int, int]]]:
+    """Rows of the same prompt, wherever they stand, as groups; and for each row its group and its place in it.
+
+    For trainers that reorder a batch before they score it. A row without an id and a prompt is a group of its own.
+    """
+    places: list[tuple[int, int]] = []
+    members: dict[str, list[Group]] = {}
+    numbers: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        known = bool(row.id or row.prompt)
+        key = json.dumps(replace(row, rollouts=()).to_json(), sort_keys=True, default=str) if known else str(number)
+        same = members.setdefault(key, [])
+        same.append(row)
+        places.append((numbers.setdefault(key, len(numbers)), len(same) - 1))
+    groups = [
+        replace(same[0], rollouts=tuple(rollout for row in same for rollout in row.rollouts))
+        for same in members.values()
+    ]
+    return groups, places
+
+
 def scored(groups: Sequence[Group], rewards: Sequence[ConfiguredReward], workers: int = 1) -> tuple[GroupScore, ...]:
     """Scores in order; what failed is counted 0 and logged as a warning."""
     scores = score_groups(groups, rewards, workers).groups
