@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from covt_model.kv import AttendStep, Extend, LayerCache
-from covt_model.ops import RmsNorm, Rotate, SwiGlu
+from covt_model.ops import RmsNorm, Rotate, SwiGlu, linear, linear_gradient
 from covt_model.shared_linear import MANY, SharedLinear
 
 
@@ -97,3 +97,19 @@ def test_stretches_and_steps_over_a_cache_equal_one_causal_attention(masked):
         return attend(q, keys[:, :, :stop], values[:, :, :stop], mask[:, :, start:stop, :stop])
 
     assert_same(chained(ours), chained(theirs), [queries, keys, values])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize(("outputs", "bias"), [(12, True), (12, False), (10, True)])
+def test_a_linear_layer_of_few_rows_is_the_linear_layer(rows: int, outputs: int, bias: bool):
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = torch.randn(rows, 7, generator=generator), torch.randn(outputs, 7, generator=generator)
+    offset = torch.randn(outputs, generator=generator) if bias else None
+    torch.testing.assert_close(linear(x, weight, offset), torch.nn.functional.linear(x, weight, offset))
+    gradient = torch.randn(rows, outputs, generator=generator)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        torch.testing.assert_close(linear_gradient(gradient, weight), gradient @ weight)
+    finally:
+        torch.set_num_threads(threads)

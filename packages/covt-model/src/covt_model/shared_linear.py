@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from covt_model.ops import linear_gradient
+
 # From this many positions on, a product of its own is as fast, and the inputs need not be kept.
 MANY = 64
 
@@ -46,7 +48,7 @@ class SharedLinear:
         """The gradient of x [N, inputs] from that of the output [N, outputs], which is taken in for the weight's."""
         if self.wanted:
             self.add(x, gradient)
-        return gradient @ self.weight
+        return linear_gradient(gradient, self.weight)
 
     def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """Take in one call's inputs and output gradients, [N, inputs] and [N, outputs]."""

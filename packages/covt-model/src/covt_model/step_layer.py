@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from covt_model.kv import LayerCache, attend_step, attend_step_gradients
-from covt_model.ops import gate_gradients, normed, normed_gradients, rotated
+from covt_model.ops import gate_gradients, linear, normed, normed_gradients, rotated
 from covt_model.shared_linear import SharedLinear
 
 
@@ -90,4 +90,4 @@ class StepLayer(torch.autograd.Function):
 
 
 def _apply(shared: SharedLinear, x: torch.Tensor) -> torch.Tensor:
-    return functional.linear(x, shared.weight, shared.bias)
+    return linear(x, shared.weight, shared.bias)
