@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -66,7 +67,9 @@ class Fault:
             return lambda: None  # It is just being started again.
         target = {"supervisor": supervised, "api server": below[0], "engine": below[-1]}[self.whom]
         sent = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "pause": signal.SIGSTOP, "end": signal.SIGTERM}
-        os.kill(target, sent[self.kind])
+        # A server that is being started again may end just now.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(target, sent[self.kind])
         return (lambda: os.kill(target, signal.SIGCONT)) if self.kind == "pause" else lambda: None
 
 
