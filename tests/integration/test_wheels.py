@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -41,8 +40,18 @@ def test_every_package_carries_its_data_files(wheels: dict[str, Path]):
         assert any(entry.startswith(wanted) for entry in zipfile.ZipFile(wheels[name]).namelist()), name
 
 
-def test_rewards_run_in_an_environment_of_their_own(wheels: dict[str, Path], tmp_path: Path):
-    run("uv", "venv", "--python", sys.executable, tmp_path / "env")
+def interpreter(version: str) -> str:
+    """The path of that Python; skips the test where it is not installed."""
+    command = ["uv", "python", "find", "--no-python-downloads", "--no-project", version]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"Python {version} is not installed")
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_rewards_run_in_an_environment_of_their_own(wheels: dict[str, Path], tmp_path: Path, version: str):
+    run("uv", "venv", "--python", interpreter(version), tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
     run("uv", "pip", "install", "--python", python, wheels["covt_rewards"])
     listed = run(tmp_path / "env" / "bin" / "covt-rewards", "list")
