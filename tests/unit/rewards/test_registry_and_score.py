@@ -67,7 +67,9 @@ def test_a_bad_specification_says_what_is_wrong(spec: str, message: str) -> None
     [
         ({"necessity": {"w_hram": 1}}, "no setting 'w_hram'.*w_gain"),
         ({"necessity": {"w_harm": "x"}}, "necessity.w_harm is 'x'"),
-        ({"necessity": {"w_harm": True}}, "necessity.w_harm is True"),
+        ({"necessity": {"w_harm": True}}, "necessity.w_harm is True .give a number"),
+        ({"necessity": {"latent": 3}}, "necessity.latent is 3 .it is no plain value"),
+        ({"accuracy": {"lenient": 1}}, "accuracy.lenient is 1 .give true or false"),
         ({"necessity": {"form": "both"}}, "choose one of counterfactual, contrast"),
         ({"format": {"think": True}}, "settings are given for 'format'"),
     ],

@@ -130,8 +130,14 @@ def _check_types(name: str, target: type, given: Mapping[str, object]) -> None:
         choices: tuple[object, ...] = get_args(kind) if get_origin(kind) is Literal else ()
         if choices and value not in choices:
             raise RewardError(f"{name}.{key} is {value!r}", f"choose one of {', '.join(map(str, choices))}")
-        if kind in (bool, int, float, str) and not _is_a(value, kind):
-            raise RewardError(f"{name}.{key} is {value!r}", f"give {'text' if kind is str else f'a {kind.__name__}'}")
+        if kind in _PLAIN and not _is_a(value, kind):
+            raise RewardError(f"{name}.{key} is {value!r}", f"give {_PLAIN[kind]}")
+        records = tuple(each for each in get_args(kind) or (kind,) if isinstance(each, type))
+        if any(is_dataclass(each) for each in records) and not isinstance(value, records):
+            raise RewardError(f"{name}.{key} is {value!r}", f"it is no plain value; see covt-rewards explain {name}")
+
+
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _is_a(value: object, kind: type) -> bool:
