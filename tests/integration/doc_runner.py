@@ -23,7 +23,6 @@ STAND_INS = {"comt": "downloads/comt", "virl39k": "downloads/ViRL39K"}
 SMALL_SET = ["n_train=64", "n_prompts=32", "n_test=16"]
 SMALL_SFT = ["stage1.steps=2", "stage2.steps=2", "data.batch_size=4", "data.micro_batch=4", "eval.rows=4"]
 SMALL_RL = ["algorithm.steps=1", "rollout.prompts=2", "rollout.samples=2"]
-SERVER_TIMEOUT = 300
 QUICK_IMPORTS = {"covt_data", "covt_rewards", "pathlib"}
 
 
@@ -138,9 +137,11 @@ class DocRunner:
         assert done.returncode == 0, f"{snippet.place}\n{done.stdout}\n{done.stderr}"
 
     def close(self) -> None:
+        """End the servers that the page started."""
         for process in self._servers:
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
+            with process:  # closes its pipe
+                assert process.wait(60) == 0
 
 
 def small(words: list[str], snippet: Snippet) -> list[str]:
