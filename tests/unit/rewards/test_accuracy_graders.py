@@ -134,6 +134,25 @@ def test_both_judges_of_a_plan(plan: str, stops: bool, ends: bool) -> None:
     assert score(rf"\boxed{{{plan}}}", metadata=metadata, accuracy=MIRAGE) == float(ends)
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("We go around the hole.\n**Action plan:** D,R", True),
+        ("Path: R,R\nThat is a hole.\nNew path: D, R", True),
+        ("Plan: D,R\nSo the path is safe.", True),
+        ("First down,\nthen right:\n```\nD R\n```", True),
+        ("Action plan: D,R", True),
+        ("Path: R,R\nThat is all.", False),
+        ("The path: it is long.\nI cannot say.", False),
+        ("Right\nis wrong", False),
+    ],
+)
+def test_a_plan_may_stand_after_a_label_or_in_the_last_line(text: str, right: bool) -> None:
+    metadata = {"rows": list(MAP)}
+    assert score(text, metadata=metadata) == float(right)
+    assert score(text, metadata=metadata, accuracy=AccuracyReward(lenient=False)) == 0.0
+
+
 def test_an_unknown_judging_rule_is_refused() -> None:
     with pytest.raises(RewardError, match="stop_at_goal"):
         simulate(MAP, ["D"], "sometimes")

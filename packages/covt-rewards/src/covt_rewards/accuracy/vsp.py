@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from covt_rewards.accuracy.grade import Grade, Task
-from covt_rewards.answers import final_answer
+from covt_rewards.answers import final_answer, strip_special_tokens
 from covt_rewards.errors import GoldError, RewardError
 
 RULES = ("stop_at_goal", "end_on_goal")
@@ -20,6 +20,9 @@ MOVES = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
 _ARROWS = {"←": "L", "→": "R", "↑": "U", "↓": "D"}
 _WORD = re.compile(r"left|right|up|down|[lrud←→↑↓]", re.IGNORECASE)
 _BETWEEN = re.compile(r"[\s,;.\-\[\]()\"'`$]*")
+_LABEL = re.compile(
+    r"[^:：\n]{0,40}\b(?:plan|path|moves|actions|sequence|directions)\b[^:：\n]{0,20}[:：](.*)", re.IGNORECASE
+)
 LONGEST = 20_000
 
 
@@ -42,6 +45,15 @@ def parse_plan(text: str) -> list[str] | None:
 def _end_of_separators(text: str, at: int) -> int:
     match = _BETWEEN.match(text, at)
     return at if match is None else match.end()
+
+
+def _labelled_plan(text: str) -> list[str] | None:
+    """The last plan after a label, `**Action plan:** R,D`, or the last line where that is nothing but a plan."""
+    lines = [line.strip(" *#>`\t") for line in strip_special_tokens(text[-LONGEST:]).splitlines()]
+    lines = [line for line in lines if line]
+    labels = [match.group(1).strip(" *`") for line in lines if (match := _LABEL.fullmatch(line))]
+    candidates = [*labels[-1:], *lines[-1:]]
+    return next((plan for candidate in candidates if (plan := parse_plan(candidate))), None)
 
 
 def simulate(rows: Sequence[str], plan: Sequence[str], rule: str = "stop_at_goal") -> tuple[bool, str]:
@@ -90,8 +102,10 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     grades: list[Grade] = []
     for text in texts:
         answer = final_answer(text, task.lenient)
-        plan = parse_plan(answer.text)
-        if answer.kind == "none":
+        plan = None if answer.kind == "none" else parse_plan(answer.text)
+        if plan is None and task.lenient and answer.kind in ("none", "line", "phrase"):
+            plan = _labelled_plan(text)
+        if answer.kind == "none" and plan is None:
             grades.append(Grade(0.0, "no answer found"))
         elif plan is None:
             grades.append(Grade(0.0, f"not a plan: {answer.text[:80]!r}"))
