@@ -77,6 +77,7 @@ class _Worker:
         )
         os.close(control)
         self._rest = b""
+        self._killed = False
         try:
             self._await_child(_START_SECONDS)
         except (_WorkerGoneError, TimeoutError) as error:
@@ -162,7 +163,10 @@ class _Worker:
         return line
 
     def kill(self) -> None:
-        """End worker and child now, and reap."""
+        """End worker and child now, and reap; once, for another process may have the number by then."""
+        if self._killed:
+            return
+        self._killed = True
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
