@@ -48,6 +48,9 @@ def test_mathematics_is_compared_by_value(gold: str, text: str, right: bool) -> 
 def test_decimals_can_be_asked_for() -> None:
     assert grade(r"$\frac{1}{3}$", r"\boxed{0.33}") == 0.0
     assert grade(r"$\frac{1}{3}$", r"\boxed{0.33}", precision=2) == 1.0
+    for own in (2, 2.0):
+        group = Group(r"$\frac{1}{3}$", (Rollout(r"\boxed{0.33}"),), metadata={"precision": own})
+        assert AccuracyReward()(group)[0].value == 1.0
 
 
 def test_a_gold_answer_without_mathematics_is_an_error() -> None:

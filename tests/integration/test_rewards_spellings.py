@@ -90,6 +90,8 @@ def test_another_answer_is_wrong_however_alike(gold: str, answers: list[str]) ->
         ("<answer>There are 42 cubes.</answer>", True),
         ("<answer>not 42 but 43</answer>", False),
         ("The answer is −42.", False),
+        ("The answer is 40+2=42", True),
+        ("The answer is 42+2=44", False),
     ],
 )
 def test_an_answer_in_a_sentence_is_read(text: str, right: bool) -> None:

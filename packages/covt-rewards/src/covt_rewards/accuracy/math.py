@@ -23,6 +23,7 @@ from covt_rewards.errors import GoldError
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
 _BOLD_NUMBER = re.compile(r"\*\*\s{0,4}\$?(-?\d[\d,]{0,20}(?:\.\d{1,15})?)\s{0,4}\.?\s{0,4}\*\*")
 _PROSE = re.compile(r"[A-Za-z]{2,}\s[A-Za-z]{2,}")
+_TIGHT_EQUALS = re.compile(r"(?<=\d)=(?=[-\d])")  # of "9+9=18" math-verify reads the first 9
 _CONNECTED = re.compile(r"[^\n]{0,40}?(?:,|\band\b|\bor\b)[^\n]{0,20}")
 LONGEST = 20_000
 """Characters of a completion that math-verify is shown, from its end: where answers stand."""
@@ -62,7 +63,7 @@ def _shown(answer: FinalAnswer, text: str) -> str:
         return answer.text  # "The answer is 42": not mathematics as a whole
     if answer.kind in ("tag", "boxed", "bold") and not _in_several_boxes(answer, text):
         return "\\boxed{" + _without_full_stop(answer) + "}"
-    return strip_special_tokens(text)[-LONGEST:].replace("−", "-")
+    return _TIGHT_EQUALS.sub("= ", strip_special_tokens(text)[-LONGEST:].replace("−", "-"))
 
 
 def _in_several_boxes(answer: FinalAnswer, text: str) -> bool:

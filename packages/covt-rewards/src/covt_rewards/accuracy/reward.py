@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from covt_rewards.accuracy.grade import GRADERS, Grade, Task, choose_grader, load_grader
 from covt_rewards.answers import unmarked
@@ -55,7 +55,8 @@ class AccuracyReward:
 
     def task(self, group: Group) -> Task:
         own = group.metadata.get("precision")
-        precision = own if isinstance(own, int) and not isinstance(own, bool) and 0 <= own <= 15 else self.precision
+        counts = isinstance(own, int | float) and not isinstance(own, bool) and own in range(16)  # 2, and 2.0
+        precision = int(cast("float", own)) if counts else self.precision
         gold = unmarked(group.answer)
         return Task(
             gold=gold,
