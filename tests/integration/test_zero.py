@@ -86,7 +86,18 @@ def test_one_group_runs_several_jobs_in_the_same_processes(two_ranks: WorkerGrou
     os.kill(first["pid"], 0)
 
 
-def test_a_job_runs_in_place_where_torchrun_started_the_ranks(tmp_path: Path) -> None:
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    "deepspeed": ["deepspeed.launcher.runner", "--num_gpus=2", "--no_local_rank"],
+    # Its way to several ranks on a CPU is MPI; for GPUs it starts them as torchrun does.
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"],
+}
+
+
+@pytest.mark.parametrize(
+    "launcher", ["torchrun", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepspeed", "accelerate"))]
+)
+def test_a_job_runs_in_place_where_another_launcher_started_the_ranks(tmp_path: Path, launcher: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import json, pathlib, sys\n"
@@ -94,9 +105,10 @@ def test_a_job_runs_in_place_where_torchrun_started_the_ranks(tmp_path: Path) ->
         f"result = launch('zero_jobs:outside', {{'a': 1}}, log_dir=pathlib.Path({str(tmp_path)!r}))\n"
         f"pathlib.Path({str(tmp_path)!r}, f'out_{{int(result is None)}}').write_text(json.dumps(result))\n"
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    env = {**os.environ, **JOBS, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(torchrun, env=env, check=False, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], str(script)]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, **JOBS, "PATH": path, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out_0").read_text()) == {"ranks": 2.0, "payload": {"a": 1}}
     assert (tmp_path / "out_1").read_text() == "null"
