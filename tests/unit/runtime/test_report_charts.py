@@ -131,3 +131,8 @@ def test_every_metric_that_trainings_record_has_a_unit() -> None:
     variable = {"eval/x", "necessity/x", "rewards/x"}
     assert [name for name in sorted(found - variable) if not unit(name)] == []
     assert unit("time/collect") == "seconds" and unit("something/else") == ""
+
+
+def test_a_metric_that_is_always_zero_is_drawn_on_the_axis() -> None:
+    chart = line_chart("clip_ratio", "share of tokens", "step", [Series("value", "a6", [(1.0, 0.0), (2.0, 0.0)])])
+    assert chart.lines[0].path == "M0.0 1000.0 L1000.0 1000.0"
