@@ -165,9 +165,7 @@ def limits(low: float, high: float, from_zero: bool, log: bool) -> tuple[float, 
     """Where the y axis begins and ends: a little air around the data, zero included where it's close."""
     if log:
         return low / 1.3, high * 1.3
-    if low == high == 0:
-        return 0.0, 1.0  # most metrics can't be negative
-    if low >= 0 and (from_zero or low < 0.4 * high):
+    if low >= 0 and (from_zero or low < 0.4 * high or high == 0):
         return 0.0, (high or 1.0) * 1.05
     if high == low:
         return low - (abs(low) * 0.1 or 1.0), high + (abs(high) * 0.1 or 1.0)
