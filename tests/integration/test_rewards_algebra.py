@@ -222,9 +222,10 @@ def processes(worker: _Worker) -> tuple[int, int]:
 
 def test_a_worker_that_hangs_is_killed_and_replaced(pool: WorkerPool) -> None:
     process, child = processes(worker_of(pool))
-    late = pool.verify("$x+1$", ["$x+3$", "$x+1$"], 0.0)
-    assert [verdict.reason for verdict in late.items] == ["not decided within 0 s; stopped"] * 2
-    assert pool.verify("$x+2$", ["$x+3$"], 0.0).gold_problem
+    bombs = [r"$10^{10^{10^{10}}}$", r"$\int_0^1 \sin(x^x^x) dx$"]
+    late = pool.verify("$x+1$", bombs, 0.5)
+    assert [verdict.reason for verdict in late.items] == ["not decided within 0.5 s; stopped"] * 2
+    assert "0.5 s" in pool.verify("$" + "(" * 2000 + ")" * 2000 + "$", ["$x+3$"], 0.5).gold_problem
     assert pool.killed == 3
     assert not alive(child)
     assert processes(worker_of(pool))[0] == process  # it has sympy loaded and forked a new child
