@@ -53,9 +53,10 @@ def test_a_step_left_out_leaves_nothing_behind(two_ranks: WorkerGroup, gather: s
     assert ours["losses"] == pytest.approx(zero_jobs.train_alone(6, "all", skip=2)["losses"], rel=1e-5)
 
 
-def test_gathering_by_module_gives_the_losses_of_one_process(two_ranks: WorkerGroup) -> None:
+@pytest.mark.parametrize("offload", [{}, {"offload_parameters": "cpu", "offload_optimizer": "cpu"}])
+def test_gathering_by_module_gives_the_losses_of_one_process(two_ranks: WorkerGroup, offload: dict[str, str]) -> None:
     """Small buckets; a part that every rank uses in every other step only."""
-    zero = {"gather": "module", "reduce_bucket_size": 300, "prefetch_bucket_size": 300}
+    zero = {"gather": "module", "reduce_bucket_size": 300, "prefetch_bucket_size": 300} | offload
     ours = two_ranks.run("zero_jobs:train", {"steps": 6, "branch": "all", "zero": zero})
     alone = zero_jobs.train_alone(6, "all")
     assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)

@@ -117,8 +117,7 @@ class ZeroEngine:
         for group in self._sharded.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
-        # DeepSpeed overwrites only the gradients of parameters that the next step uses; the others' would count twice.
-        self._sharded.grad_partitions_flat_buffer.zero_()
+        self._forget_gradients()
         self.global_step += 1
         return StepResult(self.global_step, lr, float(self._engine.get_global_grad_norm()))
 
@@ -126,10 +125,17 @@ class ZeroEngine:
         """Drop the gradients since the last step and count a step all the same; the weights stay."""
         lr = self.lr
         self._sharded.zero_grad()
-        self._sharded.grad_partitions_flat_buffer.zero_()
+        self._forget_gradients()
         self.release()
         self.global_step += 1
         return StepResult(self.global_step, lr, math.nan)
+
+    def _forget_gradients(self) -> None:
+        """DeepSpeed overwrites gradients of parameters that the next step uses only; the others' would count twice."""
+        self._sharded.grad_partitions_flat_buffer.zero_()
+        if self.zero.offload_optimizer == "cpu":
+            for master in self._sharded.fp32_partitioned_groups_flat:
+                master.grad.zero_()
 
     @property
     def lr(self) -> float:
