@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_trl_rewards_see_the_group_its_token_ids_and_its_continuations() -> None
     ids = [SPAN, [5], SPAN]
     assert contrast(["p", "p", "q"], ["7", "8", "9"], ids, **columns) == [1.0, 0.0, 0.0]
     (necessity,) = reward_funcs("necessity", common={"latent": LATENT})
-    given = {**columns, "ablated": [["8", "7"], [], ["9"]], "log_metric": logged.__setitem__}
+    given: dict[str, Any] = {**columns, "ablated": [["8", "7"], [], ["9"]], "log_metric": logged.__setitem__}
     assert necessity(["p", "p", "q"], ["7", "8", "9"], ids, **given) == [0.5, 0.0, 0.0]
     assert logged["necessity/nu"] == 0.25
 
