@@ -1,7 +1,7 @@
 """What `math_verify.parse` finds in a text, found faster: patterns that cannot match are not tried.
 
-math-verify searches a text with a dozen patterns, most of which need the word "answer", a `\\boxed` or other LaTeX in it.
-On a long completion without them, the search is most of the work.
+math-verify searches a text with a dozen patterns, most of which need the word "answer", a `\\boxed` or other LaTeX in
+it. On a long completion without them, the search is most of the work.
 """
 
 # Imported in worker processes only; math-verify ships no types.
