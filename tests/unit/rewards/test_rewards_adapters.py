@@ -52,11 +52,11 @@ def test_trl_gives_what_the_rewards_give_for_the_same_groups() -> None:
 def test_trl_rewards_see_the_group_its_token_ids_and_its_continuations() -> None:
     logged: dict[str, float] = {}
     (contrast,) = reward_funcs("necessity", {"necessity": {"form": "contrast"}}, {"latent": LATENT})
-    columns = {"answer": ["7", "7", "9"], "grader": ["math"] * 3}
+    columns: dict[str, Any] = {"answer": ["7", "7", "9"], "grader": ["math"] * 3}
     ids = [SPAN, [5], SPAN]
     assert contrast(["p", "p", "q"], ["7", "8", "9"], ids, **columns) == [1.0, 0.0, 0.0]
     (necessity,) = reward_funcs("necessity", common={"latent": LATENT})
-    given: dict[str, Any] = {**columns, "ablated": [["8", "7"], [], ["9"]], "log_metric": logged.__setitem__}
+    given = {**columns, "ablated": [["8", "7"], [], ["9"]], "log_metric": logged.__setitem__}
     assert necessity(["p", "p", "q"], ["7", "8", "9"], ids, **given) == [0.5, 0.0, 0.0]
     assert logged["necessity/nu"] == 0.25
 
