@@ -105,12 +105,16 @@ def test_controls_train_and_say_what_they_are(place: Path, two_ranks: WorkerGrou
     assert head == ("none" if method == "pause" else "identity")
 
 
-def test_a_recipe_with_another_latent_size_is_refused(place: Path, tmp_path: Path):
-    with (
-        WorkerGroup(1, log_dir=tmp_path) as workers,
-        pytest.raises(ValueError, match="latent size 8; the recipe says 4"),
-    ):
-        run(settings(place, "other-size", latent={"size": 4}), workers)
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"latent": {"size": 4}}, "latent size 8; the recipe says 4"),
+        ({"model": {"attention": "flash_attention_2"}}, "needs the package flash-attn|needs a GPU"),
+    ],
+)
+def test_what_a_recipe_cannot_have_is_refused(place: Path, tmp_path: Path, sections: dict, message: str):
+    with WorkerGroup(1, log_dir=tmp_path) as workers, pytest.raises(ValueError, match=message):
+        run(settings(place, f"refused-{tmp_path.name}", **sections), workers)
 
 
 def test_the_vision_tower_stays_frozen(place: Path, reference: Path):

@@ -82,7 +82,7 @@ class Trainer:
             self.stream.rows, range(worker.rank, len(self.stream.rows), worker.world_size), self.encoder, config
         )
         dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
-        model, visual = load_split(self.checkpoint, dtype, worker.device)
+        model, visual = load_split(self.checkpoint, dtype, worker.device, attention=config.model.attention)
         features = VisionFeatures(visual, self.encoder.settings)
         policy = LatentPolicy(model, self.encoder.latent, "latent", checkpoint=config.model.gradient_checkpointing)
         objective = GrpoObjective(

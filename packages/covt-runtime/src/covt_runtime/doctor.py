@@ -127,7 +127,7 @@ def check_devices() -> Check:
 
 
 def check_flash_attention() -> Check:
-    """Only needed on GPUs, and there only by models that are loaded with `attention="flash_attention_2"`."""
+    """Only needed on GPUs, and there only by recipes with `model.attention = "flash_attention_2"`."""
     name = "flash-attention"
     version = metadata.version("flash-attn") if _installed("flash-attn") else ""
     if not visible_gpus():

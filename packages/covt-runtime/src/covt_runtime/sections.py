@@ -46,6 +46,8 @@ class ModelSection(Section):
     path: str = ""
     """A checkpoint folder or hub id; `tiny` builds one from scratch; empty takes the newest fitting run."""
     gradient_checkpointing: bool = False
+    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
+    """The language model's attention while training; flash-attention needs a GPU and `zero.dtype = "bf16"`."""
     tiny: TinySection = TinySection()
 
 

@@ -111,7 +111,7 @@ class Trainer:
     def _model(self) -> tuple[LatentPolicy, VisionFeatures]:
         config = self.config
         dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
-        model, visual = load_split(self.source_checkpoint, dtype, self.worker.device)
+        model, visual = load_split(self.source_checkpoint, dtype, self.worker.device, attention=config.model.attention)
         if config.lora.rank:
             add_lora(model, config.lora, self.encoder.latent)
         # The pause control keeps the pads' own embedding, and its checkpoint says so.
