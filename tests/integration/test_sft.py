@@ -80,7 +80,7 @@ def test_sets_are_mixed_and_a_checkpoint_of_other_rows_is_not_resumed(place: Pat
     assert plan(mixed).stage1_steps == 4
     with WorkerGroup(1, log_dir=tmp_path / "logs") as workers:
         run(mixed, workers)
-        with pytest.raises(WorkerUserError, match="not those of the checkpoint of step 5"):
+        with pytest.raises(WorkerUserError, match="the saved position is of another stream"):
             run(mixed.model_copy(update={"data": settings(place, "mixed").data}), workers, resume=True)
 
 

@@ -22,7 +22,36 @@ WINDOW = 8
 """Row groups that are shuffled together, and kept in memory."""
 
 
-class LazyRows(Sequence[Row]):
+class _Pieces(Sequence[Row]):
+    """Rows under one index that lie in pieces, of which piece i ends before index `ends[i]`."""
+
+    ends: list[int]
+
+    def _row(self, number: int, offset: int) -> Row:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        number = bisect_right(self.ends, index % len(self))
+        return self._row(number, index % len(self) - self._start(number))
+
+    def _start(self, number: int) -> int:
+        return self.ends[number - 1] if number else 0
+
+
+class LazyRows(_Pieces):
     """The rows of a split, or its first `limit`; the row groups used last stay in memory.
 
     limits: pictures outside them are resized when a row is read.
@@ -47,19 +76,7 @@ class LazyRows(Sequence[Row]):
                     self.ends.append(min(len(self) + rows, limit or len(self) + rows))
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
-    def __len__(self) -> int:
-        return self.ends[-1] if self.ends else 0
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number, offset = _locate(self.ends, index)
+    def _row(self, number: int, offset: int) -> Row:
         (data,) = self._group(number).slice(offset, 1).to_pylist()
         row = parse_row(data, str(self.groups[number][0]))
         return fit_row(row, self.limits) if self.limits else row
@@ -102,31 +119,19 @@ class LazyRows(Sequence[Row]):
         return table
 
 
-class JoinedRows(Sequence[Row]):
+class JoinedRows(_Pieces):
     """The rows of several splits under one index, split after split."""
 
     def __init__(self, parts: Sequence[LazyRows]) -> None:
         self.parts = list(parts)
         self.ends = list(accumulate(len(part) for part in parts))
 
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number, offset = _locate(self.ends, index)
+    def _row(self, number: int, offset: int) -> Row:
         return self.parts[number][offset]
 
     def place(self, part: int, offset: int) -> int:
         """The index of a part's row."""
-        return offset + (self.ends[part - 1] if part else 0)
+        return self._start(part) + offset
 
 
 class RowsById(Mapping[str, Row]):
@@ -152,15 +157,6 @@ class RowsById(Mapping[str, Row]):
 
     def __len__(self) -> int:
         return len(self._index)
-
-
-def _locate(ends: Sequence[int], index: int) -> tuple[int, int]:
-    """(piece, offset in it) of an index into pieces that end at `ends`; negative ones count from the end."""
-    count = ends[-1] if ends else 0
-    if not -count <= index < count:
-        raise IndexError(index)
-    number = bisect_right(ends, index % count)
-    return number, index % count - (ends[number - 1] if number else 0)
 
 
 def _group_sizes(path: Path) -> list[int]:

@@ -99,7 +99,7 @@ class RowStream(Iterator[Row]):
         if state["fingerprint"] != self.fingerprint:
             raise DataError(
                 "the saved position is of another stream: the data, their weights, the seed or the order differ",
-                "resume with the settings of the run, or start a new one",
+                "resume with the data and the seed of the run, or start a new one",
             )
         self.position = int(state["position"])
 

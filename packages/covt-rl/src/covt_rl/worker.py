@@ -23,7 +23,6 @@ from covt_rl.checks import check_prompts, check_server
 from covt_rl.client import RolloutClient
 from covt_rl.completions_table import table_rows, write_table
 from covt_rl.config import RlConfig
-from covt_rl.errors import RolloutError
 from covt_rl.journal import Journal, StepRollouts
 from covt_rl.objective import GrpoObjective
 from covt_rl.rollouts import Collector
@@ -171,12 +170,7 @@ class Trainer:
         loaded = self.store.load(self.engine, on_note=lambda text: self.worker.emit(note_event(text)))
         done = loaded.step if loaded else 0
         if loaded is not None:
-            if loaded.extra["data"] != self.stream.fingerprint:
-                raise RolloutError(
-                    f"the prompts of this run are not those of the checkpoint of step {done}: the data, their order or "
-                    "the seed differ",
-                    "resume with the run's own data and seed, or start a new run",
-                )
+            self.stream.resume(loaded.extra["data"])
             self.cursor, self.best = loaded.extra["cursor"], loaded.extra["best"]
         if self.worker.is_main:
             self.source.cursor = self.cursor
@@ -315,7 +309,7 @@ class Trainer:
             self.worker.emit(note_event(f"step {step + 1}: {text}"))
 
     def _save(self, step: int, best: bool) -> None:
-        extra = {"cursor": self.cursor, "best": self.best, "data": self.stream.fingerprint}
+        extra = {"cursor": self.cursor, "best": self.best, "data": self.stream.state()}
         self.store.save(step, self.engine, extra=extra, best=best)
         if self.worker.is_main:
             self.source.journal.forget_before(min(self.store.steps()))

@@ -174,12 +174,7 @@ class Trainer:
         loaded = self.store.load(self.engine, on_note=self._note)
         if loaded is None:
             return 0
-        if loaded.extra["data"] != self.stream.fingerprint:
-            raise SftError(
-                f"the rows of this training are not those of the checkpoint of step {loaded.step}: the data, their "
-                "order or the seed differ",
-                "resume with the run's own data and seed, or start a new run",
-            )
+        self.stream.resume(loaded.extra["data"])
         stage = next(stage for name, stage, _ in self.stages if name == loaded.extra["stage"])
         self.engine.use(self.optim(stage))
         self._adopt(loaded)
@@ -256,7 +251,7 @@ class Trainer:
 
     def _checkpoint(self, name: str, done: int, *, best: bool) -> None:
         skipped = [self.stepper.skipped_rows, self.stepper.skipped_steps]
-        extra = {"stage": name, "best": self.best, "skipped": skipped, "data": self.stream.fingerprint}
+        extra = {"stage": name, "best": self.best, "skipped": skipped, "data": self.stream.state()}
         tensors = {"rank/noise": self.noise.get_state()} | self.targets.state()
         self.store.save(done, self.engine, extra=extra, tensors=tensors, best=best)
 
