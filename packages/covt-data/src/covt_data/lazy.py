@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,9 @@ class _Pieces(Sequence[Row]):
 
     ends: list[int]
 
+    @abstractmethod
     def _row(self, number: int, offset: int) -> Row:
-        raise NotImplementedError
+        """Row `offset` of piece `number`."""
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
