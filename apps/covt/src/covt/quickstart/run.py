@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +115,8 @@ class Quickstart:
         config = self.sft_config(method, {})
         return train(config, plan(config), progress=self.progress, workers=self.running().workers, overwrite=True)
 
-    def rl(self) -> dict[str, Any]:
+    def rl(self, name: str = "rl", changes: dict[str, Any] | None = None) -> dict[str, Any]:
+        """GRPO from the latent model; changes: further settings of the recipe."""
         from covt_rl.config import RlConfig
         from covt_rl.train import plan, train
 
@@ -124,14 +125,14 @@ class Quickstart:
         settings = {
             "run.seed": self.seed,
             "run.out": str(self.out),
-            "run.name": "rl",
+            "run.name": name,
             "run.ranks": RANKS,
             "log.wandb": WANDB,
             "data.path": str(self.out / "data"),
             "model.path": self.state.result("latent")["hf"],
             "rollout.base_url": machine.server_url(),
         }
-        config = validate(RlConfig, _set(tables, settings), origin)
+        config = validate(RlConfig, _set(tables, settings | (changes or {})), origin)
         return train(config, plan(config), progress=self.progress, workers=machine.workers, overwrite=True)
 
     def sft_more(self) -> dict[str, Any]:
@@ -164,22 +165,25 @@ class Quickstart:
             "sft_more": self.state.result("sft_more")["hf"],
             "rl": self.state.result("export")["model"],
         }
-        url = self.running().server_url()
         return {
-            label: judge(
-                url,
-                self.out / "model",
-                Path(folders[label]),
-                rows,
-                ABLATIONS if label == "rl" else ("keep",),
-                label=label,
-                out=self.out / "eval",
-                max_tokens=self.task.max_tokens,
-                seed=self.seed,
-                progress=self.progress,
-            )
+            label: self.judge(label, folders[label], rows, ABLATIONS if label == "rl" else ("keep",))
             for label in MODELS
         }
+
+    def judge(self, label: str, folder: str, rows: Sequence[Any], modes: Sequence[str]) -> dict[str, float]:
+        """Accuracy of one model folder by mode; `eval/` gets the rows."""
+        return judge(
+            self.running().server_url(),
+            self.out / "model",
+            Path(folder),
+            rows,
+            modes,
+            label=label,
+            out=self.out / "eval",
+            max_tokens=self.task.max_tokens,
+            seed=self.seed,
+            progress=self.progress,
+        )
 
     def report(self) -> dict[str, Any]:
         import json
