@@ -2,7 +2,7 @@
 
     python benchmarks/learns.py [--seeds 3] [--out covt-learns] [--figure FILE.svg] [--json]
 
-Each seed trains one latent model whose demonstrations of up to five hops mostly answer without latents, and from it, on
+Each seed trains one latent model whose demonstrations of up to six hops mostly answer without latents, and from it, on
 the same server: GRPO with format, accuracy and necessity; GRPO without necessity (ν is measured, at weight 0); stage 2
 continued for as many seconds as the first. All are judged on 600 held-out maps, with their latents and without. This is
 no comparison of speeds, so there is no base; interrupted, the same command goes on after the last finished phase.
@@ -30,7 +30,7 @@ from covt_data.store import PreparedSet
 from covt_rl.stats import paired_difference
 from covt_runtime.progress import Progress
 
-DATA = {"n_train": 4000, "n_prompts": 6000, "n_test": 600, "direct_hops": 5, "direct_share": 0.8}
+DATA = {"n_train": 4000, "n_prompts": 6000, "n_test": 600, "direct_hops": 6, "direct_share": 0.8}
 STEPS, VALIDATE, ROWS = 60, 10, 200
 REWARDS = {
     "rl": "format=0.2,accuracy=1.0,necessity=1.0",
