@@ -63,6 +63,23 @@ def test_gathering_by_module_gives_the_losses_of_one_process(two_ranks: WorkerGr
     assert ours["norms"] == pytest.approx(alone["norms"], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "zero",
+    [
+        {"gather": "step", "persistence_threshold": 100},
+        {"gather": "module"},
+        {"gather": "module", "offload_optimizer": "cpu"},
+        {"gather": "module", "offload_optimizer": "cpu", "offload_parameters": "cpu"},
+    ],
+)
+def test_an_engine_that_leaves_the_device_between_steps_computes_the_same(
+    two_ranks: WorkerGroup, zero: dict[str, object]
+) -> None:
+    """Weights, frozen ones too, moments and fp32 copies are moved away and back before every step."""
+    ours = two_ranks.run("zero_jobs:train", {"steps": 6, "branch": "all", "by_turns": True, "zero": zero})
+    assert ours["losses"] == pytest.approx(zero_jobs.train_alone(6, "all")["losses"], rel=1e-5)
+
+
 def test_between_steps_a_rank_holds_half_of_the_model(two_ranks: WorkerGroup) -> None:
     sizes = two_ranks.run("zero_jobs:shard_sizes", {"steps": 1, "zero": {"gather": "step"}})
     assert sizes["held"] == 0

@@ -123,6 +123,9 @@ def train(payload: dict[str, Any], worker: Any) -> dict[str, list[float]]:
     step_engine = engine.step
     engine.step = lambda: norms.append(step_engine().grad_norm)
     for step in range(payload["steps"]):
+        if payload.get("by_turns"):
+            engine.offload()
+            engine.reload()
         skip = step == payload.get("skip")
         loss = _one_step(engine, step, payload.get("branch", "one"), skip=skip)
         losses += [] if skip else [loss]

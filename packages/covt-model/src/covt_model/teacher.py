@@ -44,6 +44,10 @@ class Teacher:
             shards[name].copy_(average)
             average.copy_(student)
 
+    def move(self, device: torch.device | str) -> None:
+        """Keep the average on another device."""
+        self.average = {name: average.to(device) for name, average in self.average.items()}
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The average by name, for a checkpoint."""
         return dict(self.average)

@@ -114,6 +114,11 @@ class VisionFeatures:
             cache.shrink(self.capacity, self.capacity_bytes)
         return found
 
+    def move(self, device: torch.device | str) -> None:
+        """Move the tower; the cache, which lies on its device, is emptied."""
+        self.visual.to(device)
+        self._by_key, self._by_pixels = _Recent(), _Recent()
+
     @torch.no_grad()
     def _fill(self, pictures: Sequence[Picture]) -> None:
         waiting: dict[bytes, list[bytes]] = {}

@@ -22,6 +22,9 @@ from covt_runtime.config import OptimConfig, ZeroConfig
 from covt_runtime.schedule import lr_at
 from covt_runtime.zero import build_optimizer, deepspeed_config, group_settings, prepare_deepspeed
 
+# What DeepSpeed's `offload_states` may move, by its names.
+_GRADIENTS = ("lp_grads", "contiguous_grad_buffer")
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -169,6 +172,46 @@ class ZeroEngine:
     def _gather_persistent(self) -> None:
         """Parameters below the persistence threshold are whole at all times."""
         weights.gather(self._sharded.persistent_parameters)
+
+    def offload(self) -> None:
+        """Move what a step leaves on the device to the host: weights, gradients, AdamW's fp32 copies and moments.
+
+        Until `reload` nothing else may be asked of the engine. What ZeRO offloads is not on the device anyway; with
+        parameters offloaded DeepSpeed can't move the gradients, which then stay.
+        """
+        self._sharded.parameter_offload.partition_all_parameters()
+        if self.zero.offload_parameters == "none":
+            self._engine.offload_states(include=_GRADIENTS)
+        self._move(torch.device("cpu"))
+        if self.device.type != "cpu":
+            torch.accelerator.empty_cache()
+
+    def reload(self) -> None:
+        """Bring back what `offload` took away."""
+        self._move(self.device)
+        if self.zero.offload_parameters == "none":
+            self._engine.reload_states()
+        self._gather_persistent()
+
+    def _move(self, device: torch.device) -> None:
+        """Shards and AdamW's state. DeepSpeed's own way knows neither frozen parameters nor torch's AdamW."""
+        sharded = self._sharded
+        if self.zero.offload_parameters == "none":
+            sharded.lp_param_buffer.data = sharded.lp_param_buffer.to(device, copy=True)
+            trained = [p.ds_tensor for group in sharded.fp16_groups for p in group]
+            views = sharded.lp_param_buffer.split([shard.numel() for shard in trained])
+            for shard, view in zip(trained, views, strict=True):
+                shard.data = view
+            sharded.fp16_partitioned_groups_flat.clear()
+            sharded._set_fp16_partitioned_groups_flat()
+            for parameter in self._parameters:
+                if not parameter.requires_grad:
+                    parameter.ds_tensor.data = parameter.ds_tensor.to(device, copy=True)
+        if self.zero.offload_optimizer == "none":
+            for flat in sharded.fp32_partitioned_groups_flat:
+                flat.data = flat.to(device, copy=True)
+                state = sharded.optimizer.state.get(flat, {})
+                state |= {key: state[key].to(device, copy=True) for key in ("exp_avg", "exp_avg_sq") if key in state}
 
     def reset_optimizer(self, optim: OptimConfig, total_steps: int) -> None:
         """Start a new phase: fresh AdamW moments, and a new schedule from its first step on. The weights stay.
