@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from covt_runtime.report.lines import LABEL_GAP, Series, line_chart, spread
+from covt_runtime.report.lines import Series, line_chart, spread
 
 WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 216, 16, 48
+LEFT, RIGHT, TOP, BOTTOM = 56, 236, 16, 48
+LABEL_GAP = 17 / HEIGHT * 1000
 
 
 @dataclass(frozen=True)

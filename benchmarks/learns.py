@@ -37,7 +37,7 @@ REWARDS = {
     "rl_without": "format=0.2,accuracy=1.0,necessity=0.0",
 }
 LABELS = ("start", "rl", "rl_without", "sft_more")
-NAMES = {"rl": "GRPO", "rl_without": "GRPO without necessity", "sft_more": "stage 2 continued"}
+NAMES = {"rl": "GRPO", "rl_without": "without necessity", "sft_more": "stage 2 continued"}
 COLORS = {"rl": "#0b6e4f", "rl_without": "#c77d0a", "sft_more": "#6b7280"}
 
 
@@ -104,19 +104,20 @@ def run_seed(seed: int, out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def validations(folder: Path, metric: str) -> list[tuple[float, float]]:
-    """(training step, accuracy) of a run's validations."""
+    """(minutes since the run's first record, accuracy) of its validations."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [(line["step"], line[metric]) for line in lines if metric in line]
+    return [((line["time"] - lines[0]["time"]) / 60, line[metric]) for line in lines if metric in line]
 
 
 def curves(folders: Sequence[Path]) -> Iterable[Curve]:
-    """A line a seed: accuracy while GRPO trains, and beside it without its latents (dashed)."""
-    for name in REWARDS:
-        for number, folder in enumerate(folders):
-            label = NAMES[name] if number == 0 else ""
-            yield Curve(label, COLORS[name], validations(folder / name, "eval/accuracy"))
-            without = validations(folder / name, "eval/accuracy_drop_latents")
-            yield Curve(f"{label}: latents dropped" if label else "", COLORS[name], without, dashed=True)
+    """A line a seed: accuracy while a model trains; dashed without the latents."""
+    for number, folder in enumerate(folders):
+        for name, label in NAMES.items():
+            named = label if number == 0 else ""
+            yield Curve(named, COLORS[name], validations(folder / name, "eval/accuracy"))
+            if name in REWARDS:
+                dropped = validations(folder / name, "eval/accuracy_drop_latents")
+                yield Curve(named and f"{named}, latents dropped", COLORS[name], dropped, dashed=True)
 
 
 def table(summaries: Sequence[dict[str, Any]]) -> str:
@@ -151,9 +152,7 @@ def main() -> None:
         summaries = [run_seed(seed, options.out, progress) for seed in range(options.seeds)]
     if options.figure:
         folders = [options.out / f"seed-{seed}" for seed in range(options.seeds)]
-        options.figure.write_text(
-            draw(list(curves(folders)), "GRPO step", "accuracy on held-out maps"), encoding="utf-8"
-        )
+        options.figure.write_text(draw(list(curves(folders)), "minutes", "accuracy on held-out maps"), encoding="utf-8")
     result = {"device": harness.device(), "versions": harness.versions(), "seeds": summaries}
     print(json.dumps(result, indent=2) if options.json else table(summaries))
 
