@@ -157,9 +157,8 @@ run, base, out, shard_bytes, rank = sys.argv[1:]
 parameters = stored_parameters(Path(run))
 latent, dtype = LatentConfig.read(base), export.torch.bfloat16
 if int(rank):
-    from covt_sft.config import LoraSection
-    from covt_sft.lora import merged
-    parameters = merged(parameters, LoraSection(rank=int(rank), alpha=1.0), latent)
+    from covt_model.lora import merged
+    parameters = merged(parameters, 1 / int(rank), latent)
 with export.ShardWriter(Path(base), ["warm"]) as writer:  # loads the libraries' code, which isn't the model's share
     writer.add("warm", export.torch.ones(1000, 1000), export.torch.bfloat16)
 (Path(base) / "model.safetensors").unlink()

@@ -49,6 +49,15 @@ def test_what_is_sharded_shrinks_with_the_ranks_and_a_reference_is_held_for_a_kl
     assert two.server["weights"] == 1074 * 2
 
 
+def test_with_adapters_only_they_have_an_optimizer_and_a_reference(checkpoint: Path):
+    save_file({"model.layers.0.mlp.up_proj.weight": torch.zeros(30, 10)}, checkpoint / "3.safetensors")
+    section = {"rank": 4, "targets": ["up_proj"]}
+    found = estimate(checkpoint, config(lora=section, algorithm={"kl_weight": 0.01}), Placement(2, (), (), 1)).trainer
+    adapters = 4 * (30 + 10)
+    assert found["weights"] == (1024 + 300 + adapters) * 2 / 2
+    assert found["optimizer"] == 3 * found["gradients"] == 3 * found["reference"] == 3 * adapters * 4 / 2
+
+
 def test_the_server_gets_the_first_gpus_and_the_trainer_the_others():
     placed = Placement.of(config(server={"gpus": 4, "tensor_parallel": 2}), gpus=8)
     assert (placed.server, placed.trainer, placed.replicas) == ((0, 1, 2, 3), (4, 5, 6, 7), 2)

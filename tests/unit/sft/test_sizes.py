@@ -42,13 +42,13 @@ def test_the_sharded_state_is_the_sum_over_the_real_parameters():
 
 def test_adapters_have_as_many_parameters_as_peft_makes():
     from covt_model.config import LatentConfig
-    from covt_sft.config import LoraSection
-    from covt_sft.lora import add_lora
+    from covt_model.lora import add_lora
+    from covt_runtime.sections import LoraSection
 
     config = PUBLISHED["3B"]
     model = on_meta(config)
     with torch.device("meta"):
-        add_lora(model, LoraSection(rank=16), LatentConfig(start_id=1, pad_id=2, end_id=3))
+        add_lora(model, LatentConfig(start_id=1, pad_id=2, end_id=3), **LoraSection(rank=16).model_dump())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == adapter_parameters(ModelSize.of(config), config, 16) + 3 * config["hidden_size"]
 

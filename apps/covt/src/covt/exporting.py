@@ -86,10 +86,10 @@ def merged_parameters(run: RunFolder, checkpoint: Path, latent: LatentConfig) ->
 
     if not run.config.get("lora", {}).get("rank"):
         return stored_parameters(checkpoint)
-    from covt_sft.config import LoraSection
-    from covt_sft.lora import merged
+    from covt_model.lora import merged
+    from covt_runtime.sections import LoraSection
 
-    return merged(stored_parameters(checkpoint), LoraSection.model_validate(run.config["lora"]), latent)
+    return merged(stored_parameters(checkpoint), LoraSection.model_validate(run.config["lora"]).scale, latent)
 
 
 def card_facts(run: RunFolder, checkpoint: Path, model: Path) -> Any:

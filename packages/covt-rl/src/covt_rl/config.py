@@ -9,7 +9,15 @@ from covt_rl.algorithms.importance import Correction, Level
 from covt_rl.algorithms.kl import Estimator
 from covt_rl.algorithms.losses import AGGREGATIONS, Loss
 from covt_runtime.config import OptimConfig, ZeroConfig
-from covt_runtime.sections import DataSection, LogSection, ModelSection, PromptSection, RunSection, Section
+from covt_runtime.sections import (
+    DataSection,
+    LogSection,
+    LoraSection,
+    ModelSection,
+    PromptSection,
+    RunSection,
+    Section,
+)
 
 AblationMode = Literal["drop_latents", "drop_span", "zeros", "noise", "shuffle"]
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
@@ -156,6 +164,7 @@ class RlConfig(Section):
     run: RunSection = RunSection()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection(split="prompts")
+    lora: LoraSection = LoraSection()
     prompt: PromptSection = PromptSection()
     optim: OptimConfig = OptimConfig(lr=1e-6, schedule="constant")
     zero: ZeroConfig = ZeroConfig()

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,6 +13,7 @@ from covt_rl.config import RlConfig
 from covt_rl.errors import RolloutError
 from covt_runtime.distributed import visible_gpus
 from covt_runtime.launch import CPU_RANKS
+from covt_runtime.sections import LoraSection
 
 BF16, FP32 = 2, 4
 GIB = 2**30
@@ -69,40 +71,53 @@ class Memory:
 def count_parameters(checkpoint: Path) -> tuple[int, int]:
     """Parameters of the language model and of the vision tower, from the headers of the safetensors."""
     language = vision = 0
+    for name, shape in tensor_shapes(checkpoint):
+        if "visual." in name:
+            vision += prod(shape)
+        else:
+            language += prod(shape)
+    return language, vision
+
+
+def tensor_shapes(checkpoint: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of each tensor, from the headers of the safetensors."""
     for path in sorted(checkpoint.glob("*.safetensors")):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                size = prod(entry["shape"])
-                if "visual." in name:
-                    vision += size
-                else:
-                    language += size
-    return language, vision
+        yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def adapter_parameters(checkpoint: Path, section: LoraSection) -> int:
+    """Trained parameters of LoRA: rank · (inputs + outputs) of each target in the language model."""
+    targets = tuple(f".{target}.weight" for target in section.targets)
+    shapes = (shape for name, shape in tensor_shapes(checkpoint) if "visual." not in name and name.endswith(targets))
+    return section.rank * sum(map(sum, shapes))
 
 
 def estimate(checkpoint: Path, config: RlConfig, placement: Placement) -> Memory:
     """What one rank and one server device hold at their fullest.
 
-    Trainer, sharded: weights, fp32 copy and AdamW's two moments, gradients, and with a KL the reference, in fp32.
-    Not sharded: parameters gathered for a forward, the frozen vision tower, activations of one micro-batch.
+    Trainer, sharded: weights, and of what is trained the fp32 copy, AdamW's two moments, the gradients, and with a KL
+    the reference, in fp32. Not sharded: parameters gathered for a forward, the frozen vision tower, activations of one
+    micro-batch.
     Server: weights, keys and values of `max_num_seqs` completions of prompt and answer.
     """
     language, vision = count_parameters(checkpoint)
     text = read_config(checkpoint)
     text = text.get("text_config") or text
     width = BF16 if config.zero.dtype == "bf16" else FP32
+    adapters = adapter_parameters(checkpoint, config.lora)
+    trained, held = (adapters, language + adapters) if config.lora.rank else (language, language)
     # One gather a step holds the whole model and its gradients.
-    gathered = 2 * language if config.zero.gather == "step" else min(language, config.zero.max_live_parameters)
+    gathered = held + trained if config.zero.gather == "step" else min(held, config.zero.max_live_parameters)
     ranks = placement.ranks
     tokens = config.algorithm.micro_tokens or config.data.micro_batch * config.data.max_length
     trainer = {
-        "weights": language * width / ranks,
-        "optimizer": 3 * FP32 * language / ranks,
-        "gradients": FP32 * language / ranks,
-        "reference": FP32 * language / ranks if config.algorithm.kl_weight else 0.0,
+        "weights": held * width / ranks,
+        "optimizer": 3 * FP32 * trained / ranks,
+        "gradients": FP32 * trained / ranks,
+        "reference": FP32 * trained / ranks if config.algorithm.kl_weight else 0.0,
         "gathered": float(gathered * width),
         "vision tower": float(vision * width),
         "activations": float(_activations(text, tokens, width, config.model.gradient_checkpointing)),

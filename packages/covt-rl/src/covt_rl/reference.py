@@ -10,12 +10,13 @@ from covt_runtime.engine import ZeroEngine
 class Reference:
     """The weights the engine had when this was made, as fp32 shards: no rank holds a second whole model.
 
-    Make it before a checkpoint is loaded, or the reference would be the resumed policy.
+    Only what is trained is kept. With LoRA that is the adapters, which begin at zero: the reference is then the policy
+    without them. Make it before a checkpoint is loaded, or the reference would be the resumed policy.
     """
 
     def __init__(self, engine: ZeroEngine) -> None:
         self.engine = engine
-        self._frozen = Teacher(engine.named_shards(), decay=1.0)
+        self._frozen = Teacher(engine.trainable_shards(), decay=1.0)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -27,5 +28,5 @@ class Reference:
             self._swap()
 
     def _swap(self) -> None:
-        self._frozen.swap(self.engine.named_shards())
+        self._frozen.swap(self.engine.trainable_shards())
         self.engine.adopt_shards()

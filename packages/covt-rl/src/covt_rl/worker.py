@@ -14,6 +14,7 @@ from covt_data.lazy import RowsById
 from covt_data.store import PreparedSet
 from covt_model.encode import Encoder
 from covt_model.export import checkpoint_name, write_checkpoint
+from covt_model.lora import add_lora, merged
 from covt_model.policy import LatentPolicy, load_split
 from covt_model.prompt import PromptConfig
 from covt_model.vision import VisionFeatures
@@ -82,6 +83,8 @@ class Trainer:
         )
         dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
         model, visual = load_split(self.checkpoint, dtype, worker.device, attention=config.model.attention)
+        if config.lora.rank:
+            add_lora(model, self.encoder.latent, **config.lora.model_dump())
         features = VisionFeatures(visual, self.encoder.settings)
         policy = LatentPolicy(model, self.encoder.latent, "latent", checkpoint=config.model.gradient_checkpointing)
         objective = GrpoObjective(
@@ -113,7 +116,7 @@ class Trainer:
                     break
         trained = time.monotonic() - started
         write_checkpoint(
-            self.engine.gathered_named_parameters(),
+            self._parameters(),
             self.checkpoint,
             self.folder.hf,
             self.encoder.latent,
@@ -271,12 +274,17 @@ class Trainer:
         dist.broadcast_object_list(wanted, src=0)
         if not wanted[0]:
             return
-        tensors = ((checkpoint_name(name), tensor) for name, tensor in self.engine.gathered_named_parameters())
+        tensors = ((checkpoint_name(name), tensor) for name, tensor in self._parameters())
         if self.client is None:
             drain(tensors)
         else:
             self.client.run(self.publisher.publish(tensors, self.first_version + step))
             self.served = step
+
+    def _parameters(self) -> Iterator[tuple[str, Any]]:
+        """The policy's parameters as a plain model names them, gathered and merged a bucket at a time (collective)."""
+        tensors = self.engine.gathered_named_parameters()
+        return merged(tensors, self.config.lora.scale, self.encoder.latent) if self.config.lora.rank else tensors
 
     def _always(self, step: int) -> bool:
         """The last weights stay on the server for whoever looks at it next."""

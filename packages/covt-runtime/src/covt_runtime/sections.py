@@ -101,6 +101,20 @@ class DataSection(Section):
     """Rows a forward on one rank; what is over is accumulated."""
 
 
+class LoraSection(Section):
+    """`[lora]`: low-rank adapters (arXiv 2106.09685) on the language model instead of full fine-tuning."""
+
+    rank: int = Field(default=0, ge=0)
+    """0 trains all weights of the language model."""
+    alpha: float = Field(default=32.0, gt=0)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    @property
+    def scale(self) -> float:
+        """Of the adapters' product, where there are adapters."""
+        return self.alpha / self.rank
+
+
 class PromptSection(Section):
     """`[prompt]`: how a row becomes a prompt, and what the `format` reward expects of the answer."""
 

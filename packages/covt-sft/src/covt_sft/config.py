@@ -9,6 +9,7 @@ from covt_runtime.sections import (
     DataSection,
     LatentSection,
     LogSection,
+    LoraSection,
     ModelSection,
     PromptSection,
     RunSection,
@@ -79,15 +80,6 @@ class SftDataSection(DataSection):
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What happens to a row that can't be trained on, and to a step whose loss is not finite: the training ends with
     its id, or it is left out, named and counted (`skipped/rows`, `skipped/steps`)."""
-
-
-class LoraSection(Section):
-    """`[lora]`: low-rank adapters (arXiv 2106.09685) on the language model instead of full fine-tuning."""
-
-    rank: int = Field(default=0, ge=0)
-    """0 trains all weights of the language model."""
-    alpha: float = Field(default=32.0, gt=0)
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class EvalSection(Section):

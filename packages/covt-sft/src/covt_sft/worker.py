@@ -14,6 +14,7 @@ from covt_data.store import PreparedSet
 from covt_model.config import LatentConfig
 from covt_model.encode import Encoder
 from covt_model.export import write_checkpoint
+from covt_model.lora import add_lora, merged
 from covt_model.policy import LatentPolicy, load_split
 from covt_model.prompt import PromptConfig
 from covt_model.vision import VisionFeatures
@@ -29,7 +30,6 @@ from covt_sft.checks import RowChecks
 from covt_sft.config import SftConfig, StageSection
 from covt_sft.data import SampleSource, StepRows
 from covt_sft.errors import SftError
-from covt_sft.lora import add_lora, merged
 from covt_sft.objective import Objective
 from covt_sft.plan import training_stream
 from covt_sft.probe import Probe
@@ -113,7 +113,7 @@ class Trainer:
         dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
         model, visual = load_split(self.source_checkpoint, dtype, self.worker.device, attention=config.model.attention)
         if config.lora.rank:
-            add_lora(model, config.lora, self.encoder.latent)
+            add_lora(model, self.encoder.latent, **config.lora.model_dump())
         # The pause control keeps the pads' own embedding, and its checkpoint says so.
         latent = replace(self.encoder.latent, head="none") if config.method == "pause" else self.encoder.latent
         policy = LatentPolicy(model, latent, config.method, checkpoint=config.model.gradient_checkpointing)
@@ -264,5 +264,5 @@ class Trainer:
         """Write the model as a stock Hugging Face folder (all ranks call this)."""
         tensors = self.engine.gathered_named_parameters()
         if self.config.lora.rank:
-            tensors = merged(tensors, self.config.lora, self.encoder.latent)
+            tensors = merged(tensors, self.config.lora.scale, self.encoder.latent)
         write_checkpoint(tensors, self.source_checkpoint, out, self.policy.latent, is_main=self.worker.is_main)

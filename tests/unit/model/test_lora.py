@@ -8,12 +8,13 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from covt_model.config import LatentConfig
-from covt_sft.config import LoraSection
-from covt_sft.errors import SftError
-from covt_sft.lora import add_lora, merged
+from covt_model.errors import ModelError
+from covt_model.lora import add_lora, merged
 
 LATENT = LatentConfig(start_id=50, pad_id=51, end_id=52)
-SECTION = LoraSection(rank=4, alpha=8.0)
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SETTINGS = {"rank": 4, "alpha": 8.0, "targets": TARGETS}
+SCALE = 2.0
 
 
 def tiny(tied: bool) -> Qwen2_5_VLForConditionalGeneration:
@@ -49,7 +50,7 @@ def logits(model, ids):
 def test_the_merged_model_computes_what_the_adapted_one_does(tied):
     plain = tiny(tied)
     adapted = copy.deepcopy(plain)
-    add_lora(adapted, SECTION, LATENT)
+    add_lora(adapted, LATENT, **SETTINGS)
     ids = torch.tensor([[1, 50, 51, 51, 52, 7, 9]])
     before = logits(plain, ids)
     torch.testing.assert_close(logits(adapted, ids), before)
@@ -60,7 +61,7 @@ def test_the_merged_model_computes_what_the_adapted_one_does(tied):
             assert "lora" not in name and not name.endswith(".rows")
     expected = logits(adapted, ids)
     assert not torch.allclose(expected, before, atol=1e-2)
-    state = dict(merged(adapted.named_parameters(), SECTION, LATENT))
+    state = dict(merged(adapted.named_parameters(), SCALE, LATENT))
     assert set(state) == {name for name, _ in plain.named_parameters()}
     if tied:
         with torch.no_grad():
@@ -88,12 +89,12 @@ class Kept:
 @pytest.mark.parametrize("piece", [7, 1000])
 def test_weights_merged_in_pieces_are_those_merged_whole(piece):
     adapted = tiny(tied=False)
-    add_lora(adapted, SECTION, LATENT)
+    add_lora(adapted, LATENT, **SETTINGS)
     for parameter in adapted.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    expected = dict(merged(adapted.named_parameters(), SECTION, LATENT))
+    expected = dict(merged(adapted.named_parameters(), SCALE, LATENT))
     stored = ((name, Kept(parameter.detach())) for name, parameter in adapted.named_parameters())
-    found = dict(merged(stored, SECTION, LATENT))
+    found = dict(merged(stored, SCALE, LATENT))
     assert set(found) == set(expected)
     for name, tensor in found.items():
         count = tensor.shape.numel()
@@ -104,12 +105,12 @@ def test_weights_merged_in_pieces_are_those_merged_whole(piece):
 def test_on_other_ranks_the_same_names_come_without_tensors():
     adapted = tiny(tied=False)
     names = [name for name, _ in adapted.named_parameters()]
-    add_lora(adapted, SECTION, LATENT)
-    stream = merged(((name, None) for name, _ in adapted.named_parameters()), SECTION, LATENT)
+    add_lora(adapted, LATENT, **SETTINGS)
+    stream = merged(((name, None) for name, _ in adapted.named_parameters()), SCALE, LATENT)
     assert sorted(stream) == sorted((name, None) for name in names)
 
 
 def test_a_target_the_model_lacks_is_refused():
-    with pytest.raises(SftError, match="has no qkv") as caught:
-        add_lora(tiny(tied=True), LoraSection(rank=4, targets=("qkv",)), LATENT)
+    with pytest.raises(ModelError, match="has no qkv") as caught:
+        add_lora(tiny(tied=True), LATENT, **SETTINGS | {"targets": ("qkv",)})
     assert "q_proj" in caught.value.remedy

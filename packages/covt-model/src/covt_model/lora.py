@@ -4,18 +4,17 @@ The markers' embeddings are new: with adapters alone they would stay as they wer
 trained difference, added to the embedding's output and to the head's logits, so that the big matrices stay frozen.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from covt_model.config import LatentConfig
+from covt_model.errors import ModelError
 from covt_model.heads import ATTRIBUTE
+from covt_model.lora_pieces import MergedMatrix, RowsAdded, whole
 from covt_model.shard_writer import Stored
-from covt_sft.config import LoraSection
-from covt_sft.errors import SftError
-from covt_sft.lora_pieces import MergedMatrix, RowsAdded, whole
 
 Parameter = torch.Tensor | Stored | None
 
@@ -50,27 +49,29 @@ class RowHead(nn.Module):
         return self.base(hidden).index_add(-1, index, hidden @ self.rows.T)
 
 
-def add_lora(model: Any, section: LoraSection, latent: LatentConfig) -> None:
+def add_lora(model: Any, latent: LatentConfig, *, rank: int, alpha: float, targets: Sequence[str]) -> None:
     """Freeze a Qwen2.5-VL and give its language model adapters and trainable latent rows, in place.
 
+    targets: names of linear layers. Both products and rows begin at zero: the model first computes what it did.
+
     Raises:
-        SftError: a target that the language model doesn't have.
+        ModelError: a target that the language model doesn't have.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     language = model.model.language_model
     names = {name.rpartition(".")[2] for name, part in language.named_modules() if isinstance(part, nn.Linear)}
-    unknown = sorted(set(section.targets) - names)
+    unknown = sorted(set(targets) - names)
     if unknown:
-        raise SftError(
+        raise ModelError(
             f"lora.targets: the language model has no {unknown[0]}", f"use some of {', '.join(sorted(names))}"
         )
     model.requires_grad_(False)
     inject_adapter_in_model(
         LoraConfig(
-            r=section.rank,
-            lora_alpha=section.alpha,  # pyright: ignore[reportArgumentType]  # a factor: any number will do
-            target_modules=list(section.targets),
+            r=rank,
+            lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # a factor: any number will do
+            target_modules=list(targets),
         ),
         language,
     )
@@ -86,12 +87,13 @@ def add_lora(model: Any, section: LoraSection, latent: LatentConfig) -> None:
 
 
 def merged(
-    named: Iterable[tuple[str, Parameter]], section: LoraSection, latent: LatentConfig
+    named: Iterable[tuple[str, Parameter]], scale: float, latent: LatentConfig
 ) -> Iterator[tuple[str, Parameter]]:
-    """Parameters of a model with `add_lora` as those of a plain one: W + alpha/rank · B·A, and rows plus differences.
+    """Parameters of a model with `add_lora` as those of a plain one: W + scale · B·A, and rows plus differences.
 
-    named: as `named_parameters` orders them, tensors on the main rank and None elsewhere; or tensors that lie in files,
-    whose sums are then made as they are read. A plain model's pass unchanged. Sums are made in fp32.
+    scale: alpha / rank. named: as `named_parameters` orders them, tensors on the main rank and None elsewhere; or
+    tensors that lie in files, whose sums are then made as they are read. A plain model's pass unchanged. Sums are made
+    in fp32.
     """
     waiting: dict[str, Parameter] = {}
     ids = [latent.start_id, latent.pad_id, latent.end_id]
@@ -106,7 +108,7 @@ def merged(
         elif ".lora_B." in name:
             owner = name.partition(".lora_B.")[0]
             low, weight = waiting.pop(name.replace(".lora_B.", ".lora_A.")), waiting.pop(owner)
-            yield f"{owner}.weight", _sum(weight, tensor, low, section.alpha / section.rank)
+            yield f"{owner}.weight", _sum(weight, tensor, low, scale)
         elif name.endswith(".rows"):
             waiting[name] = tensor
         elif name.endswith(".base.weight"):
