@@ -108,7 +108,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{result['name']} on {result['device']}", ""]
     rows = [("case", "ours", "base", "ratio")]
     for entry in result["results"]:
-        rows.append((entry["case"], _side(entry, "ours"), _side(entry, "base"), f"{entry['ratio']:.2f}×"))
+        rows.append((entry["case"], side(entry, "ours"), side(entry, "base"), f"{entry['ratio']:.2f}×"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, "", f"headline: {result['headline']['case']}: {result['headline']['ratio']:.2f}×"])
@@ -122,9 +122,9 @@ def _amount(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-def _side(entry: dict[str, Any], side: str) -> str:
+def side(entry: dict[str, Any], which: str) -> str:
     """The median and the range of one side."""
-    middle, low, high = (_amount(value, entry["unit"]) for value in (entry[side], *entry[f"{side}_range"]))
+    middle, low, high = (_amount(value, entry["unit"]) for value in (entry[which], *entry[f"{which}_range"]))
     return f"{middle} ({low} – {high})"
 
 

@@ -46,10 +46,29 @@ def test_sides_take_turns_and_the_median_of_counted_rounds_decides(harness: Modu
     assert "work  3 s (2 s – 4 s)  6 s (5 s – 9 s)  2.00×" in harness.table(result)
 
 
-def test_the_runner_finds_every_benchmark(harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def runner(harness: ModuleType) -> ModuleType:
     spec = importlib.util.spec_from_file_location("benchmark_runner", FOLDER / "run.py")
     assert spec is not None and spec.loader is not None
-    runner = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(runner)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_runner_finds_every_benchmark(runner: ModuleType) -> None:
     assert "zero_step" in runner.names()
     assert not {"run", "harness"} & set(runner.names())
+
+
+def test_a_run_as_markdown_names_when_and_where_it_was_measured(harness: ModuleType, runner: ModuleType) -> None:
+    @contextmanager
+    def cases() -> Iterator[list[object]]:
+        yield [harness.Case("fast", lambda: 0.5, lambda: 1.0), harness.Case("slow", lambda: 2.0, lambda: 1.0)]
+
+    result = harness.measure(harness.Benchmark("name", "about", "fast", cases, rounds=1))
+    lines = runner.markdown([result], "2026-01-02").splitlines()
+    assert lines[0].startswith(f"2026-01-02; {result['device']}; python {sys.version.split()[0]}")
+    assert lines[-2:] == [
+        "| `name` | fast | 500 ms (500 ms – 500 ms) | 1 s (1 s – 1 s) | **2.00×** |",
+        "|  | slow | 2 s (2 s – 2 s) | 1 s (1 s – 1 s) | 0.50× |",
+    ]
