@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from covt_model.teacher import Teacher
 from covt_runtime.engine import ZeroEngine
 
@@ -17,6 +19,10 @@ class Reference:
     def __init__(self, engine: ZeroEngine) -> None:
         self.engine = engine
         self._frozen = Teacher(engine.trainable_shards(), decay=1.0)
+
+    def move(self, device: torch.device | str) -> None:
+        """Keep the shards on another device; they are used on the engine's."""
+        self._frozen.move(device)
 
     @contextmanager
     def active(self) -> Iterator[None]:

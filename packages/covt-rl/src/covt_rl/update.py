@@ -134,6 +134,20 @@ class Updater:
             "frac_trained": work.trained / work.total,
         }
 
+    def offload(self) -> None:
+        """Leave the device: engine, vision tower and reference go to the host until `reload`."""
+        self._move("cpu")
+        self.engine.offload()
+
+    def reload(self) -> None:
+        self.engine.reload()
+        self._move(self.engine.device)
+
+    def _move(self, device: torch.device | str) -> None:
+        self.features.move(device)
+        if self.reference is not None:
+            self.reference.move(device)
+
     def kl_penalties(self, judged: Sequence[Judged]) -> list[list[float]]:
         """Σ over a completion's tokens of the estimated KL(server's policy ‖ reference), per group (collective)."""
         groups = [self._items(group) for group in judged]

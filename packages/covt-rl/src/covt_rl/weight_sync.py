@@ -49,6 +49,17 @@ class PushReport:
     push_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Weights in a folder that a server can read: their tensors and bytes, the seconds it took, and what removes it."""
+
+    folder: Path
+    tensors: int
+    bytes: int
+    seconds: float
+    kept: contextlib.ExitStack
+
+
 class ServedNames:
     """The tensor names that the server expects, found by a trainer's parameter names.
 
@@ -191,9 +202,9 @@ async def push_weights(
     try:
         before = await _version(client)
         await transport.each("POST", "/pause", params={"mode": "abort"}, attempts=client.attempts)
-        await _name(client, f"{LOADING} {version}")
+        await serve_as(client, f"{LOADING} {version}")
         await load(transport, folder, version)
-        await _name(client, str(version))
+        await serve_as(client, str(version))
     except ServerError as error:
         stays = await _take_back(client, before, fallback, load)
         raise WeightPushError(
@@ -226,7 +237,7 @@ async def _take_back(client: RolloutClient, before: int | None, fallback: tuple[
             if fallback is None or fallback[1] != before:
                 return False
             await load(client.transport, *fallback)
-        await _name(client, str(before))
+        await serve_as(client, str(before))
         await client.transport.each("POST", "/resume", attempts=client.attempts)
     except ServerError:
         # The error that brought us here is the one to raise; `stays` says that taking back failed too.
@@ -240,7 +251,8 @@ async def _all_have(client: RolloutClient, version: int) -> bool:
     return all(worker["weight_version"] == version for answer in answers for worker in answer["results"])
 
 
-async def _name(client: RolloutClient, name: str) -> None:
+async def serve_as(client: RolloutClient, name: str) -> None:
+    """Call what all replicas serve `name`; answers under one that is no number are refused."""
     body = {"new_version": name}
     await client.transport.each("POST", "/update_weight_version", body, attempts=client.attempts)
 
@@ -271,7 +283,11 @@ class Publisher:
         self._kept.close()
 
     async def publish(self, named_tensors: Iterable[tuple[str, torch.Tensor | None]], version: int) -> PushReport:
-        """Write the tensors where the server can read them, push them as `version`, and keep them.
+        """Write the tensors where the server can read them, push them as `version`, and keep them."""
+        return await self.push(self.write(named_tensors), version)
+
+    def write(self, named_tensors: Iterable[tuple[str, torch.Tensor | None]]) -> Written:
+        """Write the tensors where the server can read them, for `push`.
 
         named_tensors: all of `names`, on rank 0; a ZeRO-3 gather is iterated once, to its end, also when something
         fails, since the other ranks take part in it.
@@ -286,11 +302,17 @@ class Publisher:
                 raise RolloutError(
                     f"{count} tensors were given, the server expects {len(self.names)}", "publish every parameter"
                 )
-            written = time.perf_counter()
-            await self._push(folder, version)
+            return Written(folder, count, size, time.perf_counter() - began, unfinished.pop_all())
+
+    async def push(self, written: Written, version: int) -> PushReport:
+        """Push what was written as `version`, and keep it."""
+        began = time.perf_counter()
+        with contextlib.ExitStack() as unfinished:
+            unfinished.push(written.kept)
+            await self._push(written.folder, version)
             self._kept.close()
             self._kept = unfinished.pop_all()
-        return PushReport(version, count, size, written - began, time.perf_counter() - written)
+        return PushReport(version, written.tensors, written.bytes, written.seconds, time.perf_counter() - began)
 
     async def _push(self, folder: Path, version: int) -> None:
         """Push, once more after the client's `on_down` where it has one; a failure leaves the older weights newest."""

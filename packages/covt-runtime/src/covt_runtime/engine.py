@@ -204,9 +204,9 @@ class ZeroEngine:
                 shard.data = view
             sharded.fp16_partitioned_groups_flat.clear()
             sharded._set_fp16_partitioned_groups_flat()
-            for parameter in self._parameters:
-                if not parameter.requires_grad:
-                    parameter.ds_tensor.data = parameter.ds_tensor.to(device, copy=True)
+            frozen: list[Any] = [p for p in self._parameters if not p.requires_grad]
+            for parameter in frozen:
+                parameter.ds_tensor.data = parameter.ds_tensor.to(device, copy=True)
         if self.zero.offload_optimizer == "none":
             for flat in sharded.fp32_partitioned_groups_flat:
                 flat.data = flat.to(device, copy=True)

@@ -31,6 +31,9 @@ def serve(
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of a server on a CPU; for small models 1 is fastest.")] = 1,
     max_model_len: Annotated[int | None, typer.Option(help="Longest prompt and completion, in tokens.")] = None,
+    sleep: Annotated[
+        bool, typer.Option("--sleep", help="GPUs: give the memory back while a trainer on them asks for it.")
+    ] = False,
     images: Annotated[int, typer.Option(help="Most pictures in one prompt.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
 ) -> None:
@@ -47,6 +50,7 @@ def serve(
         tensor_parallel=tensor_parallel,
         threads=threads,
         max_model_len=max_model_len,
+        sleep=sleep,
         images_per_prompt=images,
     )
     stopped = threading.Event()

@@ -70,6 +70,7 @@ class LatentWorker(Worker):
         latents = self.latent_runner.latents
         return {
             "weight_version": self.weight_version,
+            "sleep_mode": self.vllm_config.model_config.enable_sleep_mode,
             "live_requests": len(latents.requests),
             "unread_ends": len(latents.taken),
             "held_latents": len(latents.finished.by_key),

@@ -29,6 +29,7 @@ class ServerOptions:
         tensor_parallel: devices that one copy of the model is split over.
         threads: of each process on a CPU. For small models one is 2 to 5 times faster than two.
         replica: number of this server among those on the machine; it takes GPUs from replica × tensor_parallel on.
+        sleep: vLLM's sleep mode, in which a server gives its memory back; on GPUs only.
         seed: of the engine, for requests without their own.
         extra: further flags of `vllm serve`, as they are.
     """
@@ -41,6 +42,7 @@ class ServerOptions:
     tensor_parallel: int = 1
     threads: int = 1
     replica: int = 0
+    sleep: bool = False
     seed: int = 0
     extra: tuple[str, ...] = ()
 
@@ -68,6 +70,8 @@ def command(checkpoint: Path, host: str, port: int, options: ServerOptions, *, g
     Raises the plugin's error when the checkpoint has no latent settings, and ServerError without vLLM.
     """
     device = require_vllm()
+    if options.sleep and device == "cpu":
+        raise ServerError("vLLM's CPU build has no sleep mode", "serve on GPUs, or without sleep mode")
     limits = {"image": options.images_per_prompt, "video": 0}
     line = [sys.executable, "-m", "covt_rl.serving.vllm_main", "--model", str(checkpoint)]
     line += ["--host", host, "--port", str(port), *flags(checkpoint, device)]
@@ -75,6 +79,8 @@ def command(checkpoint: Path, host: str, port: int, options: ServerOptions, *, g
     line += ["--max-num-seqs", str(options.max_num_seqs), "--seed", str(options.seed)]
     line += ["--limit-mm-per-prompt", json.dumps(limits), "--tensor-parallel-size", str(options.tensor_parallel)]
     line += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"]
+    if options.sleep:
+        line += ["--enable-sleep-mode"]
     if options.max_model_len is not None:
         line += ["--max-model-len", str(options.max_model_len)]
     if device == "cpu":
@@ -93,8 +99,8 @@ def environment(api_key: str | None, options: ServerOptions | None = None) -> di
         cache = Path(env.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         env["PYTHONPYCACHEPREFIX"] = str(cache / "covt" / "bytecode")
     # A trainer's torch.distributed settings would make the engine join the trainer's group.
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        env.pop(name, None)
+    group = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    env = {name: value for name, value in env.items() if name not in group and not name.startswith("TORCHELASTIC_")}
     env |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "INFO", "TOKENIZERS_PARALLELISM": "false"}
     env["PYTHONUNBUFFERED"] = "1"
     options = options or ServerOptions()

@@ -38,7 +38,16 @@ class Watch:
         self.restarts = 0
         self._note = on_note or (lambda _text: None)
         self._left = threading.Event()
+        self._allowed = threading.Event()
+        self._allowed.set()
         self._thread = threading.Thread(target=self._watch, name="server-watch", daemon=True)
+
+    def hold(self) -> None:
+        """Start nothing until `release`: the server's GPUs are in use."""
+        self._allowed.clear()
+
+    def release(self) -> None:
+        self._allowed.set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -53,6 +62,9 @@ class Watch:
     def _watch(self) -> None:
         answered = time.monotonic()
         while not self._left.wait(self.interval):
+            if not self._allowed.is_set():
+                answered = time.monotonic()
+                continue
             if self.server.pid is not None:
                 if self.server.responds(min(10.0, self.patience)):
                     answered = time.monotonic()
