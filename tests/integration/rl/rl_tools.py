@@ -38,7 +38,7 @@ def put_weights_back(server: RunningServer) -> None:
         blocking.run(push_weights(client, server.checkpoint, version))
 
 
-def settings(server: RunningServer, data: Path, out: Path, **sections: dict[str, Any]) -> RlConfig:
+def settings(server: RunningServer, data: Path, out: Path, /, **sections: dict[str, Any]) -> RlConfig:
     reward = out / "reward.py"
     reward.write_text(REWARD)
     values: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from covt_rl.config import RlConfig
 from covt_rl.errors import RolloutError
-from covt_rl.memory import Placement, check_machine, count_parameters, estimate
+from covt_rl.memory import CONTEXT, GIB, Placement, check_machine, count_parameters, estimate
 
 TEXT = {
     "hidden_size": 64,
@@ -64,6 +64,17 @@ def test_the_server_gets_the_first_gpus_and_the_trainer_the_others():
     shared = Placement.of(config(), gpus=2)
     assert (shared.server, shared.trainer, shared.ranks) == ((), (0, 1), 2)
     assert Placement.of(config(), gpus=0).ranks == 2
+
+
+def test_a_gpu_that_is_shared_by_turns_never_holds_both_models(checkpoint: Path):
+    shared = config(zero={"dtype": "bf16"}, server={"sleep": True})
+    found = estimate(checkpoint, shared, Placement.of(shared, gpus=1))
+    update, load, sample = found.phases.values()
+    assert update == sum(found.trainer.values()) + 2 * CONTEXT
+    assert (load, sample) == (1074 * 2 + 2 * CONTEXT, sum(found.server.values()) + 2 * CONTEXT)
+    assert len(found.lines()) == 5
+    assert found.lines()[1] == f"a shared GPU while the server loads weights: {load / GIB:.2f} GiB"
+    assert not estimate(checkpoint, config(), Placement.of(config(), gpus=1)).phases
 
 
 def test_a_machine_that_is_too_small_is_refused_with_numbers(checkpoint: Path):

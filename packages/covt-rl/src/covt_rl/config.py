@@ -145,6 +145,9 @@ class ServerSection(Section):
     max_num_seqs: int = Field(default=256, ge=1)
     memory_share: float = Field(default=0.9, gt=0, le=1)
     """Of each server GPU's memory."""
+    sleep: bool = False
+    """The server, on the trainer's GPUs, gives its memory back while the trainer updates, and the trainer its own while
+    the server samples."""
     extra: tuple[str, ...] = ()
     """Further flags of `vllm serve`."""
 
@@ -182,6 +185,18 @@ class RlConfig(Section):
                 f"server.gpus = {self.server.gpus} is not a multiple of server.tensor_parallel = "
                 f"{self.server.tensor_parallel}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _takes_turns(self) -> "RlConfig":
+        if self.server.sleep:
+            for other, why in (
+                (self.server.gpus, f"server.gpus = {self.server.gpus}: a server with GPUs of its own need not sleep"),
+                (self.rollout.ahead, "rollout.ahead = 1: the server can't sample while it sleeps"),
+                (self.rollout.transfer == "nccl", "rollout.transfer = 'nccl', which can't join two processes on a GPU"),
+            ):
+                if other:
+                    raise ValueError(f"server.sleep = true doesn't go with {why}; drop one of them")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from covt_runtime.sections import LoraSection
 
 BF16, FP32 = 2, 4
 GIB = 2**30
+# What a process keeps on a GPU whatever it frees: CUDA's context, kernels, communicators. An assumption.
+CONTEXT = 1.5 * GIB
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Placement:
         ranks: training processes.
         trainer, server: GPU numbers; empty on a CPU, and for a server that runs elsewhere.
         replicas: servers with a copy of the model each.
+        by_turns: the server sleeps while the trainer computes, see `server.sleep`.
     """
 
     ranks: int
     trainer: tuple[int, ...]
     server: tuple[int, ...]
     replicas: int
+    by_turns: bool = False
 
     @classmethod
     def of(cls, config: RlConfig, gpus: int | None = None) -> "Placement":
@@ -41,26 +45,36 @@ class Placement:
         own = 0 if config.rollout.base_url else min(config.server.gpus, found)
         rest = tuple(range(own, found))
         ranks = config.run.ranks or len(rest) or CPU_RANKS
-        replicas = max(1, own // config.server.tensor_parallel)
-        return cls(ranks, rest[:ranks], tuple(range(own)), replicas)
+        shared = len(rest[:ranks]) if config.server.sleep and not config.rollout.base_url else own
+        replicas = max(1, shared // config.server.tensor_parallel)
+        return cls(ranks, rest[:ranks], tuple(range(own)), replicas, config.server.sleep)
 
     def __str__(self) -> str:
+        if self.by_turns and self.trainer:
+            servers = f"{self.replicas} servers" if self.replicas > 1 else "the server"
+            return f"{self.ranks} trainer ranks and {servers} on GPUs {self.trainer} by turns"
         if not self.trainer:
-            return f"{self.ranks} trainer ranks and the server on the CPU"
+            unable = ", which has no sleep mode: server.sleep needs a GPU" if self.by_turns else ""
+            return f"{self.ranks} trainer ranks and the server on the CPU{unable}"
         shared = "the server elsewhere or beside rank 0" if not self.server else f"the server on GPUs {self.server}"
         return f"{self.ranks} trainer ranks on GPUs {self.trainer}, {shared}"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by what they are for, of one trainer rank and of one GPU of the server."""
+    """Bytes by what they are for, of one trainer rank and of one GPU of the server.
+
+    phases: of a GPU that the two share by turns (`server.sleep`), by what happens on it.
+    """
 
     trainer: dict[str, float]
     server: dict[str, float]
+    phases: dict[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """For people, in GiB."""
-        return [
+        turns = [f"a shared GPU while {phase}: {size / GIB:.2f} GiB" for phase, size in self.phases.items()]
+        return turns + [
             f"{name}: {sum(parts.values()) / GIB:.2f} GiB ("
             + ", ".join(f"{part} {size / GIB:.2f}" for part, size in parts.items() if size)
             + ")"
@@ -139,7 +153,20 @@ def estimate(checkpoint: Path, config: RlConfig, placement: Placement) -> Memory
         * length
         / split,
     }
-    return Memory(trainer, server)
+    return Memory(trainer, server, _phases(trainer, server) if config.server.sleep else {})
+
+
+def _phases(trainer: dict[str, float], server: dict[str, float]) -> dict[str, float]:
+    """What both processes hold together on a GPU that they share by turns.
+
+    The trainer gathers and writes its weights before it leaves, so they never lie beside the server's.
+    """
+    sizes = {
+        "the trainer updates, the server asleep": sum(trainer.values()),
+        "the server loads weights": server["weights"],
+        "the server samples, the trainer on the host": sum(server.values()),
+    }
+    return {phase: size + 2 * CONTEXT for phase, size in sizes.items()}
 
 
 def check_machine(config: RlConfig, placement: Placement, memory: Memory, host_bytes: int | None = None) -> None:
@@ -147,6 +174,11 @@ def check_machine(config: RlConfig, placement: Placement, memory: Memory, host_b
     certain: weights, optimizer and gradients of all ranks, and the server's weights. host_bytes: of this machine.
     """
     gpus = len(placement.trainer) + len(placement.server)
+    if config.server.sleep and not gpus:
+        raise RolloutError(
+            "server.sleep = true, but this machine has no GPU to share: vLLM's CPU build has no sleep mode",
+            "set server.sleep = false",
+        )
     if not config.rollout.base_url and config.server.gpus and len(placement.server) < config.server.gpus:
         raise RolloutError(
             f"server.gpus = {config.server.gpus}, this machine has {gpus} GPUs",

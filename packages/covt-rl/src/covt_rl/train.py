@@ -2,14 +2,18 @@
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from covt_data.store import PreparedSet
 from covt_model.config import LatentConfig
+from covt_rl.blocking import BlockingClient
 from covt_rl.checks import check_golds
+from covt_rl.client import RolloutClient
 from covt_rl.config import RlConfig, ServerSection
 from covt_rl.errors import RolloutError
 from covt_rl.memory import Memory, Placement, check_machine, estimate
@@ -18,6 +22,8 @@ from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
 from covt_rl.serving.watch import Watch
 from covt_rl.source import training_stream
+from covt_rl.turns import EVENT as TURN
+from covt_rl.turns import first_sleep, turn_event
 from covt_rl.weight_sync import remove_left
 from covt_runtime.distributed import launched_from_outside, visible_gpus
 from covt_runtime.launch import WorkerGroup
@@ -110,14 +116,13 @@ def train(
         if workers is None:
             env = trainer_environment(planned.placement)
             workers = stack.enter_context(WorkerGroup(planned.placement.ranks, log_dir=run.logs, env=env))
-        base_url = config.rollout.base_url
+        base_url, watches = config.rollout.base_url, []
         if not base_url:
             servers = [
                 stack.enter_context(start_server(planned.model, run, progress, config.server, number))
                 for number in range(planned.placement.replicas)
             ]
-            for server in servers:
-                stack.enter_context(Watch(server, on_note=progress.note))
+            watches = [stack.enter_context(Watch(server, on_note=progress.note)) for server in servers]
             base_url = ",".join(server.url for server in servers)
         payload = {
             "config": config.model_dump(mode="json"),
@@ -127,8 +132,28 @@ def train(
             "base_url": base_url,
             "steps": planned.steps,
             "resume": resume,
+            "asleep": put_to_sleep(config, planned.model, base_url) if config.server.sleep else None,
         }
-        return workers.run(TARGET, payload, progress.handle)
+        handle = partial(hand_over, watches, progress)
+        if config.server.sleep:
+            handle(turn_event("trainer"))
+        return workers.run(TARGET, payload, handle)
+
+
+def put_to_sleep(config: RlConfig, model: Path, base_url: str) -> int:
+    """Let the servers fall asleep before the trainer takes memory; the version that they served."""
+    key = os.environ.get(config.rollout.api_key_env)
+    with BlockingClient(RolloutClient.for_checkpoint(base_url, model, api_key=key)) as blocking:
+        return blocking.run(first_sleep(blocking.client))
+
+
+def hand_over(watches: Sequence[Watch], progress: Progress, event: Mapping[str, Any]) -> None:
+    """What the workers say: who has shared GPUs is for the watches, which must not start a server on the trainer's."""
+    if event["event"] != TURN:
+        progress.handle(event)
+        return
+    for watch in watches:
+        watch.hold() if event["holder"] == "trainer" else watch.release()
 
 
 def trainer_environment(placement: Placement) -> dict[str, str]:
@@ -157,6 +182,7 @@ def start_server(
                 max_num_seqs=section.max_num_seqs,
                 tensor_parallel=section.tensor_parallel,
                 replica=number,
+                sleep=section.sleep,
                 extra=(*share, *section.extra),
             ),
             on_progress=lambda stage, seconds: phase.update(seconds, stage=stage),

@@ -49,7 +49,7 @@ def way(config: RlConfig, device: str, urls: Sequence[str], checkpoint: Path) ->
     reason = ""
     if device != "cuda":
         reason = f"the trainer runs on {device}"
-    elif not (config.server.gpus or remote):
+    elif config.server.sleep or not (config.server.gpus or remote):
         reason = "the server shares the trainer's GPU"
     elif (checkpoint / heads.FILE).is_file():
         reason = f"the checkpoint has {heads.FILE}, which vLLM's transfer doesn't know"

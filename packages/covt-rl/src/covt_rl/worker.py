@@ -29,6 +29,7 @@ from covt_rl.objective import GrpoObjective
 from covt_rl.rollouts import Collector
 from covt_rl.scoring import Judged, build_rewards, with_advantages
 from covt_rl.source import RolloutSource, training_stream
+from covt_rl.turns import Turns, waking
 from covt_rl.update import Updater
 from covt_rl.validate import Validator
 from covt_rl.weight_sync import Publisher, ServedNames, drain, load_files
@@ -71,6 +72,7 @@ class Trainer:
         self.checkpoint = Path(payload["model"])
         self.base_url: str = payload["base_url"]
         self.resume: bool = payload["resume"]
+        self.asleep: int | None = payload["asleep"]
         self.steps: int = payload["steps"]
         torch.manual_seed(config.run.seed)
         prompt = PromptConfig(system=config.prompt.system, template=config.prompt.template)
@@ -97,6 +99,7 @@ class Trainer:
         self.rewards = build_rewards(config.rewards, config.prompt, self.encoder.latent, config.rollout.max_tokens)
         self.alarms = Alarms()
         self.times: dict[str, float] = {}
+        self.turns: Turns | None = None
         self.best = -1.0
         self.cursor = 0
 
@@ -107,6 +110,8 @@ class Trainer:
             self.log = stack.enter_context(MetricsLog(self.folder, self.config.log.wandb, self.config.log.project))
             self.client = self._connect(stack) if self.worker.is_main else None
             self.served = -1
+            if self.config.server.sleep:
+                self.turns = Turns(self.updater, self.client, dist.barrier, self.worker.emit)
             done = self._restore()
             self.worker.emit(phase_event("rl", self.steps))
             if done == 0 and self.config.eval.every:
@@ -114,14 +119,18 @@ class Trainer:
             for step in range(done, self.steps):
                 if not self._train_step(step):
                     break
-        trained = time.monotonic() - started
-        write_checkpoint(
-            self._parameters(),
-            self.checkpoint,
-            self.folder.hf,
-            self.encoder.latent,
-            is_main=self.worker.is_main,
-        )
+            trained = time.monotonic() - started
+            self._to_trainer()
+            write_checkpoint(
+                self._parameters(),
+                self.checkpoint,
+                self.folder.hf,
+                self.encoder.latent,
+                is_main=self.worker.is_main,
+            )
+            if self.turns is not None and self.config.rollout.base_url:
+                # Whoever started the server gets it back awake, with the last weights.
+                self._publish(self.steps, needed=lambda: True)
         return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": self.steps, "seconds": trained}
 
     def _connect(self, stack: ExitStack) -> BlockingClient:
@@ -134,14 +143,16 @@ class Trainer:
             timeout=options.timeout,
         )
         blocking = stack.enter_context(BlockingClient(client))
-        blocking.run(check_server(client))
-        served = blocking.run(client.weight_version())
+        if self.asleep is None:
+            blocking.run(check_server(client))
+        served = blocking.run(client.weight_version()) if self.asleep is None else self.asleep
         # A server that has seen other weights goes on counting, so that no version ever means two models.
         self.first_version = served + 1 if served or self.config.rollout.base_url else 0
         names = ServedNames.read(self.checkpoint).without_vision()
         urls = [replica.url for replica in client.transport.replicas]
         over_nccl = way(self.config, self.worker.device.type, urls, self.checkpoint) == "nccl"
         load = nccl(self.worker.device) if over_nccl else load_files
+        load = waking(load) if self.config.server.sleep else load
         self.publisher = stack.enter_context(Publisher(client, names, load=load))
         # A server that was started again has the first weights: it gets the newest before it is asked anything.
         client.transport.on_down = self.publisher.restore
@@ -217,6 +228,7 @@ class Trainer:
         if rollouts is None:
             return None
         self.cursor = rollouts.cursor
+        self._to_trainer()
         with self.timed("advantages"):
             judged = self._advantages(rollouts.judged)
         if self.config.rollout.ahead:
@@ -226,8 +238,10 @@ class Trainer:
         if self.config.rollout.ahead and self.client is not None:
             with self.timed("settle"):
                 self.source.settle()
-        with self.timed("publish"):
-            self._publish(step + 1, needed=lambda: step + 1 < self.steps and not self.source.has(step + 1))
+        if self.turns is None:
+            # Where the two take turns, the weights are published when the trainer is saved and done.
+            with self.timed("publish"):
+                self._publish(step + 1, needed=lambda: step + 1 < self.steps and not self.source.has(step + 1))
         metrics["sampling/staleness"] = float(step - rollouts.weights)
         self._table(step + 1, judged)
         return metrics | self._timing(metrics, time.perf_counter() - begun)
@@ -275,11 +289,20 @@ class Trainer:
         if not wanted[0]:
             return
         tensors = ((checkpoint_name(name), tensor) for name, tensor in self._parameters())
-        if self.client is None:
-            drain(tensors)
-        else:
-            self.client.run(self.publisher.publish(tensors, self.first_version + step))
+        written = drain(tensors) if self.client is None else self.publisher.write(tensors)
+        if self.turns is not None:
+            with self.timed("switch"):
+                self.turns.to_server()
+        if self.client is not None and written is not None:
+            self.client.run(self.publisher.push(written, self.first_version + step))
             self.served = step
+
+    def _to_trainer(self) -> None:
+        """The GPUs are the trainer's, where it shares them with a server; that one has no weights then."""
+        if self.turns is not None:
+            with self.timed("switch"):
+                self.turns.to_trainer()
+            self.served = -1
 
     def _parameters(self) -> Iterator[tuple[str, Any]]:
         """The policy's parameters as a plain model names them, gathered and merged a bucket at a time (collective)."""
@@ -317,6 +340,7 @@ class Trainer:
             self.worker.emit(note_event(f"step {step + 1}: {text}"))
 
     def _save(self, step: int, best: bool) -> None:
+        self._to_trainer()
         extra = {"cursor": self.cursor, "best": self.best, "data": self.stream.state()}
         self.store.save(step, self.engine, extra=extra, best=best)
         if self.worker.is_main:
