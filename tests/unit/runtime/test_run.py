@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from covt_runtime.errors import RunFolderError
-from covt_runtime.run import RunFolder, newest
+from covt_runtime.run import RunFolder, newest, run_name
 
 
 def touch(path: Path, age: int, text: str = "{}") -> None:
@@ -19,6 +19,15 @@ def test_a_new_run_holds_its_configuration(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "runs", "one", {"a": 1})
     assert run.config == {"a": 1}
     assert run.metrics_path == tmp_path / "runs" / "one" / "metrics.jsonl"
+
+
+def test_a_name_is_made_up_but_not_by_each_of_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_name("mine", "rl") == "mine"
+    assert run_name("", "rl").startswith("rl-20")
+    monkeypatch.setenv("RANK", "1")
+    assert run_name("mine", "rl") == "mine"
+    with pytest.raises(RunFolderError, match="can't agree on a run name"):
+        run_name("", "rl")
 
 
 def test_an_existing_run_is_not_written_over(tmp_path: Path) -> None:

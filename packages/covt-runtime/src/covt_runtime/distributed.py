@@ -62,6 +62,22 @@ def place_in_group(env: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
     return rank, local_rank, world_size
 
 
+def is_main_process(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process speaks for a training: it starts the ranks itself, or is rank 0 of another launcher's."""
+    return not launched_from_outside(env) or place_in_group(env)[0] == 0
+
+
+def ranks_here(env: Mapping[str, str] = os.environ) -> tuple[int, bool]:
+    """How many of another launcher's ranks are on this machine, and whether rank 0 is one of them.
+
+    torchrun and accelerate, deepspeed, and Slurm with --ntasks-per-node say how many; without that, all are. Ranks of
+    one machine are taken to follow one another, as they do by default.
+    """
+    rank, local_rank, world_size = place_in_group(env)
+    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+    return next((int(env[name]) for name in names if name in env), world_size), rank == local_rank
+
+
 def visible_gpus(env: Mapping[str, str] = os.environ) -> int:
     """How many GPUs this process may use, found without importing torch."""
     if env.get("DS_ACCELERATOR") == "cpu":
@@ -72,14 +88,23 @@ def visible_gpus(env: Mapping[str, str] = os.environ) -> int:
 
 
 def join_group(
-    *, log_dir: Path, init_method: str | None = None, emit: Callable[[Event], None] = _drop, timeout_minutes: float = 30
+    *,
+    log_dir: Path,
+    init_method: str | None = None,
+    emit: Callable[[Event], None] = _drop,
+    timeout_minutes: float = 30,
+    gpu: int | None = None,
 ) -> Worker:
     """Initialize torch.distributed for this process and return its Worker.
 
     NCCL on GPUs; gloo and one thread a rank on CPUs. `init_method` is torch's; None reads MASTER_ADDR and MASTER_PORT.
+    `gpu`: number of this rank's; None is its local rank.
     """
     rank, local_rank, world_size = place_in_group()
     on_gpu = visible_gpus() > 0
+    if gpu is not None:
+        # DeepSpeed takes the GPU of this number too.
+        local_rank = gpu
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(local_rank), WORLD_SIZE=str(world_size))
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
 

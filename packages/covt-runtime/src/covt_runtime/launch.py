@@ -257,15 +257,16 @@ def launch(
     log_dir: Path,
     env: Mapping[str, str] | None = None,
     on_event: OnEvent | None = None,
+    gpu: int | None = None,
 ) -> Any:
     """Run `target(payload, worker)` on every rank, and return rank 0's result.
 
     In a process that torchrun, deepspeed, accelerate or srun started, the function runs right here as this process's
-    rank; the result is then None on ranks other than 0.
+    rank, on the GPU of its local rank or on `gpu`; the result is then None on ranks other than 0.
     """
     if launched_from_outside():
         atexit.unregister(leave_group)
-        worker = join_group(log_dir=Path(log_dir), emit=on_event or (lambda event: None))
+        worker = join_group(log_dir=Path(log_dir), emit=on_event or (lambda event: None), gpu=gpu)
         result = resolve_target(target)(payload, worker)
         # Only after a success: with a rank missing, leaving an NCCL group may wait for it.
         atexit.register(leave_group)

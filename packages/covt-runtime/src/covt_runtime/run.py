@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Literal
 
 from covt_runtime import files
+from covt_runtime.distributed import launched_from_outside
 from covt_runtime.errors import RunFolderError
 
 CONFIG = "config.json"
@@ -95,6 +97,13 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+
+def run_name(given: str, job: str) -> str:
+    """`given`, or `<job>-<date>-<time>`; RunFolderError where that would differ between another launcher's ranks."""
+    if not given and launched_from_outside():
+        raise RunFolderError("processes started from outside can't agree on a run name", "set run.name")
+    return given or f"{job}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def newest(root: Path, kind: Kind, section: str | None = None) -> Path:

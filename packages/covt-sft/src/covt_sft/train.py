@@ -1,15 +1,13 @@
 """Run one supervised training: prepare the run folder and the starting checkpoint, then hand over to the workers."""
 
-import time
 from pathlib import Path
 from typing import Any
 
-from covt_runtime.distributed import launched_from_outside, place_in_group
+from covt_runtime.distributed import is_main_process
 from covt_runtime.launch import WorkerGroup, launch
 from covt_runtime.progress import Progress
-from covt_runtime.run import RunFolder
+from covt_runtime.run import RunFolder, run_name
 from covt_sft.config import SftConfig
-from covt_sft.errors import SftError
 from covt_sft.fit import Machine, check_fits, planned_ranks
 from covt_sft.plan import SftPlan, plan
 from covt_sft.start import build_tiny_start, make_start, start_folder
@@ -33,22 +31,17 @@ def train(
     `overwrite` replaces a run of the same name. `workers` are running worker processes to use; without them, this
     starts and ends its own.
     """
-    outside = launched_from_outside()
-    if outside and not config.run.name:
-        raise SftError("processes started from outside can't agree on a run name", "set run.name")
+    name = run_name(config.run.name, f"sft-{config.method}")
     if planned.size is not None:
         machine = Machine.here()
         check_fits(config, planned.size, planned.model, machine, planned_ranks(config, machine))
-    name = config.run.name or f"sft-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(config.run.out) / name
     model = start_folder(planned.model, folder)
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(model), "data": str(planned.data)}}
-    is_main = not outside or place_in_group()[0] == 0
     # Rank 0 joins the others only when what they need is there.
     run = RunFolder(folder)
-    if is_main:
+    if is_main_process():
         run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
-    if is_main:
         make_start(config, planned.model, planned.data, model, progress.note)
     payload = {
         "config": config.model_dump(mode="json"),

@@ -22,10 +22,12 @@ def rl(
 ) -> None:
     """GRPO on rollouts from a vLLM server, latents included.
 
-    Starts the server and one process a GPU, or two on a CPU; takes the newest model of covt sft where none is named.
+    Starts the server and one process a GPU, or two on a CPU; under torchrun, deepspeed or srun it is one of theirs, and
+    rank 0 starts the server. Takes the newest model of covt sft where none is named.
     """
     from covt_rl.config import RlConfig
     from covt_rl.train import plan, train
+    from covt_runtime.distributed import is_main_process
     from covt_runtime.progress import Progress
 
     overrides = list(arguments or [])
@@ -34,13 +36,15 @@ def rl(
     config = load(RlConfig, "rl", overrides)
     planned = plan(config)
     if dry_run:
-        emit(
-            {"config": config.model_dump(mode="json"), "plan": planned.as_dict()},
-            as_json=as_json,
-            text=planned.details(),
-        )
+        if is_main_process():
+            emit(
+                {"config": config.model_dump(mode="json"), "plan": planned.as_dict()},
+                as_json=as_json,
+                text=planned.details(),
+            )
         return
-    with Progress() as progress:
+    with Progress(quiet=not is_main_process()) as progress:
         progress.note(str(planned))
         result = train(config, planned, resume=resume, progress=progress)
-    emit(result, as_json=as_json, text=f"model: {result['hf']}\nrun:   {result['run']}")
+    if result:  # rank 0 speaks for all that another launcher started
+        emit(result, as_json=as_json, text=f"model: {result['hf']}\nrun:   {result['run']}")

@@ -20,6 +20,7 @@ def sft(
 
     Starts its own processes, one a GPU or two on a CPU; under torchrun, deepspeed or srun it is one of theirs.
     """
+    from covt_runtime.distributed import is_main_process
     from covt_runtime.progress import Progress
     from covt_sft.config import SftConfig
     from covt_sft.train import plan, train
@@ -27,9 +28,11 @@ def sft(
     config = load(SftConfig, "sft", arguments or [])
     planned = plan(config)
     if dry_run:
-        emit({"config": config.model_dump(mode="json"), "plan": planned.as_dict()}, as_json=as_json, text=str(planned))
+        if is_main_process():
+            shown = {"config": config.model_dump(mode="json"), "plan": planned.as_dict()}
+            emit(shown, as_json=as_json, text=str(planned))
         return
-    with Progress() as progress:
+    with Progress(quiet=not is_main_process()) as progress:
         progress.note(str(planned))
         result = train(config, planned, resume=resume, progress=progress)
     if result:  # rank 0 speaks for all that another launcher started
