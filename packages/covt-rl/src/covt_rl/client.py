@@ -7,6 +7,7 @@ import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,9 +21,12 @@ from covt_rl.concurrency import run_all
 from covt_rl.errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
 from covt_rl.records import Completion, PromptRequest, find_spans
 from covt_rl.serving.http import Transport
+from covt_rl.streaming import PIECE, Pieces
 
 Latents = npt.NDArray[np.float32]
 Decode = Callable[[Sequence[int]], str]
+# Called with a completion as it stands, while it is being sampled: no text, an empty finish reason.
+Watch = Callable[[Completion], None]
 GENERATE = "/inference/v1/generate"
 # The server's name for weights that no update has replaced.
 FIRST_VERSION = "default"
@@ -126,12 +130,14 @@ class RolloutClient:
         mode: str | None = None,
         hold_latents: bool = False,
         on_done: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
     ) -> list[list[Completion]]:
         """Complete every prompt `sampling.n` times; lists in the order of the prompts, each in the order of samples.
 
         sampling: for all prompts, or one entry a prompt. inputs: what pads are fed, likewise; None: their own latents.
         mode: the name that the completions carry, by default the wire's. hold_latents: keep the latents on the server
-        until `take_latents`. on_done: called with the number of finished prompts.
+        until `take_latents`. on_done: called with the number of finished prompts. watch: called with every completion
+        as it stands, about every `PIECE` tokens; what a failing server makes the client send again is not watched.
 
         A completion that was cut short by a weight update, or that mixes versions, is sampled again. The n samples of
         a prompt are one request, so the server reads the prompt once.
@@ -149,7 +155,7 @@ class RolloutClient:
             seed = how[index].seed
             if seed is not None and not isinstance(sampling, Sequence):
                 seed += index * how[index].n
-            result = await self._complete(prompts[index], how[index], seed, fed[index], mode, hold_latents)
+            result = await self._complete(prompts[index], how[index], seed, fed[index], mode, hold_latents, watch)
             done += 1
             if on_done is not None:
                 on_done(done)
@@ -169,15 +175,15 @@ class RolloutClient:
         return [_pick(held, one) for one in completions]
 
     async def sample_with_latents(
-        self, prompt: PromptRequest, sampling: Sampling
+        self, prompt: PromptRequest, sampling: Sampling, watch: Watch | None = None
     ) -> tuple[list[Completion], list[Latents]]:
-        """One prompt's completions, and what was fed at their pads, [pads, H] each.
+        """One prompt's completions, and what was fed at their pads, [pads, H] each; watch: as in `generate`.
 
         A server that died before it was asked for the latents has lost them: with a seed, sampling again gives the
         same ones. Raises ServerUnreachableError when that happens `attempts` times.
         """
         for _ in range(self.attempts):
-            (completions,) = await self.generate([prompt], [sampling], hold_latents=True)
+            (completions,) = await self.generate([prompt], [sampling], hold_latents=True, watch=watch)
             try:
                 taken = await self.take_latents(completions)
             except ServerUnreachableError:
@@ -208,30 +214,37 @@ class RolloutClient:
         fed: LatentInput,
         mode: str | None,
         hold_latents: bool,
+        watch: Watch | None,
     ) -> list[Completion]:
         body = request_body(prompt, sampling, seed, fed)
-        answer, choices, version = await self._whole_answer(prompt, body, hold_latents)
-        key = body["sampling_params"]["extra_args"].get("latent_key")
-        return [
-            Completion(
+
+        def record(prompt_ids: Sequence[int], choice: dict[str, Any], version: int) -> Completion:
+            index, finish = choice["index"], choice["finish_reason"]
+            key = body["sampling_params"]["extra_args"].get("latent_key")
+            return Completion(
                 group_id=prompt.group_id,
                 sample_index=index,
-                prompt_ids=tuple(answer["prompt_token_ids"]),
+                prompt_ids=tuple(prompt_ids),
                 token_ids=tuple(choice["token_ids"]),
                 logprobs=tuple(entry["logprob"] for entry in choice["logprobs"]["content"]),
-                text=self.decode(choice["token_ids"]),
-                finish_reason=choice["finish_reason"],
+                text=self.decode(choice["token_ids"]) if finish else "",
+                finish_reason=finish,
                 latent_spans=find_spans(choice["token_ids"], self.latent.pad_id),
                 latent_key=None if key is None else f"{key}/{index}",
                 seed=None if seed is None else seed + index,
                 mode=mode or fed.mode,
                 weight_version=version,
             )
-            for index, choice in enumerate(choices)
-        ]
+
+        def pieces(watch: Watch) -> Pieces:
+            return Pieces(sampling.n, lambda prompt_ids, choice: watch(record(prompt_ids, choice, -1)))
+
+        watched = None if watch is None else partial(pieces, watch)
+        answer, choices, version = await self._whole_answer(prompt, body, hold_latents, watched)
+        return [record(answer["prompt_token_ids"], choice, version) for choice in choices]
 
     async def _whole_answer(
-        self, prompt: PromptRequest, body: dict[str, Any], hold_latents: bool
+        self, prompt: PromptRequest, body: dict[str, Any], hold_latents: bool, pieces: Callable[[], Pieces] | None
     ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
         """Send until all samples of the prompt are whole and of one version; the answer, its choices, the version."""
         stale = 0
@@ -239,7 +252,7 @@ class RolloutClient:
             if hold_latents:
                 # A new name for every attempt: an aborted one may have left latents behind.
                 body["sampling_params"]["extra_args"]["latent_key"] = uuid.uuid4().hex
-            answer = await self._post(body)
+            answer = await self._post(body, pieces() if pieces is not None else None)
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             versions = {version for choice in choices for version in choice_versions(choice)}
             if len(versions) != 1 or any(choice["finish_reason"] == "abort" for choice in choices):
@@ -259,9 +272,11 @@ class RolloutClient:
             "push weights less often",
         )
 
-    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, body: dict[str, Any], pieces: Pieces | None) -> dict[str, Any]:
+        if pieces is not None:
+            body["sampling_params"]["stream_interval"] = PIECE
         try:
-            return await self.transport.post(GENERATE, body)
+            return await self.transport.post(GENERATE, body, assembly=pieces)
         except ServerRefusedError as error:
             if error.status == 403:
                 raise RolloutError(

@@ -62,6 +62,9 @@ class RewardsSection(Section):
     """Share of rollouts that get counterfactual continuations."""
     span: Literal["first", "last"] = "last"
     """The latent span after which continuations begin; all latents up to it are ablated."""
+    early: bool = True
+    """Begin them as soon as that span has closed, while the rollout goes on; where they begin at the last span that is
+    a guess, and what was begun too early is given up."""
     control: int = Field(default=0, ge=0)
     """Continuations a rollout with the latents kept: they make ν unbiased and cost as much as the others."""
     settings: dict[str, dict[str, bool | int | float | str]] = Field(default_factory=dict)

@@ -8,7 +8,8 @@ continuation gets the tokens that its parent had left at the cut, so all modes h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,6 +22,7 @@ from covt_rl.records import Completion, PromptRequest, find_spans
 
 Mode = Literal["keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span"]
 Which = Literal["first", "last"]
+Answer = asyncio.Future[list[list[Completion]]]
 MODES: tuple[Mode, ...] = ("keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span")
 # Modes for which the parent's own latents must be known, and those for which another sample's must be.
 NEEDS_OWN = frozenset({"keep", "noise"})
@@ -44,6 +46,10 @@ class Cut:
     pads: int
     budget: int
     fed: LatentInput
+
+    def same_request(self, other: Cut) -> bool:
+        """Whether both ask the server for the same; only for modes that send no latents."""
+        return (self.prefix, self.budget, self.fed) == (other.prefix, other.budget, other.fed)
 
 
 def whole_spans(token_ids: Sequence[int], latent: LatentConfig) -> list[tuple[int, int]]:
@@ -128,6 +134,7 @@ async def continue_from(
     own: Sequence[Latents | None] | None = None,
     foreign: Sequence[Latents | None] | None = None,
     spent: Sequence[int] | None = None,
+    begun: Mapping[int, Begun] | None = None,
 ) -> list[list[Completion]]:
     """`sampling.n` continuations of each completion; an empty list for one without a whole latent span.
 
@@ -136,7 +143,8 @@ async def continue_from(
 
     prompts: the prompt of each completion, as it was sampled. sampling.max_tokens: what the completions were allowed;
     continuations get what is left of it. own, foreign: latents, an entry a completion (see `cut`). spent: tokens of
-    that allowance which earlier cuts have taken out of each completion.
+    that allowance which earlier cuts have taken out of each completion. begun: continuations that were asked for
+    before, by completion; one that turns out to have begun elsewhere is not used.
 
     Each continuation repeats its parent's prompt and holds the given beginning in its `token_ids`, so it is graded
     like any completion.
@@ -158,27 +166,89 @@ async def continue_from(
         for index, one in enumerate(completions)
     ]
     cuts = [one if one is None or client.picture_ids.isdisjoint(one.prefix) else None for one in cuts]
-    open_cuts = [index for index, one in enumerate(cuts) if one is not None and one.budget > 0]
-    requests = [extend(prompts[index], _at(cuts, index)) for index in open_cuts]
-    samplings = [
-        replace(
-            sampling,
-            max_tokens=_at(cuts, index).budget,
-            seed=None if sampling.seed is None else sampling.seed + index * sampling.n,
-        )
-        for index in open_cuts
-    ]
-    answers = await client.generate(requests, samplings, inputs=[_at(cuts, i).fed for i in open_cuts], mode=mode)
-    by_index = dict(zip(open_cuts, answers, strict=True))
+    points = {index: one for index, one in enumerate(cuts) if one is not None and one.budget > 0}
+    answers = await _early(begun or {}, points, completions)
+    late = {index: point for index, point in points.items() if index not in answers}
+    asks = share(prompts, late, sampling, most=len(completions))
+    found = await client.generate(
+        [ask.prompt for ask in asks], [ask.sampling for ask in asks], inputs=[ask.fed for ask in asks], mode=mode
+    )
+    for ask, group in zip(asks, found, strict=True):
+        answers |= {index: ask.part(index, group) for index in ask.indexes}
     results: list[list[Completion]] = []
     for index, (parent, point) in enumerate(zip(completions, cuts, strict=True)):
         if point is None:
             results.append([])
-        elif index in by_index:
-            results.append([attach(parent, point, one, client) for one in by_index[index]])
+        elif index in answers:
+            results.append([attach(parent, point, one, client) for one in answers[index]])
         else:
             results.append([_exhausted(parent, point, mode, number, client) for number in range(sampling.n)])
     return results
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for the continuations of completions `indexes`, which follow each other and begin alike."""
+
+    indexes: range
+    prompt: PromptRequest
+    sampling: Sampling
+    fed: LatentInput
+
+    def part(self, index: int, group: Sequence[Completion]) -> list[Completion]:
+        """The continuations of completion `index` among all of the answer, numbered from 0."""
+        n = self.sampling.n // len(self.indexes)
+        first = self.indexes.index(index) * n
+        return [replace(one, sample_index=number) for number, one in enumerate(group[first : first + n])]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Continuations that are being sampled: point is where they begin."""
+
+    point: Cut
+    ask: Ask
+    answer: Answer
+
+
+def share(prompts: Sequence[PromptRequest], points: Mapping[int, Cut], sampling: Sampling, *, most: int) -> list[Ask]:
+    """Requests for the continuations from all points, by index, with the seed `sampling.seed` + index·n each.
+
+    Equal beginnings of neighbours become one request, of at most `most` (or n) samples, that the server reads once:
+    its samples draw from the seeds that they have one by one.
+    """
+    asks: list[Ask] = []
+    for index, point in sorted(points.items()):
+        before = asks[-1] if asks else None
+        prompt = extend(prompts[index], point)
+        if (
+            before is not None
+            and before.indexes.stop == index
+            and (len(before.indexes) + 1) * sampling.n <= most
+            and sampling.temperature > 0
+            and before.fed.latents is point.fed.latents is None
+            and (before.prompt, before.sampling.max_tokens, before.fed) == (prompt, point.budget, point.fed)
+        ):
+            indexes = range(before.indexes.start, index + 1)
+            asks[-1] = replace(before, indexes=indexes, sampling=replace(before.sampling, n=len(indexes) * sampling.n))
+            continue
+        seed = None if sampling.seed is None else sampling.seed + index * sampling.n
+        own = replace(sampling, max_tokens=point.budget, seed=seed)
+        asks.append(Ask(range(index, index + 1), prompt, own, point.fed))
+    return asks
+
+
+async def _early(
+    begun: Mapping[int, Begun], points: Mapping[int, Cut], completions: Sequence[Completion]
+) -> dict[int, list[Completion]]:
+    """Answers to what has begun at the right point and was sampled with its parent's weights."""
+    answers: dict[int, list[Completion]] = {}
+    for index, one in begun.items():
+        if index in points and one.point.same_request(points[index]):
+            (group,) = await one.answer
+            if group[0].weight_version == completions[index].weight_version:
+                answers[index] = one.ask.part(index, group)
+    return answers
 
 
 def foreign_latents(

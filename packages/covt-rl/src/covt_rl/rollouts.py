@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from covt_data.schema import Row
 from covt_model.config import LatentConfig
 from covt_model.encode import Encoder
 from covt_rl.blocking import BlockingClient
-from covt_rl.client import Latents, Sampling
+from covt_rl.client import Latents, Sampling, Watch
 from covt_rl.concurrency import run_all
 from covt_rl.config import RewardsSection, RolloutSection
-from covt_rl.counterfactual import continue_from, foreign_latents, whole_spans
+from covt_rl.counterfactual import Begun, continue_from, foreign_latents, whole_spans
+from covt_rl.early import EARLY, EarlyContinuations, SpanCounts
 from covt_rl.evaluate import request
 from covt_rl.records import Completion, PromptRequest
 
@@ -31,7 +32,7 @@ class Collected:
         completions: by prompt.
         ablated, control: continuations of each completion, empty lists where there are none.
         latents: of each completion, where they were asked for.
-        extra_tokens: tokens sampled for the continuations.
+        extra_tokens: tokens sampled for the continuations, also for those that began too early.
     """
 
     completions: list[Group]
@@ -44,20 +45,22 @@ class Collected:
 @dataclass(frozen=True)
 class _Prompt:
     """One prompt's group while it is collected; continued: sample numbers that get continuations, the first of which
-    is number `first` of the step's."""
+    is number `first` of the step's; abandoned: tokens of continuations that began too early."""
 
     request: PromptRequest
-    completions: Group
-    latents: Sequence[Latents]
     continued: list[int]
     first: int
+    completions: Group = field(default_factory=list)
+    latents: Sequence[Latents] = ()
+    abandoned: int = 0
 
 
 class Collector:
     """Samples rollouts through the server; lives on rank 0.
 
-    A prompt's continuations begin as soon as its own completions are there, beside those of other prompts: the server
-    never waits for the slowest prompt. Only `shuffle`, which needs latents of another prompt, has to.
+    The continuations of a completion begin as soon as its span has closed, while it goes on (`EarlyContinuations`);
+    those that need latents when the prompt's own completions are there, beside other prompts. Only `shuffle`, which
+    needs latents of another prompt, waits for all.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Collector:
     ) -> None:
         self.client, self.encoder = client, encoder
         self.rollout, self.rewards, self.seed, self.replay = rollout, rewards, seed, replay
+        self.spans = SpanCounts()
         self.needs_latents = replay or rewards.control > 0 or rewards.ablation in ("noise", "shuffle")
 
     def collect(self, rows: Sequence[Row], step: int, turn: int = 0) -> Collected:
@@ -88,17 +92,28 @@ class Collector:
         chosen = rng.random((len(prompts), n)) < self.rewards.share
         first = np.cumsum(chosen.sum(1)) - chosen.sum(1)
         later = self.rewards.ablation == "shuffle"
+        at_once = self.rewards.early and self.rewards.ablation in EARLY
 
         async def one(index: int) -> tuple[_Prompt, tuple[list[Group], list[Group]]]:
+            prompt = _Prompt(prompts[index], np.flatnonzero(chosen[index]).tolist(), int(first[index]))
             sampling = self._sampling(n, step * 2, turn, index * n)
-            latents: list[Latents] = []
-            if self.needs_latents:
-                completions, latents = await self.client.client.sample_with_latents(prompts[index], sampling)
-            else:
-                (completions,) = await self.client.client.generate([prompts[index]], [sampling])
-            continued = np.flatnonzero(chosen[index]).tolist()
-            prompt = _Prompt(prompts[index], completions, latents, continued, int(first[index]))
-            return prompt, ([], []) if later else await self._continue(prompt, step, turn, None)
+            if not at_once or not prompt.continued:
+                prompt = await self._rollouts(prompt, sampling, None)
+                return prompt, ([], []) if later else await self._continue(prompt, step, turn)
+            ablated = self._ablated(prompt, step, turn)
+            async with EarlyContinuations(
+                self.client.client,
+                prompt.request,
+                prompt.continued,
+                self.rewards.ablation,
+                ablated,
+                self.rewards.span,
+                self.spans,
+            ) as early:
+                prompt = await self._rollouts(prompt, sampling, early.watch)
+                begun = early.settle(prompt.completions)
+                prompt = replace(prompt, abandoned=early.abandoned)
+                return prompt, await self._continue(prompt, step, turn, begun=begun)
 
         groups = await run_all([one(index) for index in range(len(prompts))])
         collected = [prompt for prompt, _ in groups]
@@ -106,41 +121,64 @@ class Collector:
         if later:
             foreign = self._foreign(collected, step)
             found = await run_all(
-                [self._continue(one, step, turn, own) for one, own in zip(collected, foreign, strict=True)]
+                [self._continue(one, step, turn, foreign=own) for one, own in zip(collected, foreign, strict=True)]
             )
         return self._assemble(collected, found)
 
+    async def _rollouts(self, prompt: _Prompt, sampling: Sampling, watch: Watch | None) -> _Prompt:
+        client = self.client.client
+        if self.needs_latents:
+            completions, latents = await client.sample_with_latents(prompt.request, sampling, watch)
+            return replace(prompt, completions=completions, latents=latents)
+        (completions,) = await client.generate([prompt.request], [sampling], watch=watch)
+        return replace(prompt, completions=completions)
+
     async def _continue(
-        self, prompt: _Prompt, step: int, turn: int, foreign: list[Latents | None] | None
+        self,
+        prompt: _Prompt,
+        step: int,
+        turn: int,
+        *,
+        foreign: list[Latents | None] | None = None,
+        begun: Mapping[int, Begun] | None = None,
     ) -> tuple[list[Group], list[Group]]:
         """Ablated and control continuations of one prompt's completions."""
         numbers = prompt.continued
         own = [prompt.latents[number] for number in numbers] if prompt.latents else None
 
-        async def run(mode: Any, n: int, salt: int) -> list[Group]:
+        async def run(mode: Any, sampling: Sampling | None, begun: Mapping[int, Begun] | None) -> list[Group]:
             results: list[Group] = [[] for _ in prompt.completions]
-            if not numbers or not n:
+            if not numbers or sampling is None:
                 return results
             answers = await continue_from(
                 self.client.client,
                 [prompt.request] * len(numbers),
                 [prompt.completions[number] for number in numbers],
                 mode,
-                self._sampling(n, salt, turn, prompt.first * n),
+                sampling,
                 which=self.rewards.span,
                 own=own,
                 foreign=None if foreign is None else [foreign[number] for number in numbers],
+                begun=begun,
             )
             for number, answer in zip(numbers, answers, strict=True):
                 results[number] = answer
             return results
 
-        # Salts of rollouts and ablations are the even and odd numbers; the control's are negative.
+        n = self.rewards.control
+        kept = self._sampling(n, -step - 1, turn, prompt.first * n) if n else None
         ablated, control = await asyncio.gather(
-            run(self.rewards.ablation, self.rewards.continuations, step * 2 + 1),
-            run("keep", self.rewards.control, -step - 1),
+            run(self.rewards.ablation, self._ablated(prompt, step, turn), begun), run("keep", kept, None)
         )
         return ablated, control
+
+    def _ablated(self, prompt: _Prompt, step: int, turn: int) -> Sampling:
+        """How a prompt's ablated continuations are drawn.
+
+        Salts of rollouts and ablations are the even and odd numbers; the control's are negative.
+        """
+        n = self.rewards.continuations
+        return self._sampling(n, step * 2 + 1, turn, prompt.first * n)
 
     def _foreign(self, prompts: Sequence[_Prompt], step: int) -> list[list[Latents | None]]:
         flat = [one for prompt in prompts for one in prompt.completions]
@@ -160,7 +198,8 @@ class Collector:
                 for mode, side in zip((self.rewards.ablation, "keep"), sides, strict=True)
                 for one, continuations in zip(prompt.completions, side, strict=True)
                 for each in continuations
-            ),
+            )
+            + sum(prompt.abandoned for prompt in prompts),
         )
 
     def _given(self, completion: Completion, mode: str) -> int:

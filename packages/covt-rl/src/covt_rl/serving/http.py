@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 
@@ -24,6 +24,18 @@ REST = 5.0
 # How often one request has the server brought back. More than once, since a server that is ending may still look alive,
 # and one that was just started again may be hit again.
 REPAIRS = 5
+
+
+class Assembly(Protocol):
+    """Puts an answer together that the server streams."""
+
+    def add(self, event: Any) -> None:
+        """The next piece."""
+        ...
+
+    def answer(self) -> Any:
+        """The whole; raises ValueError when parts are missing."""
+        ...
 
 
 @dataclass(slots=True)
@@ -86,16 +98,24 @@ class Transport:
             await self._session.close()
             self._session = None
 
-    async def post(self, path: str, body: Any = None, *, params: dict[str, str] | None = None) -> Any:
+    async def post(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        params: dict[str, str] | None = None,
+        assembly: Assembly | None = None,
+    ) -> Any:
         """POST to the least loaded replica, again where that can help; the answer's JSON.
 
+        assembly: asks for a stream the first time, and puts it together; what has to be sent again is asked for whole.
         Raises ServerRefusedError for a wrong request and ServerUnreachableError when nothing helped.
         """
         async with self._slots:
             for repair in range(1, REPAIRS + 1):
                 seen = self._repairs
                 try:
-                    return await self._attempt("POST", path, body, params)
+                    return await self._attempt("POST", path, body, params, assembly=assembly if repair == 1 else None)
                 except ServerUnreachableError:
                     if not await self.bring_back(seen):
                         raise
@@ -148,6 +168,7 @@ class Transport:
         params: dict[str, str] | None,
         only: Replica | None = None,
         attempts: int | None = None,
+        assembly: Assembly | None = None,
     ) -> Any:
         limit = attempts or self.attempts
         delay, problem, replica = self.backoff, "", self.replicas[0]
@@ -158,7 +179,7 @@ class Transport:
             replica = only or min(self.replicas, key=lambda one: one.load)
             replica.in_flight += 1
             try:
-                return await self._send(replica.url, method, path, body, params)
+                return await self._send(replica.url, method, path, body, params, None if attempt else assembly)
             except (aiohttp.ClientError, ConnectionError, _FailedError) as error:
                 problem = f"{type(error).__name__}: {error}" if not isinstance(error, _FailedError) else str(error)
             except TimeoutError:
@@ -171,10 +192,15 @@ class Transport:
             "check that the server runs (`covt serve CKPT`) and look at its log",
         )
 
-    async def _send(self, url: str, method: str, path: str, body: Any, params: dict[str, str] | None) -> Any:
+    async def _send(
+        self, url: str, method: str, path: str, body: Any, params: dict[str, str] | None, assembly: Assembly | None
+    ) -> Any:
         if self._session is None:
             raise AssertionError("the transport is used outside its `async with` block")
-        async with self._session.request(method, url + path, json=body, params=params) as response:
+        sent = body if assembly is None else body | {"stream": True}
+        async with self._session.request(method, url + path, json=sent, params=params) as response:
+            if assembly is not None and response.status < 300:
+                return await _assembled(response, assembly)
             raw = await response.read()
             if response.status < 300:
                 return json.loads(raw) if raw else None
@@ -187,6 +213,24 @@ class Transport:
 
 class _FailedError(Exception):
     """An answer that says the server failed; never leaves this module."""
+
+
+async def _assembled(response: aiohttp.ClientResponse, assembly: Assembly) -> Any:
+    """Read server-sent events up to `[DONE]`."""
+    rest = b""
+    async for block in response.content.iter_any():
+        *lines, rest = (rest + block).split(b"\n")
+        for data in filter(None, (line.removeprefix(b"data:").strip() for line in lines)):
+            try:
+                if data == b"[DONE]":
+                    return assembly.answer()
+                event = json.loads(data)
+            except ValueError as error:
+                raise _FailedError(f"a broken stream: {error}") from error
+            if "error" in event:
+                raise _FailedError(f"a broken stream: {_message(data)}")
+            assembly.add(event)
+    raise _FailedError("a broken stream: it has no end")
 
 
 def _message(raw: bytes) -> str:
