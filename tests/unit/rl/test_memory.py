@@ -94,3 +94,54 @@ def test_a_machine_that_is_too_small_is_refused_with_numbers(checkpoint: Path):
 def test_servers_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match=r"server.gpus = 3 is not a multiple"):
         config(server={"gpus": 3, "tensor_parallel": 2})
+
+
+HEAD = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "14", "LOCAL_WORLD_SIZE": "6"}
+SECOND = {"RANK": "6", "LOCAL_RANK": "0", "WORLD_SIZE": "14", "LOCAL_WORLD_SIZE": "8"}
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_on_several_machines_the_server_is_on_the_first(monkeypatch: pytest.MonkeyPatch, checkpoint: Path):
+    wants = config(server={"gpus": 2})
+    launched(monkeypatch, HEAD)
+    head = Placement.of(wants, gpus=8)
+    assert (head.ranks, head.trainer, head.server) == (14, (2, 3, 4, 5, 6, 7), (0, 1))
+    assert "14 trainer ranks, 6 of them on this machine, on GPUs (2, " in str(head)
+    launched(monkeypatch, SECOND)
+    second = Placement.of(wants, gpus=8)
+    assert (second.ranks, second.trainer, second.server) == (14, tuple(range(8)), ())
+    for placed in (head, second):
+        found = estimate(checkpoint, wants, placed)
+        assert found.trainer["weights"] == 1024 * 2 / 14
+        check_machine(wants, placed, found)
+
+
+def test_more_ranks_than_the_server_leaves_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, checkpoint: Path):
+    wants = config(server={"gpus": 2})
+    launched(monkeypatch, HEAD | {"LOCAL_WORLD_SIZE": "8"})
+    placed = Placement.of(wants, gpus=8)
+    with pytest.raises(
+        RolloutError, match=r"8 ranks were started on this machine, which has 8 GPUs, 2 of them"
+    ) as error:
+        check_machine(wants, placed, estimate(checkpoint, wants, placed))
+    assert "start 6 ranks here" in error.value.remedy
+    elsewhere = config(server={"gpus": 2}, rollout={"base_url": "http://other:8000"})
+    placed = Placement.of(elsewhere, gpus=8)
+    check_machine(elsewhere, placed, estimate(checkpoint, elsewhere, placed))
+
+
+def test_a_cpu_machine_must_hold_its_own_ranks_only(monkeypatch: pytest.MonkeyPatch, checkpoint: Path):
+    small = config()
+    launched(monkeypatch, {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "1"})
+    first = Placement.of(small, gpus=0)
+    found = estimate(checkpoint, small, first)
+    certain = sum(found.trainer[part] for part in ("weights", "optimizer", "gradients"))
+    check_machine(small, first, found, host_bytes=int(certain + found.server["weights"]) + 1)
+    with pytest.raises(RolloutError, match="GiB at least"):
+        check_machine(small, first, found, host_bytes=int(certain + found.server["weights"]) - 1)
+    launched(monkeypatch, {"RANK": "1"})
+    check_machine(small, Placement.of(small, gpus=0), found, host_bytes=int(certain) + 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from covt_model.config import read_config
 from covt_rl.config import RlConfig
 from covt_rl.errors import RolloutError
-from covt_runtime.distributed import visible_gpus
+from covt_runtime.distributed import launched_from_outside, place_in_group, ranks_here, visible_gpus
 from covt_runtime.launch import CPU_RANKS
 from covt_runtime.sections import LoraSection
 
@@ -26,10 +26,12 @@ class Placement:
     """Which devices do what.
 
     Attributes:
-        ranks: training processes.
-        trainer, server: GPU numbers; empty on a CPU, and for a server that runs elsewhere.
+        ranks: training processes, on all machines.
+        trainer, server: GPU numbers of this machine; empty on a CPU, and for a server that runs elsewhere.
         replicas: servers with a copy of the model each.
         by_turns: the server sleeps while the trainer computes, see `server.sleep`.
+        here: those of the ranks that another launcher started on this machine; None where it started none.
+        first: rank 0 is on this machine, and with it the server that `covt rl` starts.
     """
 
     ranks: int
@@ -37,27 +39,35 @@ class Placement:
     server: tuple[int, ...]
     replicas: int
     by_turns: bool = False
+    here: int | None = None
+    first: bool = True
 
     @classmethod
     def of(cls, config: RlConfig, gpus: int | None = None) -> "Placement":
         """gpus: of this machine, found by default. The server's are the first, the trainer has the others."""
         found = visible_gpus() if gpus is None else gpus
-        own = 0 if config.rollout.base_url else min(config.server.gpus, found)
+        outside = launched_from_outside()
+        here, first = ranks_here() if outside else (None, True)
+        own = min(config.server.gpus, found) if first and not config.rollout.base_url else 0
         rest = tuple(range(own, found))
-        ranks = config.run.ranks or len(rest) or CPU_RANKS
-        shared = len(rest[:ranks]) if config.server.sleep and not config.rollout.base_url else own
+        ranks = place_in_group()[2] if outside else config.run.ranks or len(rest) or CPU_RANKS
+        trainer = rest[: here or ranks]
+        shared = len(trainer) if config.server.sleep and not config.rollout.base_url else own
         replicas = max(1, shared // config.server.tensor_parallel)
-        return cls(ranks, rest[:ranks], tuple(range(own)), replicas, config.server.sleep)
+        return cls(ranks, trainer, tuple(range(own)), replicas, config.server.sleep, here, first)
 
     def __str__(self) -> str:
+        ranks = f"{self.ranks} trainer ranks"
+        if self.trainer and len(self.trainer) < self.ranks:
+            ranks += f", {len(self.trainer)} of them on this machine,"
         if self.by_turns and self.trainer:
             servers = f"{self.replicas} servers" if self.replicas > 1 else "the server"
-            return f"{self.ranks} trainer ranks and {servers} on GPUs {self.trainer} by turns"
+            return f"{ranks} and {servers} on GPUs {self.trainer} by turns"
         if not self.trainer:
             unable = ", which has no sleep mode: server.sleep needs a GPU" if self.by_turns else ""
-            return f"{self.ranks} trainer ranks and the server on the CPU{unable}"
+            return f"{ranks} and the server on the CPU{unable}"
         shared = "the server elsewhere or beside rank 0" if not self.server else f"the server on GPUs {self.server}"
-        return f"{self.ranks} trainer ranks on GPUs {self.trainer}, {shared}"
+        return f"{ranks} on GPUs {self.trainer}, {shared}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,7 @@ def _phases(trainer: dict[str, float], server: dict[str, float]) -> dict[str, fl
 
 def check_machine(config: RlConfig, placement: Placement, memory: Memory, host_bytes: int | None = None) -> None:
     """Raise RolloutError where this machine lacks the GPUs that the recipe names, or on a CPU the memory for what is
-    certain: weights, optimizer and gradients of all ranks, and the server's weights. host_bytes: of this machine.
+    certain: weights, optimizer and gradients of its ranks, and the server's weights. host_bytes: of this machine.
     """
     gpus = len(placement.trainer) + len(placement.server)
     if config.server.sleep and not gpus:
@@ -179,7 +189,8 @@ def check_machine(config: RlConfig, placement: Placement, memory: Memory, host_b
             "server.sleep = true, but this machine has no GPU to share: vLLM's CPU build has no sleep mode",
             "set server.sleep = false",
         )
-    if not config.rollout.base_url and config.server.gpus and len(placement.server) < config.server.gpus:
+    starts = placement.first and not config.rollout.base_url
+    if starts and config.server.gpus and len(placement.server) < config.server.gpus:
         raise RolloutError(
             f"server.gpus = {config.server.gpus}, this machine has {gpus} GPUs",
             "run it on a machine that has them, or set server.gpus",
@@ -188,11 +199,17 @@ def check_machine(config: RlConfig, placement: Placement, memory: Memory, host_b
         raise RolloutError(
             f"server.gpus = {config.server.gpus} leaves no GPU for the trainer", "give the server fewer GPUs"
         )
+    if gpus and placement.here and len(placement.trainer) < placement.here:
+        raise RolloutError(
+            f"{placement.here} ranks were started on this machine, which has {gpus} GPUs, {len(placement.server)} of "
+            "them the server's",
+            f"start {len(placement.trainer)} ranks here, or a server elsewhere and set rollout.base_url",
+        )
     if gpus:
         return
     have = host_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     certain = sum(memory.trainer[part] for part in ("weights", "optimizer", "gradients", "reference"))
-    need = placement.ranks * certain + memory.server["weights"]
+    need = (placement.here or placement.ranks) * certain + (memory.server["weights"] if starts else 0)
     if need > have:
         raise RolloutError(
             f"the training needs {need / GIB:.0f} GiB at least, this machine has {have / GIB:.0f} GiB and no GPU",

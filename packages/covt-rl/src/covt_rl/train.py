@@ -1,7 +1,6 @@
 """Run one GRPO training: check the plan, start a server where none is given, hand over to the workers."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -25,10 +24,10 @@ from covt_rl.source import training_stream
 from covt_rl.turns import EVENT as TURN
 from covt_rl.turns import first_sleep, turn_event
 from covt_rl.weight_sync import remove_left
-from covt_runtime.distributed import launched_from_outside, visible_gpus
-from covt_runtime.launch import WorkerGroup
+from covt_runtime.distributed import is_main_process, launched_from_outside, place_in_group, visible_gpus
+from covt_runtime.launch import WorkerGroup, launch
 from covt_runtime.progress import Progress
-from covt_runtime.run import RunFolder, newest
+from covt_runtime.run import RunFolder, newest, run_name
 
 TARGET = "covt_rl.worker:train_worker"
 
@@ -99,25 +98,27 @@ def train(
     overwrite: bool = False,
     workers: WorkerGroup | None = None,
 ) -> dict[str, Any]:
-    """Train and return `{"run", "hf", "steps", "seconds"}`.
+    """Train and return `{"run", "hf", "steps", "seconds"}`, empty on ranks other than 0 of another launcher.
 
     `overwrite` replaces a run of the same name. `workers` are running worker processes to use; without them, this
     starts and ends its own.
     """
-    if launched_from_outside():
-        raise RolloutError("covt rl was started as a rank of another launcher", "run it directly: it starts its ranks")
+    outside, is_main = launched_from_outside(), is_main_process()
     check_machine(config, planned.placement, planned.memory)
-    name = config.run.name or f"rl-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = run_name(config.run.name, "rl")
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(planned.model), "data": str(planned.data)}}
-    run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
+    run = RunFolder(Path(config.run.out) / name)
+    if is_main:
+        # Other ranks wait for rank 0, which joins them when the servers are there.
+        run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
     with ExitStack() as stack:
         # A killed rank 0 has left the newest weights in shared memory.
         stack.callback(remove_left)
-        if workers is None:
+        if workers is None and not outside:
             env = trainer_environment(planned.placement)
             workers = stack.enter_context(WorkerGroup(planned.placement.ranks, log_dir=run.logs, env=env))
         base_url, watches = config.rollout.base_url, []
-        if not base_url:
+        if is_main and not base_url:
             servers = [
                 stack.enter_context(start_server(planned.model, run, progress, config.server, number))
                 for number in range(planned.placement.replicas)
@@ -132,12 +133,17 @@ def train(
             "base_url": base_url,
             "steps": planned.steps,
             "resume": resume,
-            "asleep": put_to_sleep(config, planned.model, base_url) if config.server.sleep else None,
+            "asleep": put_to_sleep(config, planned.model, base_url) if is_main and config.server.sleep else None,
         }
         handle = partial(hand_over, watches, progress)
         if config.server.sleep:
             handle(turn_event("trainer"))
-        return workers.run(TARGET, payload, handle)
+        if workers is not None:
+            return workers.run(TARGET, payload, handle)
+        # The server's GPUs come first, on the machine that has it.
+        gpus = planned.placement.trainer
+        gpu = gpus[place_in_group()[1]] if gpus else None
+        return launch(TARGET, payload, log_dir=run.logs, on_event=handle, gpu=gpu) or {}
 
 
 def put_to_sleep(config: RlConfig, model: Path, base_url: str) -> int:
