@@ -30,7 +30,9 @@ from covt_data.store import PreparedSet
 from covt_rl.stats import paired_difference
 from covt_runtime.progress import Progress
 
-DATA = {"n_train": 4000, "n_prompts": 6000, "n_test": 600, "direct_hops": 6, "direct_share": 0.8}
+DATA = {"n_train": 5000, "n_prompts": 6000, "n_test": 600, "direct_hops": 6, "direct_share": 0.8}
+# With fewer latents to learn from, stage 1 needs longer than the quickstart's.
+STAGE1 = {"stage1.steps": 1400}
 STEPS, VALIDATE, ROWS = 60, 10, 200
 REWARDS = {
     "rl": "format=0.2,accuracy=1.0,necessity=1.0",
@@ -49,7 +51,7 @@ class Learning(Quickstart):
         return [
             ("data", self.data),
             ("model", self.model),
-            ("latent", lambda: self.train("latent")),
+            ("latent", lambda: self.train("latent", STAGE1)),
             *trainings,
             ("sft_more", self.sft_more),
             ("evaluate", self.evaluate),
@@ -99,7 +101,7 @@ def run_seed(seed: int, out: Path, progress: Progress) -> dict[str, Any]:
     """One seed, from where it was left."""
     task = Task("trace", "tiny", "tiny", DATA)
     folder = out / f"seed-{seed}"
-    settings = {"seed": seed, "data": DATA, "steps": STEPS, "rewards": REWARDS}
+    settings = {"seed": seed, "data": DATA, "stage1": STAGE1, "steps": STEPS, "rewards": REWARDS}
     return Learning(task, folder, seed, State(folder, settings), progress).run()
 
 

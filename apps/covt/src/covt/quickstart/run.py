@@ -109,10 +109,11 @@ class Quickstart:
         }
         return validate(SftConfig, _set(tables, settings | changes), origin)
 
-    def train(self, method: str) -> dict[str, Any]:
+    def train(self, method: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Both stages; changes: further settings of the recipe."""
         from covt_sft.train import plan, train
 
-        config = self.sft_config(method, {})
+        config = self.sft_config(method, changes or {})
         return train(config, plan(config), progress=self.progress, workers=self.running().workers, overwrite=True)
 
     def rl(self, name: str = "rl", changes: dict[str, Any] | None = None) -> dict[str, Any]:
