@@ -13,8 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import forkserver, get_context, parent_process
-from multiprocessing.context import ForkServerContext
+from multiprocessing import parent_process
 from typing import Any
 
 from PIL import Image as Pictures
@@ -26,6 +25,7 @@ from covt_data.filters import CountTokens, filtered_by_size, filtered_by_text
 from covt_data.likeness import content_digest, difference_hash
 from covt_data.picture_folder import PictureFolder
 from covt_data.pictures import CheckedPicture, PictureLimits, check_picture, strict_decoding
+from covt_data.process_server import start_server
 from covt_data.records import Record
 from covt_data.rejects import Reason, Rejected, Rejection
 from covt_data.schema import Image, Row, Step
@@ -179,8 +179,7 @@ def convert_all(
         return
     remaining = iter(records)
     waiting: deque[Future[list[Outcome]]] = deque()
-    context = prepare_processes()
-    with ProcessPoolExecutor(processes, context, _start, (converter,)) as pool:
+    with ProcessPoolExecutor(processes, start_server(), _start, (converter,)) as pool:
         try:
             while True:
                 while len(waiting) < processes * AHEAD and (chunk := list(islice(remaining, CHUNK))):
@@ -194,17 +193,6 @@ def convert_all(
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def prepare_processes() -> ForkServerContext:
-    """Let the server that workers are forked from begin its imports; calling it early saves waiting for them.
-
-    This process may have threads, which a fork of it would not survive.
-    """
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    forkserver.ensure_running()
-    return context
 
 
 _converter: Converter | None = None  # of a worker process

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from covt_data.errors import DataError, DataFileError
 from covt_data.filters import CountTokens
 from covt_data.manifest import MANIFEST_NAME, FileHash, Manifest, SplitCount
+from covt_data.process_server import start_server
 from covt_data.schema import Row
 from covt_data.sources import SOURCES, RecordSource, Source, SourceOptions, load_source
 from covt_data.sources.base import FileOptions
@@ -83,16 +84,15 @@ def _from_files(
     processes: int,
 ) -> Manifest:
     """The set of a source that reads files."""
-    from covt_data.convert import prepare_processes
+    if options.tokenizer and count_tokens is None:
+        raise DataError("the options name a tokenizer, but none was given", "pass count_tokens to prepare")
+    if processes > 1:
+        start_server()
     from covt_data.prepare_records import Preparation, file_hashes
     from covt_data.sources.published import located
     from covt_data.work_folder import WorkFolder
 
-    if options.tokenizer and count_tokens is None:
-        raise DataError("the options name a tokenizer, but none was given", "pass count_tokens to prepare")
     root = located(spec, options.path)
-    if processes > 1:
-        prepare_processes()
     published = spec.find(root, options)
     manifest = Manifest(
         source=spec.name,

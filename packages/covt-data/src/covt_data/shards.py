@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from covt_data.arrow import ARROW_SCHEMA
+from covt_data.arrow import ARROW_SCHEMA, table_of
 from covt_data.manifest import FileHash
 from covt_data.store import sha256_of
 
@@ -81,6 +80,5 @@ class ShardWriter:
                 use_dictionary=False,
                 write_statistics=False,
             )
-        table = pa.Table.from_pylist(self.waiting, schema=ARROW_SCHEMA)
-        self.file.write_table(table)
+        self.file.write_table(table_of(self.waiting))
         self.waiting, self.waiting_bytes = [], 0

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from covt_data.arrow import ARROW_SCHEMA
+from covt_data.arrow import table_of
 from covt_data.errors import DataError, DataFileError
 from covt_data.manifest import FileHash, Manifest, SplitCount
 from covt_data.schema import Row, parse_row
@@ -106,7 +106,7 @@ def write_split(
                 seen.add(row.id)
                 categories[row.category or ""] += 1
             path = aside / f"part-{number:05d}.parquet"
-            table = pa.Table.from_pylist([row.model_dump() for row in shard], schema=ARROW_SCHEMA)
+            table = table_of([row.model_dump() for row in shard])
             # PNGs don't compress further, but repeated helper images within a row do.
             pq.write_table(table, path, compression="zstd", compression_level=1, use_dictionary=False)
             files[path.name] = FileHash(sha256=sha256_of(path), bytes=path.stat().st_size, rows=len(shard))
