@@ -7,6 +7,7 @@ import pytest
 from covt.commands.evaluate import table
 from covt.errors import UsageError
 from covt.evaluation import EvalPlan, evaluate_all, named
+from covt_data.errors import DataError
 from covt_runtime.progress import Progress
 
 
@@ -33,6 +34,14 @@ def test_senseless_evaluations_are_refused_before_anything_starts(tmp_path: Path
     with pytest.raises(UsageError, match=message) as error:
         evaluate_all(EvalPlan(**values), tmp_path / "out", progress=Progress(quiet=True), base_url=url)
     assert error.value.remedy and not (tmp_path / "out").exists()
+
+
+def test_limits_that_cannot_be_met_are_refused_before_anything_starts(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    plan = EvalPlan(models={"a": tmp_path}, data={}, min_pixels=3000, max_pixels=2000)
+    with pytest.raises(DataError, match="min_pixels = 3000"):
+        evaluate_all(plan, tmp_path / "out", progress=Progress(quiet=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table_has_a_line_a_result_and_one_a_category():

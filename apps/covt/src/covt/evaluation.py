@@ -29,13 +29,16 @@ SETTINGS = "settings.json"
 @dataclass(frozen=True, kw_only=True)
 class EvalPlan:
     """What to evaluate. models, data: name → folder. `samples` answers a row at `temperature`; 1 and 0 are greedy.
-    rows: the most of a split; None is all. min_pixels, max_pixels and prompt are the checkpoint's own."""
+    rows: the most of a split; None is all. min_pixels, max_pixels: as the training's recipe had them; the checkpoint's
+    own limits and its prompt hold besides."""
 
     models: dict[str, Path]
     data: dict[str, Path]
     modes: tuple[str, ...] = ("keep",)
     split: str = "test"
     rows: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     samples: int = 1
     temperature: float = 0.0
     max_tokens: int = 64
@@ -79,12 +82,17 @@ def evaluate_all(plan: EvalPlan, out: Path, *, progress: Progress, base_url: str
 
     Raises:
         UsageError: a folder isn't there, several models with one server, or `out` holds another evaluation.
+        DataError: pixel limits that cannot be met.
     """
-    _check(plan, base_url)
-    _open_folder(plan, out)
+    from covt_data.pixels import limits_of
     from covt_data.store import PreparedSet
 
-    sets = {name: list(PreparedSet(folder).rows(plan.split, plan.rows)) for name, folder in plan.data.items()}
+    _check(plan, base_url)
+    limits = limits_of(plan.min_pixels, plan.max_pixels)
+    _open_folder(plan, out)
+    sets = {
+        name: list(PreparedSet(folder).rows(plan.split, plan.rows, limits=limits)) for name, folder in plan.data.items()
+    }
     answers: dict[tuple[str, str, str], list[EvalRow]] = {}
     for model, folder in plan.models.items():
         found = {name: _Answers(plan, out, model, name, rows) for name, rows in sets.items()}

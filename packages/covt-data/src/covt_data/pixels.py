@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 from dataclasses import dataclass
 
 from PIL import Image as Pictures
@@ -29,6 +30,13 @@ class PixelLimits:
                 f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}",
                 f"let {CELL * CELL} ≤ min_pixels ≤ max_pixels",
             )
+
+
+def limits_of(min_pixels: int | None, max_pixels: int | None) -> PixelLimits | None:
+    """The limits of a recipe, where either may be left out; None without both."""
+    if min_pixels is None and max_pixels is None:
+        return None
+    return PixelLimits(min_pixels or CELL * CELL, max_pixels or sys.maxsize)
 
 
 def fitted_size(width: int, height: int, limits: PixelLimits) -> tuple[int, int]:
@@ -60,9 +68,17 @@ def picture_size(image: Image) -> tuple[int, int]:
 
 
 def fit_row(row: Row, limits: PixelLimits) -> Row:
-    """The row with every picture that is outside the limits resized (bicubic, PNG); focus boxes are scaled along."""
-    images = [_fitted(image, limits) for image in row.images]
-    helpers = [[_fitted(image, limits) for image in step.images or []] for step in row.steps]
+    """The row with every picture that is outside the limits resized (bicubic, PNG); focus boxes are scaled along.
+
+    Raises `DataError` with the row's id for a picture that can't be read or is too narrow.
+    """
+    try:
+        images = [_fitted(image, limits) for image in row.images]
+        helpers = [[_fitted(image, limits) for image in step.images or []] for step in row.steps]
+    except (DataError, OSError, Pictures.DecompressionBombError, Pictures.DecompressionBombWarning) as error:
+        raise DataError(
+            f"a picture of row {row.id!r} can't be resized: {error}", "prepare the set again without it"
+        ) from error
     if all(scale == (1.0, 1.0) for _, scale in [*images, *(pair for pairs in helpers for pair in pairs)]):
         return row
     steps = [

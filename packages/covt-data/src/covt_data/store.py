@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from covt_data.arrow import table_of
 from covt_data.errors import DataError, DataFileError
 from covt_data.manifest import FileHash, Manifest, SplitCount
+from covt_data.pixels import PixelLimits, fit_row
 from covt_data.schema import Row, parse_row
 
 ROWS_PER_SHARD = 4000
@@ -156,9 +157,13 @@ class PreparedSet:
         self._check(split)
         return [self.path / name for name in self.manifest.files if name.startswith(f"{split}/")]
 
-    def rows(self, split: str, limit: int | None = None) -> Iterator[Row]:
-        """Validated rows, at most `limit` of them. Raises `DataFileError` on a missing or damaged shard."""
-        return islice(self._rows(self.shards(split)), limit)
+    def rows(self, split: str, limit: int | None = None, *, limits: PixelLimits | None = None) -> Iterator[Row]:
+        """Validated rows, at most `limit` of them, with pictures outside `limits` resized.
+
+        Raises `DataFileError` on a missing or damaged shard.
+        """
+        rows = islice(self._rows(self.shards(split)), limit)
+        return (fit_row(row, limits) for row in rows) if limits else rows
 
     def check_sizes(self) -> None:
         """Quick check that every shard is there with its size; raises `DataFileError` naming the first that isn't."""

@@ -65,7 +65,7 @@ class RowStream(Iterator[Row]):
         if not 0 <= rank < ranks:
             raise DataError(f"rank {rank} of {ranks}", "let 0 ≤ rank < ranks")
         self.parts, self.seed, self.rank, self.ranks = list(parts), seed, rank, ranks
-        self.shuffle = shuffle
+        self.shuffle, self.limits = shuffle, limits
         self.rows = JoinedRows([LazyRows(part.prepared, part.split, part.limit, limits=limits) for part in parts])
         for part, rows in zip(parts, self.rows.parts, strict=True):
             if not len(rows):
@@ -98,7 +98,7 @@ class RowStream(Iterator[Row]):
         """Go on from a saved state. Raises `DataError` when it is of other data, weights, seed or order."""
         if state["fingerprint"] != self.fingerprint:
             raise DataError(
-                "the saved position is of another stream: the data, their weights, the seed or the order differ",
+                "the saved position is of another stream: data, weights, limits, seed or order differ",
                 "resume with the data and the seed of the run, or start a new one",
             )
         self.position = int(state["position"])
@@ -111,6 +111,8 @@ class RowStream(Iterator[Row]):
             files = part.prepared.manifest.files
             hashes = [entry.sha256 for name, entry in files.items() if name.startswith(f"{part.split}/")]
             digest.update(f"{part.split} {part.weight} {part.limit} {hashes}".encode())
+        if self.limits is not None:
+            digest.update(f"{self.limits}".encode())
         return digest.hexdigest()
 
     def _order(self, number: int, epoch: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 
+from covt_data.pixels import limits_of
 from covt_data.schema import Row
 from covt_data.stream import RowStream, mixture
 from covt_rewards import ConfiguredReward, Scores
@@ -133,7 +134,8 @@ class RolloutSource:
 def training_stream(data: Path | str, config: RlConfig) -> RowStream:
     """The prompts of a run in their order; the same on every rank."""
     others = [(other.path, other.split, other.weight) for other in config.data.mix]
-    return RowStream(mixture(data, config.data.split, config.data.limit, others), seed=config.run.seed)
+    limits = limits_of(config.data.min_pixels, config.data.max_pixels)
+    return RowStream(mixture(data, config.data.split, config.data.limit, others), seed=config.run.seed, limits=limits)
 
 
 def _in_order(groups: Sequence[Judged], parts: Sequence[Collected]) -> list[Judged]:

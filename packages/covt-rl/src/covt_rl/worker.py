@@ -159,7 +159,7 @@ class Trainer:
         self.source = self._source(blocking)
         stack.callback(self.source.close)
         if self.config.eval.every:
-            rows = list(self.data.rows(self.config.eval.split, self.config.eval.rows))
+            rows = list(self.data.rows(self.config.eval.split, self.config.eval.rows, limits=self.stream.limits))
             self.validator = Validator(blocking, self.encoder, rows, self.config.eval, options.max_tokens)
         return blocking
 

@@ -5,9 +5,12 @@ these and its own. Unknown keys are refused: a misspelt key must not silently ke
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CELL_PIXELS = 28 * 28
+"""Of one visual token: no picture can have fewer."""
 
 
 class Section(BaseModel):
@@ -93,12 +96,23 @@ class DataSection(Section):
     limit: int | None = Field(default=None, ge=1)
     mix: tuple[MixSection, ...] = ()
     """Further sets: each row of the training is drawn from one of the sets, and each set is passed over by itself."""
+    min_pixels: int | None = Field(default=None, ge=CELL_PIXELS)
+    """Pictures with fewer pixels are enlarged when a row is read; None leaves them to the checkpoint's own limits."""
+    max_pixels: int | None = Field(default=None, ge=CELL_PIXELS)
+    """Pictures with more pixels are made smaller when a row is read, for the trainer and the rollout server alike;
+    None leaves them to the checkpoint's own limits."""
     max_length: int = Field(default=4096, ge=1)
     """Longest sample in tokens; longer ones are refused by id."""
     batch_size: int = Field(default=64, ge=1)
     """Rows an optimizer step, over all ranks."""
     micro_batch: int = Field(default=32, ge=1)
     """Rows a forward on one rank; what is over is accumulated."""
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels = {self.min_pixels} is more than max_pixels = {self.max_pixels}")
+        return self
 
 
 class LoraSection(Section):

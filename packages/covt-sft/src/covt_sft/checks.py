@@ -39,7 +39,7 @@ class RowChecks:
             raise SftError(
                 f"row {row_id}, picture {number}: {width}×{height} pixels are more than data.max_pixels = "
                 f"{self.max_pixels}",
-                "raise data.max_pixels, make the picture smaller, or leave such rows out with data.on_bad=skip",
+                "raise data.max_pixels, resize with data.oversize=resize, or leave such rows out with data.on_bad=skip",
             )
 
 

@@ -70,8 +70,8 @@ class SftDataSection(DataSection):
     micro_tokens: int = Field(default=0, ge=0)
     """Most tokens of a forward on one rank, where `batching` is not `order`; 0 leaves `micro_batch` as the only
     limit."""
-    max_pixels: int | None = Field(default=None, ge=1)
-    """Pictures with more pixels are refused by the row's id; None leaves them to the checkpoint's own resizing."""
+    oversize: Literal["resize", "refuse"] = "resize"
+    """What becomes of a picture with more than `max_pixels`: it is resized, or its row is a bad one."""
     feature_cache_gib: float = Field(default=4.0, gt=0)
     """Memory for the visual features of pictures seen, on the training device. They are computed once a step, and once
     in all while they fit."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from covt_data.errors import DataError
 from covt_data.schema import Row
 from covt_model.batch import Batch, collate
 from covt_model.encode import Encoder, Sample
@@ -77,7 +78,7 @@ class SampleSource:
         """Why a row can't be trained on, or nothing."""
         try:
             self.sample(index)
-        except (SftError, ModelError) as error:
+        except (SftError, ModelError, DataError) as error:
             return str(error)
         return ""
 

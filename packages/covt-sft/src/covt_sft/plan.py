@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from covt_data.pixels import limits_of
 from covt_data.store import PreparedSet
 from covt_data.stream import RowStream, mixture
 from covt_model.config import read_config
@@ -65,7 +66,9 @@ def plan(config: SftConfig) -> SftPlan:
 def training_stream(data: Path | str, config: SftConfig) -> RowStream:
     """The rows of a training in their order; the same on every rank."""
     others = [(other.path, other.split, other.weight) for other in config.data.mix]
-    return RowStream(mixture(data, config.data.split, config.data.limit, others), seed=config.run.seed)
+    parts = mixture(data, config.data.split, config.data.limit, others)
+    most = config.data.max_pixels if config.data.oversize == "resize" else None
+    return RowStream(parts, seed=config.run.seed, limits=limits_of(config.data.min_pixels, most))
 
 
 def _size(model: str) -> dict[str, Any] | None:

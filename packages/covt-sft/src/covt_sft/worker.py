@@ -80,7 +80,7 @@ class Trainer:
         self.data = self._source(self.stream.rows)
         judged = config.eval.split in prepared.splits
         rows = max(config.eval.rows, config.eval.loss_rows) if judged else 0
-        held_out = list(prepared.rows(config.eval.split, rows)) if rows else []
+        held_out = list(prepared.rows(config.eval.split, rows, limits=self.stream.limits)) if rows else []
         self.probe = self._probe(held_out[: config.eval.rows])
         self.held_out = self._source([row for row in held_out[: config.eval.loss_rows] if row.steps])
         self.named: set[int] = set()
@@ -124,7 +124,8 @@ class Trainer:
     def _source(self, rows: Sequence[Row]) -> SampleSource:
         config = self.config
         selects = config.method == "latent" and config.latent.selection == "ilvr"
-        checks = RowChecks(config.data.max_pixels, config.latent.size, selects=selects)
+        refused = config.data.max_pixels if config.data.oversize == "refuse" else None
+        checks = RowChecks(refused, config.latent.size, selects=selects)
         return SampleSource(rows, self.encoder, config.data, checks, device=self.worker.device)
 
     def _probe(self, rows: Sequence[Row]) -> Probe | None:

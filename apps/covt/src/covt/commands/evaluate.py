@@ -20,6 +20,12 @@ def evaluate(
     ] = "keep",
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     rows: Annotated[int | None, typer.Option(help="Rows to judge; all without it.")] = None,
+    min_pixels: Annotated[
+        int | None, typer.Option(help="Pictures with fewer pixels are enlarged, as data.min_pixels does in a training.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Pictures with more pixels are made smaller, as data.max_pixels does.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Answers a row: more than 1 gives pass@k and majority.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens, latent ones included.")] = 64,
@@ -46,6 +52,8 @@ def evaluate(
         modes=tuple(mode.strip() for mode in modes.split(",")),
         split=split,
         rows=rows,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
         samples=samples,
         temperature=temperature,
         max_tokens=max_tokens,
