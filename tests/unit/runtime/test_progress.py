@@ -23,14 +23,53 @@ def test_a_phase_says_when_it_begins_and_ends() -> None:
     assert out.getvalue() == "prepare (3 rows) …\nprepare: done in 0 s, loss 0.1235\n"
 
 
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+
 def test_lines_in_between_have_count_values_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
-    now = iter([0.0, 0.0, 30.0, 30.0, 30.0, 30.0, 60.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
-    out = io.StringIO()
+    clock, out = Clock(monkeypatch), io.StringIO()
     with Progress(stream=out) as progress, progress.phase("train", total=90) as phase:
-        phase.update(30, loss=2.0, stage="one")
-    assert "train: 30/90, loss 2, stage one, 1 min 00 s left\n" in out.getvalue()
+        for done in (10, 20, 40):
+            clock.now += 15
+            phase.update(done, loss=2.0, stage="one")
+    lines = out.getvalue().splitlines()
+    assert lines[1:] == [
+        "train: 10/90, loss 2, stage one",
+        "train: 20/90, loss 2, stage one, 1 min 45 s left",
+        "train: 40/90, loss 2, stage one, 50 s left",
+        "train: done in 45 s, loss 2, stage one",
+    ]
+
+
+def test_the_time_left_is_told_by_the_pace_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    with Progress(quiet=True) as progress, progress.phase("evaluate", total=200) as phase:
+        clock.now += 60  # a server warms up
+        phase.update(0)
+        assert phase.seconds_left is None
+        phase.update(100)  # of an earlier run
+        assert phase.seconds_left is None
+        clock.now += 1
+        phase.update(164)  # all that were asked at once
+        assert phase.seconds_left is None
+        clock.now += 7
+        assert phase.seconds_left == pytest.approx(8 * 36 / 64)
+
+
+def test_each_part_has_a_pace_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    with Progress(quiet=True) as progress, progress.phase("fetch") as phase:
+        for name, total in (("one", 300.0), ("two", 30.0)):
+            for done in (0.1, 0.5):
+                phase.part(name, done * total, total)
+                assert (phase.seconds_left is None) == (done == 0.1)
+                clock.now += 8
+        assert phase.seconds_left == pytest.approx(16 * 15 / 12)
 
 
 def test_a_failed_phase_does_not_say_done() -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 LINE_SECONDS = 10.0
+PACE_SECONDS = 5.0  # a pace seen for less says nothing: what is asked for at once is done at once
 
 
 def phase_event(name: str, total: int | None = None, unit: str = "step") -> dict[str, Any]:
@@ -52,6 +53,7 @@ class Phase:
         self.done = 0.0
         self.values: dict[str, Any] = {}
         self.started = time.monotonic()
+        self._first: tuple[float, float] | None = None  # when something was done first, and how much
         self._view = view
         view.begin(self)
 
@@ -61,6 +63,8 @@ class Phase:
 
     def update(self, done: float, **values: Any) -> None:
         """`done` are done altogether."""
+        if self._first is None or done < self._first[1]:
+            self._first = (time.monotonic(), done) if done else None
         self.done = done
         self.values |= values
         self._view.change(self)
@@ -76,10 +80,14 @@ class Phase:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the pace so far."""
-        if not self.total or not self.done:
+        """An estimate from the pace since something was done first: until then work is prepared, or was done before."""
+        if not self.total or self._first is None:
             return None
-        return self.seconds * max(0.0, self.total - self.done) / self.done
+        begun, before = self._first
+        seconds = time.monotonic() - begun
+        if self.done <= before or seconds < PACE_SECONDS:
+            return None
+        return seconds * max(0.0, self.total - self.done) / (self.done - before)
 
     def finish(self, failed: bool = False) -> None:
         self._view.end(self, failed)
