@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,20 @@ def test_what_was_done_is_not_done_again(source, whole, tmp_path, monkeypatch):
     assert seen[0][1] >= 200, "the records of the complete shards are passed over"
     kept = {out / path.relative_to(work.set): stamp for path, stamp in sorted(stamps.items())[:10]}
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert tree(out) == tree(whole)
+
+
+def test_a_converter_that_dies_is_an_error_from_which_it_goes_on(source, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_ROWS", 20)
+    out, options = tmp_path / "set", {"path": str(source)}
+
+    def kill_one(*_):
+        os.kill(active_children()[0].pid, signal.SIGKILL)
+
+    with pytest.raises(DataFileError, match="a process that converts records died") as caught:
+        prepare("virl39k", out, options=options, processes=2, progress=kill_one)
+    assert "--processes 1" in caught.value.remedy and not active_children()
+    prepare("virl39k", out, options=options, processes=2)
     assert tree(out) == tree(whole)
 
 

@@ -74,6 +74,6 @@ def _inflates(data: bytes, line: int, lines: int) -> bool:
                 return False
             done += len(piece)
             data = inflate.unconsumed_tail
-    except zlib_ng.error:
+    except zlib_ng.error:  # pyright: ignore[reportGeneralTypeIssues] - its stub says that it is an instance
         return False
     return done == expected and inflate.eof and not inflate.unused_data
