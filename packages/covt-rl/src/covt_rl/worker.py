@@ -40,6 +40,7 @@ from covt_runtime.engine import ZeroEngine
 from covt_runtime.metrics import MetricsLog
 from covt_runtime.progress import advance_event, note_event, phase_event
 from covt_runtime.run import RunFolder
+from covt_runtime.weights import DTYPES
 
 SHOWN = {
     "reward": "reward",
@@ -83,7 +84,7 @@ class Trainer:
         check_prompts(
             self.stream.rows, range(worker.rank, len(self.stream.rows), worker.world_size), self.encoder, config
         )
-        dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
+        dtype = DTYPES[config.zero.dtype]
         model, visual = load_split(self.checkpoint, dtype, worker.device, attention=config.model.attention)
         if config.lora.rank:
             add_lora(model, self.encoder.latent, **config.lora.model_dump())

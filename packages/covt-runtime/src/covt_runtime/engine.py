@@ -70,7 +70,7 @@ class ZeroEngine:
         self._schedule_start = 0
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-        self.dtype = torch.bfloat16 if zero.dtype == "bf16" else torch.float32
+        self.dtype = weights.DTYPES[zero.dtype]
         model.to(self.dtype)
         trainable = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
         initialized: Any = deepspeed.initialize(

@@ -26,6 +26,7 @@ from covt_runtime.metrics import MetricsLog
 from covt_runtime.progress import advance_event, note_event, phase_event
 from covt_runtime.run import RunFolder
 from covt_runtime.sections import LatentSection
+from covt_runtime.weights import DTYPES
 from covt_sft.checks import RowChecks
 from covt_sft.config import SftConfig, StageSection
 from covt_sft.data import SampleSource, StepRows
@@ -110,7 +111,7 @@ class Trainer:
 
     def _model(self) -> tuple[LatentPolicy, VisionFeatures]:
         config = self.config
-        dtype = torch.bfloat16 if config.zero.dtype == "bf16" else torch.float32
+        dtype = DTYPES[config.zero.dtype]
         model, visual = load_split(self.source_checkpoint, dtype, self.worker.device, attention=config.model.attention)
         if config.lora.rank:
             add_lora(model, self.encoder.latent, **config.lora.model_dump())
