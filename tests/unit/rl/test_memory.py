@@ -56,6 +56,8 @@ def test_with_adapters_only_they_have_an_optimizer_and_a_reference(checkpoint: P
     adapters = 4 * (30 + 10)
     assert found["weights"] == (1024 + 300 + adapters) * 2 / 2
     assert found["optimizer"] == 3 * found["gradients"] == 3 * found["reference"] == 3 * adapters * 4 / 2
+    with pytest.raises(RolloutError, match="has no qkv"):
+        estimate(checkpoint, config(lora=section | {"targets": ["up_proj", "qkv"]}), Placement(2, (), (), 1))
 
 
 def test_the_server_gets_the_first_gpus_and_the_trainer_the_others():

@@ -113,10 +113,24 @@ def tensor_shapes(checkpoint: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def adapter_parameters(checkpoint: Path, section: LoraSection) -> int:
-    """Trained parameters of LoRA: rank · (inputs + outputs) of each target in the language model."""
-    targets = tuple(f".{target}.weight" for target in section.targets)
-    shapes = (shape for name, shape in tensor_shapes(checkpoint) if "visual." not in name and name.endswith(targets))
-    return section.rank * sum(map(sum, shapes))
+    """Trained parameters of LoRA: rank · (inputs + outputs) of each target in the language model.
+
+    Raises:
+        RolloutError: a target that the language model doesn't have.
+    """
+    if not section.rank:
+        return 0
+    total = 0
+    language = [(name, sum(shape)) for name, shape in tensor_shapes(checkpoint) if "visual." not in name]
+    for target in section.targets:
+        sizes = [size for name, size in language if name.endswith(f".{target}.weight")]
+        if not sizes:
+            raise RolloutError(
+                f"lora.targets: {checkpoint} has no {target}",
+                "name linear layers of the language model, such as q_proj",
+            )
+        total += section.rank * sum(sizes)
+    return total
 
 
 def estimate(checkpoint: Path, config: RlConfig, placement: Placement) -> Memory:
