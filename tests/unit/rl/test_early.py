@@ -241,3 +241,6 @@ def test_a_span_is_likely_the_last_when_half_of_the_completions_ended_with_it() 
     for number in (1, 2, 2, 3, 0):
         spans.add(number)
     assert [spans.likely_last(number) for number in (1, 2, 3, 4)] == [False, True, True, True]
+    for _ in range(300):
+        spans.add(1)
+    assert spans.likely_last(1)

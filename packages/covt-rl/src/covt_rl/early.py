@@ -8,7 +8,7 @@ the *last* span the start is a guess, and is taken back when the parent closes a
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,20 +20,22 @@ from covt_rl.records import Completion, PromptRequest
 EARLY: frozenset[Mode] = frozenset({"drop_latents", "drop_span", "zeros"})
 # Seconds in which equal beginnings are collected, so that they become one request.
 GATHER = 0.005
+# Completions whose numbers of spans are remembered: a policy that learns to use more or fewer is followed.
+REMEMBERED = 256
 
 
 class SpanCounts:
-    """How many spans completions had: tells whether a span is likely to be the last."""
+    """How many spans the last `REMEMBERED` completions had: tells whether a span is likely to be the last."""
 
     def __init__(self) -> None:
-        self.counts: Counter[int] = Counter()
+        self.counts: deque[int] = deque(maxlen=REMEMBERED)
 
     def add(self, spans: int) -> None:
-        self.counts[spans] += 1
+        self.counts.append(spans)
 
     def likely_last(self, spans: int) -> bool:
         """Whether at least half of the completions with so many spans or more had no further one."""
-        return 2 * self.counts[spans] >= sum(count for number, count in self.counts.items() if number >= spans)
+        return 2 * self.counts.count(spans) >= sum(number >= spans for number in self.counts)
 
 
 @dataclass(frozen=True)
