@@ -57,7 +57,7 @@ def settings(server: RunningServer, data: Path, out: Path, /, **sections: dict[s
     return RlConfig.model_validate(values)
 
 
-def run(config: RlConfig, workers: WorkerGroup) -> tuple[Path, list[dict[str, Any]]]:
-    result = train(config, plan(config), progress=Progress(quiet=True), workers=workers)
+def run(config: RlConfig, workers: WorkerGroup, progress: Progress | None = None) -> tuple[Path, list[dict[str, Any]]]:
+    result = train(config, plan(config), progress=progress or Progress(quiet=True), workers=workers)
     folder = Path(result["run"])
     return folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

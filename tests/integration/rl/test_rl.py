@@ -1,7 +1,11 @@
 """GRPO with two real ranks and the real server: both compute the same policy, and new weights reach the server."""
 
 import json
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,15 +14,47 @@ from safetensors.torch import load_file
 from server_tools import RunningServer
 
 from covt_rl.errors import RolloutError
+from covt_rl.live_view import LABELS
 from covt_rl.train import plan, train
 from covt_runtime.launch import WorkerGroup
 from covt_runtime.progress import Progress
 
 
+class Shown(Progress):
+    """Keeps what the live view is given."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(quiet=quiet)
+        self.phases: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "phase":
+            self.phases.append(dict(event))
+        if event["event"] == "advance":
+            self.steps.append(event["values"])
+
+
+# Ours beside the names of TRL's trainer; loss, gradient and learning rate are those of Transformers' trainer below it.
+OWN = re.compile(
+    r"(time|perf|latent|necessity)/.*|rewards/.*/failures|sampling/(kl|staleness)|step|phase|loss|grad_norm"
+    r"|learning_rate|frac_trained"
+)
+
+
+def trl_names() -> set[str]:
+    """The metrics that TRL's GRPOTrainer logs, from its source; NAME stands for a reward's."""
+    path = Path(str(find_spec("trl").submodule_search_locations[0])) / "trainer" / "grpo_trainer.py"
+    found = re.findall(r"_metrics\[mode\]\[f?\"([^\"]+)\"\]", path.read_text())
+    assert len(found) > 20
+    return {re.sub(r"\{[^}]*\}", "NAME", name) for name in found} | {"step_time"}
+
+
 def test_trainer_and_server_agree_while_the_policy_moves(
     latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
 ):
-    folder, lines = run(settings(latent_server, data, tmp_path), workers)
+    shown = Shown(quiet=True)
+    folder, lines = run(settings(latent_server, data, tmp_path), workers, shown)
     assert [line["step"] for line in lines] == [1, 2, 3]
     gaps = [line["latent/logprob_gap"] for line in lines if "latent/logprob_gap" in line]
     assert gaps, "no group had spread: the reward pays for nothing that varies"
@@ -30,6 +66,11 @@ def test_trainer_and_server_agree_while_the_policy_moves(
     assert (before - after).abs().max() > 1e-4
     assert {"reward", "reward_std", "necessity/used", "entropy", "kl", "time/collect", "latent/spans"} <= set(lines[0])
     assert latent_server.call("covt_status")["weight_version"] >= 3
+    names = {re.sub(r"rewards/\w+/", "rewards/NAME/", name) for name in lines[0] if not OWN.fullmatch(name)}
+    assert names - {"time"} <= trl_names()
+    assert {"rewards/NAME/mean", "rewards/NAME/std", "reward", "reward_std", "frac_reward_zero_std", "kl"} <= names
+    assert [phase["total"] for phase in shown.phases if phase["name"] == "rl"] == [3]
+    assert {*LABELS.values(), "evenness", "format", "necessity"} == set(shown.steps[0])
 
 
 def test_a_server_with_other_weights_is_noticed(

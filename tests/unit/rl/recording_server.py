@@ -17,12 +17,16 @@ LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 
 
 class Recorder:
-    """A server that records calls; `fails` names the call that answers HTTP 500, each time or once."""
+    """A server that records calls; `fails` names the call that answers HTTP 500, each time or once.
+
+    text: what it says all token ids mean.
+    """
 
     def __init__(self, version: str = "default", worker_version: int = 0, fails: str = "") -> None:
         self.version, self.worker_version, self.fails = version, worker_version, fails
         self.fails_once = False
         self.sleep_mode, self.sleeping = True, False
+        self.text = ""
         self.calls: list[str] = []
         self.loaded: dict[str, torch.Tensor] = {}
 
@@ -43,7 +47,8 @@ class Recorder:
         if call == "covt_status":
             status = {"weight_version": self.worker_version, "sleep_mode": self.sleep_mode}
             return web.json_response({"results": [status]})
-        return web.json_response({"weight_version": self.version, "is_sleeping": self.sleeping})
+        answer = {"weight_version": self.version, "is_sleeping": self.sleeping, "prompt": self.text}
+        return web.json_response(answer)
 
 
 def with_server(servers: Recorder | list[Recorder], work: Any) -> Any:

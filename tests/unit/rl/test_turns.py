@@ -15,7 +15,7 @@ from covt_rl.client import RolloutClient
 from covt_rl.config import RlConfig
 from covt_rl.errors import RolloutError, ServerError, StaleWeightsError
 from covt_rl.memory import Memory, Placement, check_machine
-from covt_rl.serving.options import ServerOptions, command
+from covt_rl.serving.options import ServerOptions, command, require_vllm
 from covt_rl.serving.watch import Watch
 from covt_rl.train import hand_over
 from covt_rl.turns import Turns, check_sleep_mode, first_sleep, lay_down, turn_event, waking
@@ -182,7 +182,7 @@ def test_a_machine_without_gpus_is_refused_and_the_plan_says_so():
         check_machine(config, placed, Memory({}, {}))
 
 
-@pytest.mark.skipif("require_vllm() != 'cpu'")
+@pytest.mark.skipif(require_vllm() != "cpu", reason="of vLLM's CPU build")
 def test_a_cpu_server_is_not_started_with_sleep_mode(tmp_path: Path):
     with pytest.raises(ServerError, match="no sleep mode"):
         command(tmp_path, "127.0.0.1", 1, ServerOptions(sleep=True))

@@ -264,3 +264,7 @@ def test_prompts_without_room_for_an_answer_are_refused(setting: Setting):
     with pytest.raises(RolloutError, match=r"2 of 2 prompts are too long: .*rollout.max_tokens = 64"):
         check_prompts(setting.rows, range(2), setting.encoder, config)
     check_prompts(setting.rows, range(2), setting.encoder, RlConfig.model_validate({"rollout": {"max_tokens": 64}}))
+    config = RlConfig.model_validate({"rollout": {"max_tokens": 64}, "server": {"max_model_len": 65}})
+    with pytest.raises(RolloutError, match=r"more than server.max_model_len = 65") as caught:
+        check_prompts(setting.rows, range(2), setting.encoder, config)
+    assert caught.value.remedy.startswith("raise server.max_model_len")

@@ -155,6 +155,8 @@ def completion_metrics(parts: Sequence[Collected]) -> dict[str, float]:
         "completions/min_length": float(min(lengths)),
         "completions/max_length": float(max(lengths)),
         "completions/mean_terminated_length": fmean(ended) if ended else 0.0,
+        "completions/min_terminated_length": float(min(ended, default=0)),
+        "completions/max_terminated_length": float(max(ended, default=0)),
         "completions/clipped_ratio": 1 - len(ended) / len(flat),
         "latent/spans": fmean(len(one.latent_spans) for one in flat),
         "latent/used": fmean(float(bool(one.latent_spans)) for one in flat),

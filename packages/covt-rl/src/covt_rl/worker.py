@@ -25,6 +25,7 @@ from covt_rl.client import RolloutClient
 from covt_rl.completions_table import table_rows, write_table
 from covt_rl.config import RlConfig
 from covt_rl.journal import Journal, StepRollouts
+from covt_rl.live_view import live_values
 from covt_rl.objective import GrpoObjective
 from covt_rl.rollouts import Collector
 from covt_rl.scoring import Judged, build_rewards, with_advantages
@@ -41,17 +42,6 @@ from covt_runtime.metrics import MetricsLog
 from covt_runtime.progress import advance_event, note_event, phase_event
 from covt_runtime.run import RunFolder
 from covt_runtime.weights import DTYPES
-
-SHOWN = {
-    "reward": "reward",
-    "reward_std": "±",
-    "necessity/nu": "ν",
-    "completions/mean_length": "length",
-    "latent/spans": "spans",
-    "latent/logprob_gap": "gap",
-    "perf/tokens_per_second": "tokens/s",
-}
-"""What the live view shows, besides the rewards by name."""
 
 
 def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
@@ -331,11 +321,7 @@ class Trainer:
         self.log.table("completions", rows)
 
     def _tell(self, step: int, metrics: dict[str, float]) -> None:
-        shown = {label: metrics[name] for name, label in SHOWN.items() if name in metrics}
-        for reward in self.rewards:
-            name = f"rewards/{reward.name}/mean"
-            if name in metrics:
-                shown[reward.name] = metrics[name]
+        shown = live_values(metrics, [reward.name for reward in self.rewards])
         self.worker.emit(advance_event(step + 1, shown))
         for text in self.alarms.check(metrics):
             self.worker.emit(note_event(f"step {step + 1}: {text}"))
