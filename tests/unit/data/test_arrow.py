@@ -5,7 +5,7 @@ import sys
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covt_data import arrow
@@ -24,7 +24,8 @@ COLUMNS = {field.name: st.text(max_size=9) for field in ARROW_SCHEMA} | {
 }
 
 
-@given(st.lists(st.fixed_dictionaries(COLUMNS), max_size=11))
+@settings(max_examples=25)
+@given(st.lists(st.fixed_dictionaries(COLUMNS), max_size=9))
 def test_tables_are_those_of_pyarrow(rows):
     table = table_of(rows)
     table.validate(full=True)

@@ -74,12 +74,14 @@ def test_the_language_model_trains_and_the_tower_does_not(published):
         model.model.visual = visual
 
 
-def test_the_latent_forward_takes_the_real_shapes(published):
-    """Two samples of 9 and 20 tokens laid end to end, two segments of 4 in the second."""
+def test_the_latent_forward_takes_the_real_shapes(published, monkeypatch):
+    """Two samples of 9 and 20 tokens laid end to end, two segments of 4 in the second; layers are all alike."""
     (_, _, _, hidden, _), model = published
+    language_model = model.model.language_model
+    monkeypatch.setattr(language_model, "layers", language_model.layers[:4])
     embeds, positions = torch.empty(1, 29, hidden, device="meta"), torch.empty(3, 1, 29, device="meta")
     states = latent_forward(
-        model.model.language_model, embeds, positions, torch.empty(1, 29, device="meta"), [[], [(5, 9), (12, 16)]],
+        language_model, embeds, positions, torch.empty(1, 29, device="meta"), [[], [(5, 9), (12, 16)]],
         partial(feedback, normalize="none"), size=4, lengths=[9, 20],
     )  # fmt: skip
     assert states.shape == embeds.shape and states.requires_grad

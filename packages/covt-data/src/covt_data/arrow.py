@@ -72,7 +72,7 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array[Any]:
     bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
     if isinstance(kind, pa.StructType):
         fields = [kind.field(number) for number in range(kind.num_fields)]
-        children = [_array([value and value[field.name] for value in values], field.type) for field in fields]
+        children = [_array([value[field.name] for value in values], field.type) for field in fields]
         return pa.Array.from_buffers(kind, len(values), [bitmap], children=children)
     if isinstance(kind, pa.ListType):
         items = _array([item for value in values for item in value or ()], kind.value_type)
