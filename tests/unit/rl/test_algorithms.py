@@ -170,3 +170,23 @@ def test_recorded_values_of_third_party_trainers(shared_data):
             recorded = easyr1[f"policy_default_{name}"]
             torch.testing.assert_close(loss.item(), recorded["loss"], rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(new.grad, torch.tensor(recorded["grad"]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.shared_data
+def test_recorded_averages_of_third_party_trainers(shared_data):
+    """Three ways to average tokens, Dr.GRPO's constant among them, of log-probabilities; and a whole clipped loss."""
+    for line in (shared_data / "reference_vectors" / "rl_core_algos.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        recorded = case["expected"]["verl"]
+        mask, new = torch.tensor(case["response_mask"]), torch.tensor(case["log_probs"])
+        count = {"tokens": mask.sum().item(), "sequences": len(mask), "max_tokens": mask.shape[1]}
+        for how, name in [
+            ("token_mean", "token-mean"),
+            ("sequence_mean", "seq-mean-token-mean"),
+            ("constant", "seq-mean-token-sum-norm"),
+        ]:
+            assert aggregate(new, mask, how, **count).item() == pytest.approx(recorded[f"agg_{name}"], rel=1e-5)
+        old, advantages = torch.tensor(case["old_log_probs"]), torch.tensor(recorded["grpo_adv"])
+        per_token = clipped_surrogate(new, old, advantages, clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+        loss = aggregate(per_token, mask, "token_mean", **count).item()
+        assert loss == pytest.approx(recorded["policy_vanilla"][0], rel=1e-5, abs=1e-5)
