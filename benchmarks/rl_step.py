@@ -18,8 +18,8 @@ NECESSITY = "step with necessity, against the same without"
 class Pair:
     """One training of ours and one of TRL's a round, of which several cases report a phase each."""
 
-    def __init__(self, trainer: Ours) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Ours, what: str = "") -> None:
+        self.trainer, self.what = trainer, what
         self.seen: dict[str, Seconds] = {}
 
     def whole(self, side: str) -> float:
@@ -30,8 +30,16 @@ class Pair:
     def phase(self, side: str, name: str) -> float:
         return getattr(self.seen[side], name)
 
+    def cases(self) -> list[Case]:
+        return [
+            Case(f"whole step{self.what}, against TRL", lambda: self.whole("ours"), lambda: self.whole("base")),
+            self.case("rollouts", "collect"),
+            self.case("update", "update"),
+        ]
+
     def case(self, name: str, phase: str) -> Case:
-        return Case(name, lambda: self.phase("ours", phase), lambda: self.phase("base", phase))
+        ours, base = (lambda side=side: self.phase(side, phase) for side in ("ours", "base"))
+        return Case(f"{name}{self.what}, against TRL", ours, base)
 
 
 @contextmanager
@@ -39,6 +47,7 @@ def cases() -> Iterator[Sequence[Case]]:
     with ExitStack() as stack:
         with_latents = stack.enter_context(ours(latents=True))
         pair = Pair(stack.enter_context(ours(latents=False)))
+        pictured = Pair(stack.enter_context(ours(latents=False, cells=16)), " with pictures of 256 tokens")
 
         def step(share: float, ahead: int = 0) -> float:
             return with_latents.train(share=share, ahead=ahead).step
@@ -46,9 +55,8 @@ def cases() -> Iterator[Sequence[Case]]:
         yield [
             Case(NECESSITY, lambda: step(1.0), lambda: step(0.0)),
             Case("rollouts one step ahead, against synchronous", lambda: step(1.0, 1), lambda: step(1.0)),
-            Case("whole step, against TRL", lambda: pair.whole("ours"), lambda: pair.whole("base")),
-            pair.case("rollouts, against TRL", "collect"),
-            pair.case("update, against TRL", "update"),
+            *pair.cases(),
+            *pictured.cases(),
         ]
 
 

@@ -9,10 +9,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from rollout_work import QUICKSTART, Size, picture
 
 PROMPTS, SAMPLES, TOKENS, AFTER_SPAN, STEPS = 8, 8, 256, 64, 4
 REWARD = """
@@ -23,7 +25,7 @@ def alternate(group):
 """
 
 
-def build_chain(folder: Path, rows: Sequence[Any], *, latents: bool) -> Path:
+def build_chain(folder: Path, rows: Sequence[Any], *, latents: bool, size: Size = QUICKSTART) -> Path:
     """A tiny checkpoint that answers everything with one chain of `TOKENS` tokens: its layers add nothing to the token
     they see, and its output matrix maps each token to the next. It costs what any model of its shape costs.
 
@@ -38,7 +40,7 @@ def build_chain(folder: Path, rows: Sequence[Any], *, latents: bool) -> Path:
     from covt_model.tiny import build_tiny
 
     images = [decode(image.bytes) for row in rows[:8] for image in row.images]
-    build_tiny(folder, [row.question for row in rows], images, latent_size=8, vocab_size=1024)
+    build_tiny(folder, [row.question for row in rows], images, latent_size=8, vocab_size=1024, **asdict(size))
     latent, encoder = LatentConfig.read(folder), Encoder(folder)
     model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     first = int(encoder.encode_prompt(rows[0]).ids[-1])
@@ -123,19 +125,42 @@ class Ours:
         return Seconds(*(statistics.median(line[name] for line in lines) for name in names))
 
 
-@contextmanager
-def ours(latents: bool) -> Iterator[Ours]:
-    """A server and two ranks for a chain with or without latents; everything is gone afterwards."""
+def prepare_prompts(folder: Path, cells: int | None) -> Path:
+    """Prompts with a picture each: the quickstart's of 16 visual tokens, or with other pictures of `cells`²."""
     from covt_data.prepare import prepare
+
+    if cells is None:
+        prepare("trace", folder / "trace", options={"n_train": 1, "n_prompts": PROMPTS * STEPS, "n_test": 1})
+        return folder / "trace"
+    rows = folder / "rows"
+    rows.mkdir()
+    for number in range(PROMPTS * STEPS):
+        (rows / f"{number}.png").write_bytes(picture(number, cells))
+    lines = [
+        {"id": str(number), "question": "<image>Which cell do you reach?", "images": [f"{number}.png"], "answer": "B3"}
+        for number in range(PROMPTS * STEPS)
+    ]
+    (rows / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = {"path": str(rows / "prompts.jsonl"), "split": "prompts", "grader": "text"}
+    prepare("jsonl", folder / "prompts", options=options)
+    return folder / "prompts"
+
+
+@contextmanager
+def ours(latents: bool, *, cells: int | None = None, size: Size = QUICKSTART) -> Iterator[Ours]:
+    """A server and two ranks for a chain with or without latents; everything is gone afterwards.
+
+    cells: of a picture's side, see `prepare_prompts`.
+    """
     from covt_data.store import PreparedSet
     from covt_rl.serving.process import LatentServer
     from covt_runtime.launch import WorkerGroup
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = folder / "trace"
-        prepare("trace", data, options={"n_train": 1, "n_prompts": PROMPTS * STEPS, "n_test": 1})
-        checkpoint = build_chain(folder / "chain", list(PreparedSet(data).rows("prompts")), latents=latents)
+        data = prepare_prompts(folder, cells)
+        rows = list(PreparedSet(data).rows("prompts"))
+        checkpoint = build_chain(folder / "chain", rows, latents=latents, size=size)
         with LatentServer.start(checkpoint) as server, WorkerGroup(2, log_dir=folder / "logs") as workers:
             yield Ours(folder, checkpoint, data, server.url, workers)
 
@@ -220,6 +245,4 @@ def train_with_trl(checkpoint: Path, data: Path) -> Seconds:
 
 
 if __name__ == "__main__":
-    from dataclasses import asdict
-
     print(json.dumps(asdict(train_with_trl(Path(sys.argv[1]), Path(sys.argv[2])))))
