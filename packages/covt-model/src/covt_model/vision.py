@@ -116,7 +116,7 @@ class VisionFeatures:
 
     def move(self, device: torch.device | str) -> None:
         """Move the tower; the cache, which lies on its device, is emptied."""
-        self.visual.to(device)
+        torch.nn.Module.to(self.visual, device)
         self._by_key, self._by_pixels = _Recent(), _Recent()
 
     @torch.no_grad()
