@@ -124,8 +124,9 @@ def _amount(value: float, unit: str) -> str:
 
 def side(entry: dict[str, Any], which: str) -> str:
     """The median and the range of one side."""
-    middle, low, high = (_amount(value, entry["unit"]) for value in (entry[which], *entry[f"{which}_range"]))
-    return f"{middle} ({low} – {high})"
+    unit, _, of = entry["unit"].partition(" ")
+    middle, low, high = (_amount(value, unit) for value in (entry[which], *entry[f"{which}_range"]))
+    return f"{middle}{of and f' {of}'} ({low} – {high})"
 
 
 def main(benchmark: Benchmark) -> None:
