@@ -186,7 +186,8 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
     from covt_rl.serving.process import LatentServer, check_port
     from covt_rl.serving.supervisor import descendants
     from covt_rl.serving.watch import Watch
-    from covt_rl.weight_sync import Publisher, ServedNames
+    from covt_rl.weight_files import ServedNames
+    from covt_rl.weight_sync import Publisher
 
     begun = time.monotonic()
     left = Leftovers()

@@ -35,7 +35,7 @@ class Leftovers:
     def _new_memory(self) -> set[str]:
         """Names that are new; what other processes of the machine have made meanwhile, they have mapped or named."""
         from covt_rl.serving import supervisor
-        from covt_rl.weight_sync import PREFIX
+        from covt_rl.weight_files import PREFIX
 
         new = {path.name for path in SHARED_MEMORY.iterdir()} - self._memory
         pids = supervisor.processes()

@@ -61,7 +61,7 @@ class Pushes:
     def __init__(self, server: Any, tensors: dict[str, Any]) -> None:
         from covt_rl.blocking import BlockingClient
         from covt_rl.client import RolloutClient
-        from covt_rl.weight_sync import ServedNames
+        from covt_rl.weight_files import ServedNames
 
         self.client = RolloutClient.for_checkpoint(server.url, server.checkpoint, timeout=120)
         self.blocking = BlockingClient(self.client)

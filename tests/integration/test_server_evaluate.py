@@ -15,7 +15,8 @@ from covt_data.schema import Image, Row
 from covt_model.encode import Encoder
 from covt_rl.client import RolloutClient, Sampling
 from covt_rl.evaluate import MODES, evaluate, request
-from covt_rl.weight_sync import ServedNames, publish
+from covt_rl.weight_files import ServedNames
+from covt_rl.weight_sync import publish
 
 ROWS, MAX_TOKENS = 12, 24
 

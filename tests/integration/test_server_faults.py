@@ -21,7 +21,8 @@ from covt_rl.serving import supervisor
 from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
 from covt_rl.serving.watch import Watch
-from covt_rl.weight_sync import Publisher, ServedNames
+from covt_rl.weight_files import ServedNames
+from covt_rl.weight_sync import Publisher
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,8 @@ from covt_rl.errors import WeightPushError
 from covt_rl.records import PromptRequest
 from covt_rl.serving.options import ServerOptions
 from covt_rl.serving.process import LatentServer
-from covt_rl.weight_sync import Publisher, ServedNames, push_weights
+from covt_rl.weight_files import ServedNames
+from covt_rl.weight_sync import Publisher, push_weights
 from covt_rl.weight_transfer import Nccl, Tensors, connect_nccl, init_bodies, send_nccl, stored, update_body
 
 PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]

@@ -18,7 +18,8 @@ from covt_model.heads import FILE, save_head
 from covt_rl import weight_sync
 from covt_rl.client import RolloutClient
 from covt_rl.errors import RolloutError, WeightPushError
-from covt_rl.weight_sync import PREFIX, Publisher, ServedNames, publish, push_weights, scratch, write_weights
+from covt_rl.weight_files import PREFIX, ServedNames, scratch, write_weights
+from covt_rl.weight_sync import Publisher, publish, push_weights
 
 SERVED = {"model.layers.0.w": torch.ones(4), "visual.v": torch.zeros(2), "model.norm.weight": torch.ones(3)}
 

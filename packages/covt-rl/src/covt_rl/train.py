@@ -23,7 +23,7 @@ from covt_rl.serving.watch import Watch
 from covt_rl.source import training_stream
 from covt_rl.turns import EVENT as TURN
 from covt_rl.turns import first_sleep, turn_event
-from covt_rl.weight_sync import remove_left
+from covt_rl.weight_files import remove_left
 from covt_runtime.distributed import is_main_process, launched_from_outside, place_in_group, visible_gpus
 from covt_runtime.launch import WorkerGroup, launch
 from covt_runtime.progress import Progress

@@ -33,7 +33,8 @@ from covt_rl.source import RolloutSource, training_stream
 from covt_rl.turns import Turns, waking
 from covt_rl.update import Updater
 from covt_rl.validate import Validator
-from covt_rl.weight_sync import Publisher, ServedNames, drain, load_files
+from covt_rl.weight_files import ServedNames, drain
+from covt_rl.weight_sync import Publisher, load_files
 from covt_rl.weight_transfer import nccl, way
 from covt_runtime.checkpoint import CheckpointStore
 from covt_runtime.distributed import Worker
