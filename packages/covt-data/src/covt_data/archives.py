@@ -125,7 +125,7 @@ def _copy(source: IO[bytes], out: IO[bytes], name: str) -> int:
     try:
         while block := source.read(BLOCK):
             written += out.write(block)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:  # zipfile's for unknown methods
         raise Rejected(Reason.ARCHIVE_UNREADABLE, f"{shown(name)}: {error}") from None
     return written
 
