@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from covt_runtime.report.lines import Series, line_chart, spread
+from covt_eval.report.charts.lines import Series, line_chart, spread
 
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 236, 16, 48

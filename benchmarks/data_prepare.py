@@ -89,7 +89,7 @@ def write_source(folder: Path, rows: int) -> None:
 
 
 def run_ours(source: Path, out: Path) -> float:
-    from covt_data.prepare import prepare
+    from covt_data.ingest.prepare import prepare
 
     begun = time.perf_counter()
     prepare("comt", out, options={"path": str(source)}, processes=CORES)
@@ -99,10 +99,10 @@ def run_ours(source: Path, out: Path) -> float:
 def run_base(source: Path, out: Path, our_checks: bool = False) -> float:
     import datasets
 
-    from covt_data import pictures
-    from covt_data.convert import Converter
-    from covt_data.picture_folder import PictureFolder
-    from covt_data.records import Record
+    from covt_data.images import image_checks as pictures
+    from covt_data.images.image_folder import PictureFolder
+    from covt_data.ingest.convert import Converter
+    from covt_data.ingest.record_files import Record
     from covt_data.sources import RecordSource, load_source
     from covt_data.sources.base import Place
 

@@ -59,7 +59,7 @@ class Fault:
 
     def strike(self, server: Any) -> Callable[[], None]:
         """Do it; the result undoes it, where it can be undone."""
-        from covt_rl.serving.supervisor import descendants
+        from covt_rollout.server.supervisor import descendants
 
         supervised = server.pid
         below = descendants(supervised) if supervised is not None else []
@@ -103,8 +103,8 @@ class Rounds:
     def __init__(self, server: Any, client: Any, publisher: Any, samples: int = 2, prompts: int = 24) -> None:
         from safetensors.torch import load_file
 
-        from covt_rl.client import Sampling
-        from covt_rl.records import PromptRequest
+        from covt_rollout.client.completions import PromptRequest
+        from covt_rollout.client.rollout_client import Sampling
 
         self.server, self.client, self.publisher = server, client, publisher
         self.weights = load_file(server.checkpoint / "model.safetensors")
@@ -180,14 +180,14 @@ def token_ids(groups: Sequence[Sequence[Any]]) -> list[list[tuple[int, ...]]]:
 
 def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[str], None]) -> Counts:
     """All rounds on one server that is watched and restarted, and the count of what it leaves behind."""
-    from covt_rl.client import RolloutClient
-    from covt_rl.errors import ServerError
-    from covt_rl.serving.options import ServerOptions
-    from covt_rl.serving.process import LatentServer, check_port
-    from covt_rl.serving.supervisor import descendants
-    from covt_rl.serving.watch import Watch
-    from covt_rl.weight_files import ServedNames
-    from covt_rl.weight_sync import Publisher
+    from covt_rollout.client.rollout_client import RolloutClient
+    from covt_rollout.rollout_errors import ServerError
+    from covt_rollout.server.options import ServerOptions
+    from covt_rollout.server.process import LatentServer, check_port
+    from covt_rollout.server.supervisor import descendants
+    from covt_rollout.server.watch import Watch
+    from covt_rollout.weights.weight_files import ServedNames
+    from covt_rollout.weights.weight_sync import Publisher
 
     begun = time.monotonic()
     left = Leftovers()

@@ -22,7 +22,7 @@ from typing import Any
 
 from leftovers import Leftovers
 
-from covt_runtime.progress import Progress
+from covt_runtime.metrics.progress import Progress
 
 PROMPTS, SAMPLES = 2, 4
 # Steps within which a fault comes, and steps for each fault: two are done before them.
@@ -34,7 +34,7 @@ from covt_rewards import RewardResult
 def evenness(group):
     return [RewardResult(float(sum(one.token_ids) % 2)) for one in group.rollouts]
 """
-SERVER, RANK = "covt_rl.serving.vllm_main", "covt_runtime.worker"
+SERVER, RANK = "covt_rollout.server.vllm_main", "covt_runtime.launch.worker_process"
 # Metrics that are of the clock and not of the training.
 CLOCK = ("time", "perf/", "step_time")
 
@@ -144,7 +144,7 @@ class Striker(Progress):
 
 
 def below() -> list[int]:
-    from covt_rl.serving.supervisor import descendants
+    from covt_rollout.server.supervisor import descendants
 
     return descendants(os.getpid())
 
@@ -162,9 +162,9 @@ def run(
     checkpoint: Path, faults: Sequence[Fault], folder: Path, note: Callable[[str], None], steps: int | None = None
 ) -> Counts:
     """One epoch of `steps` steps with these faults; the run lies in `folder`/rl."""
-    from covt_data.prepare import prepare
-    from covt_rl.train import plan, train
-    from covt_runtime.errors import LaunchError
+    from covt_data.ingest.prepare import prepare
+    from covt_rl.training.train import plan, train
+    from covt_runtime.runtime_errors import LaunchError
 
     begun, left = time.monotonic(), Leftovers()
     counts = Counts(steps=steps or EACH * len(faults) + 2)
@@ -198,7 +198,7 @@ def prepare_data(prepare: Callable[..., Any], folder: Path, prompts: int) -> Pat
 
 
 def recipe(checkpoint: Path, data: Path, folder: Path) -> Any:
-    from covt_rl.config import RlConfig
+    from covt_rl.rl_recipe import RlConfig
 
     reward = folder / "reward.py"
     reward.write_text(REWARD)

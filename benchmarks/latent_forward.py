@@ -86,9 +86,9 @@ class Comparison:
         self.peak: dict[str, float] = {}
 
     def run(self, side: str) -> float:
-        from covt_model.feedback import feedback
-        from covt_model.latent_forward import latent_forward
-        from covt_model.reference import reference_forward
+        from covt_model.latents.feedback import feedback
+        from covt_model.latents.latent_forward import latent_forward
+        from covt_model.latents.reference_forward import reference_forward
 
         rule = partial(feedback, normalize="rms")
         arguments = (self.model, self.embeds, self.positions, self.mask, self.spans, rule)

@@ -26,9 +26,9 @@ from covt.quickstart.run import Quickstart
 from covt.quickstart.state import State
 from covt.quickstart.summary import ABLATIONS, read_correct
 from covt.quickstart.tasks import Task
-from covt_data.store import PreparedSet
-from covt_rl.stats import paired_difference
-from covt_runtime.progress import Progress
+from covt_data.store.prepared_set import PreparedSet
+from covt_eval.statistics.intervals import paired_difference
+from covt_runtime.metrics.progress import Progress
 
 DATA = {"n_train": 5000, "n_prompts": 6000, "n_test": 600, "direct_hops": 6, "direct_share": 0.8}
 # With fewer latents to learn from, stage 1 needs longer than the quickstart's.

@@ -34,8 +34,8 @@ class Leftovers:
 
     def _new_memory(self) -> set[str]:
         """Names that are new; what other processes of the machine have made meanwhile, they have mapped or named."""
-        from covt_rl.serving import supervisor
-        from covt_rl.weight_files import PREFIX
+        from covt_rollout.server import supervisor
+        from covt_rollout.weights.weight_files import PREFIX
 
         new = {path.name for path in SHARED_MEMORY.iterdir()} - self._memory
         pids = supervisor.processes()

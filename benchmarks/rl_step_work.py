@@ -34,10 +34,10 @@ def build_chain(folder: Path, rows: Sequence[Any], *, latents: bool, size: Size 
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from covt_model.config import LatentConfig
-    from covt_model.encode import Encoder
-    from covt_model.images import decode
-    from covt_model.tiny import build_tiny
+    from covt_model.encoding.encode import Encoder
+    from covt_model.families.qwen2_5_vl.image_patches import decode
+    from covt_model.families.qwen2_5_vl.tiny import build_tiny
+    from covt_model.latent_config import LatentConfig
 
     images = [decode(image.bytes) for row in rows[:8] for image in row.images]
     build_tiny(folder, [row.question for row in rows], images, latent_size=8, vocab_size=1024, **asdict(size))
@@ -95,9 +95,9 @@ class Ours:
 
     def train(self, *, share: float, ahead: int = 0) -> Seconds:
         """One training of `STEPS` steps; share: of the rollouts that get counterfactual continuations."""
-        from covt_rl.config import RlConfig
-        from covt_rl.train import plan, train
-        from covt_runtime.progress import Progress
+        from covt_rl.rl_recipe import RlConfig
+        from covt_rl.training.train import plan, train
+        from covt_runtime.metrics.progress import Progress
 
         self._number += 1
         values = {
@@ -127,7 +127,7 @@ class Ours:
 
 def prepare_prompts(folder: Path, cells: int | None) -> Path:
     """Prompts with a picture each: the quickstart's of 16 visual tokens, or with other pictures of `cells`²."""
-    from covt_data.prepare import prepare
+    from covt_data.ingest.prepare import prepare
 
     if cells is None:
         prepare("trace", folder / "trace", options={"n_train": 1, "n_prompts": PROMPTS * STEPS, "n_test": 1})
@@ -152,9 +152,9 @@ def ours(latents: bool, *, cells: int | None = None, size: Size = QUICKSTART) ->
 
     cells: of a picture's side, see `prepare_prompts`.
     """
-    from covt_data.store import PreparedSet
-    from covt_rl.serving.process import LatentServer
-    from covt_runtime.launch import WorkerGroup
+    from covt_data.store.prepared_set import PreparedSet
+    from covt_rollout.server.process import LatentServer
+    from covt_runtime.launch.workers import WorkerGroup
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -187,7 +187,7 @@ def train_with_trl(checkpoint: Path, data: Path) -> Seconds:
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    from covt_data.store import PreparedSet
+    from covt_data.store.prepared_set import PreparedSet
 
     torch.set_num_threads(2)
     rows = list(PreparedSet(data).rows("prompts"))

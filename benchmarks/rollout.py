@@ -32,7 +32,7 @@ class Loop:
         import torch
         from transformers import AutoImageProcessor, Qwen2_5_VLForConditionalGeneration
 
-        from covt_model.config import LatentConfig
+        from covt_model.latent_config import LatentConfig
 
         self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)

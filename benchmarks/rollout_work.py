@@ -33,7 +33,7 @@ def build(folder: Path, size: Size) -> Path:
     """A random Qwen2.5-VL of this size with latent tokens, K 8."""
     import torch
 
-    from covt_model.tiny import build_tiny
+    from covt_model.families.qwen2_5_vl.tiny import build_tiny
 
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8, generator=generator) for _ in range(4)]
@@ -73,7 +73,7 @@ class Prompts:
 
     def of_round(self, number: int, count: int) -> list[Any]:
         """`count` PromptRequests; the same number gives the same ones."""
-        from covt_rl.records import PromptRequest
+        from covt_rollout.client.completions import PromptRequest
 
         text = (
             "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Case {}. Which cell do you reach?<|im_end|>\n"
@@ -102,8 +102,8 @@ def plain_command(checkpoint: Path, port: int) -> list[str]:
 @contextmanager
 def serving(checkpoint: Path, log: Path, *, plugin: bool = True, **options: Any) -> Iterator[Any]:
     """A running `LatentServer` with our plugin, or of plain vLLM in the same environment."""
-    from covt_rl.serving.options import ServerOptions
-    from covt_rl.serving.process import LatentServer, free_port
+    from covt_rollout.server.options import ServerOptions
+    from covt_rollout.server.process import LatentServer, free_port
 
     if plugin:
         with LatentServer.start(checkpoint, options=ServerOptions(**options), log_path=log) as server:
@@ -122,8 +122,8 @@ class Load:
     """
 
     def __init__(self, server: Any, prompts: Prompts, *, count: int, samples: int, tokens: int, bias: float) -> None:
-        from covt_rl.blocking import BlockingClient
-        from covt_rl.client import RolloutClient
+        from covt_rollout.client.blocking import BlockingClient
+        from covt_rollout.client.rollout_client import RolloutClient
 
         client = RolloutClient.for_checkpoint(server.url, server.checkpoint, timeout=300)
         self.blocking = BlockingClient(client)
@@ -141,7 +141,7 @@ class Load:
 
     def seconds_per_token(self) -> float:
         """Send a round's requests all at once; wall seconds a completion token."""
-        from covt_rl.client import LatentInput, Sampling, request_body
+        from covt_rollout.client.rollout_client import LatentInput, Sampling, request_body
 
         requests = []
         sampling = Sampling(max_tokens=self.tokens, n=self.samples)
@@ -161,7 +161,7 @@ class Load:
     async def _all(self, requests: list[dict[str, Any]]) -> list[Any]:
         import asyncio
 
-        from covt_rl.client import GENERATE
+        from covt_rollout.client.rollout_client import GENERATE
 
         post = self.blocking.client.transport.post
         return await asyncio.gather(*(post(GENERATE, body) for body in requests))

@@ -66,8 +66,8 @@ def rows() -> list[Any]:
 
 def build(folder: Path) -> Path:
     """A Qwen2.5-VL of 7 M parameters with four layers of hidden size 256 and a vision tower of four."""
-    from covt_model.images import decode
-    from covt_model.tiny import build_tiny
+    from covt_model.families.qwen2_5_vl.image_patches import decode
+    from covt_model.families.qwen2_5_vl.tiny import build_tiny
 
     made = rows()
     texts = [text for row in made for text in (row.question, *(step.text or "" for step in row.steps))]
@@ -82,16 +82,16 @@ class Ours:
     def __init__(self, checkpoint: str, batching: str) -> None:
         import torch
 
-        from covt_model.encode import Encoder
-        from covt_model.policy import LatentPolicy, load_split
-        from covt_model.vision import VisionFeatures
-        from covt_runtime.config import OptimConfig, ZeroConfig
-        from covt_runtime.engine import ZeroEngine
-        from covt_runtime.sections import LatentSection
+        from covt_model.encoding.encode import Encoder
+        from covt_model.encoding.vision_features import VisionFeatures
+        from covt_model.latents.policy import LatentPolicy, load_split
+        from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
+        from covt_runtime.engine.zero_engine import ZeroEngine
+        from covt_runtime.recipe_schema import LatentSection
         from covt_sft.checks import RowChecks
-        from covt_sft.config import SftDataSection, Stage2Section
         from covt_sft.data import SampleSource
         from covt_sft.objective import Objective
+        from covt_sft.sft_recipe import SftDataSection, Stage2Section
         from covt_sft.stage import StageLoss
         from covt_sft.step import Stepper, decoder_work
         from covt_sft.targets import TargetMaker
@@ -140,7 +140,7 @@ class Trainer:
         import torch
         import transformers
 
-        from covt_model.encode import Encoder
+        from covt_model.encoding.encode import Encoder
 
         torch.set_num_threads(1)
         self.encoder = Encoder(checkpoint, mode="pause", selection="ilvr")
@@ -188,8 +188,8 @@ class Trainer:
         """Padded on the right, with pixel values as the processor makes them."""
         import torch
 
-        from covt_model.batch import collate
-        from covt_model.images import patchify
+        from covt_model.encoding.batch import collate
+        from covt_model.families.qwen2_5_vl.image_patches import patchify
 
         samples = [feature["sample"] for feature in features]
         batch = collate(samples, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id)
@@ -219,7 +219,7 @@ class Trainer:
 
 @contextmanager
 def cases() -> Iterator[list[Case]]:
-    from covt_runtime.launch import WorkerGroup
+    from covt_runtime.launch.workers import WorkerGroup
 
     with (
         tempfile.TemporaryDirectory() as temporary,

@@ -48,7 +48,7 @@ class TensorByTensor:
     def bench_finish(self) -> None:
         from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload
 
-        from covt_model.vllm_plugin.weights import repack_tied_head
+        from covt_rollout.vllm_plugin.reload_weights import repack_tied_head
 
         model = self.model_runner.get_model()
         finalize_layerwise_reload(model, self.model_runner.model_config)
@@ -59,9 +59,9 @@ class Pushes:
     """Both ways to give a server `tensors`, its checkpoint's weights by name."""
 
     def __init__(self, server: Any, tensors: dict[str, Any]) -> None:
-        from covt_rl.blocking import BlockingClient
-        from covt_rl.client import RolloutClient
-        from covt_rl.weight_files import ServedNames
+        from covt_rollout.client.blocking import BlockingClient
+        from covt_rollout.client.rollout_client import RolloutClient
+        from covt_rollout.weights.weight_files import ServedNames
 
         self.client = RolloutClient.for_checkpoint(server.url, server.checkpoint, timeout=120)
         self.blocking = BlockingClient(self.client)
@@ -77,7 +77,7 @@ class Pushes:
         self.blocking.__exit__(None, None, None)
 
     def ours(self, scale: float = 1.0) -> float:
-        from covt_rl.weight_sync import publish
+        from covt_rollout.weights.weight_sync import publish
 
         self.version += 1
         scaled = self.scaled(scale)
@@ -110,8 +110,8 @@ class Pushes:
 
     def check(self) -> None:
         """Both ways leave the same model: equal answers after the same push, others than before it."""
-        from covt_rl.client import Sampling
-        from covt_rl.records import PromptRequest
+        from covt_rollout.client.completions import PromptRequest
+        from covt_rollout.client.rollout_client import Sampling
 
         def logprobs() -> tuple[float, ...]:
             request = self.client.generate([PromptRequest(PROBE)], Sampling(max_tokens=8, temperature=0))

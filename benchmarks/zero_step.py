@@ -62,8 +62,8 @@ def batch(size: int) -> Any:
 
 def steps_under_zero(payload: dict[str, Any], worker: Any) -> float:
     """Seconds a step of an engine that stays between calls; the batch is shared by the ranks."""
-    from covt_runtime.config import OptimConfig, ZeroConfig
-    from covt_runtime.engine import ZeroEngine
+    from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
+    from covt_runtime.engine.zero_engine import ZeroEngine
 
     gather = payload["gather"]
     if gather not in _ENGINES:
@@ -106,7 +106,7 @@ class Plain:
 
 @contextmanager
 def cases() -> Iterator[list[Case]]:
-    from covt_runtime.launch import WorkerGroup
+    from covt_runtime.launch.workers import WorkerGroup
 
     plain = Plain()
     with (

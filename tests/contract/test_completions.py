@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from covt_rewards import LatentFormat, Rollout
 from covt_rewards.latents import read_spans
-from covt_rl.records import Completion, find_spans
+from covt_rollout.client.completions import Completion, find_spans
 
 COMPLETION = Completion(
     group_id="row-7",

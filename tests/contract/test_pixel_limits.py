@@ -9,19 +9,19 @@ import torch
 from PIL import Image as Pictures
 from pydantic import ValidationError
 
-from covt_data.errors import DataError
-from covt_data.manifest import Manifest
-from covt_data.pixels import PixelLimits
-from covt_data.prepare import prepare
+from covt_data.data_errors import DataError
+from covt_data.images.pixel_limits import PixelLimits
+from covt_data.ingest.prepare import prepare
 from covt_data.schema import Image, Row
-from covt_data.store import PreparedSet, write_split
-from covt_data.stream import RowStream
-from covt_rl.config import RlConfig
-from covt_rl.source import training_stream as rl_stream
+from covt_data.store.manifest import Manifest
+from covt_data.store.prepared_set import PreparedSet, write_split
+from covt_data.stream.row_stream import RowStream
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.rollouts.rollout_stream import training_stream as rl_stream
 from covt_sft.checks import RowChecks
-from covt_sft.config import SftConfig, SftDataSection
 from covt_sft.data import SampleSource
 from covt_sft.plan import training_stream as sft_stream
+from covt_sft.sft_recipe import SftConfig, SftDataSection
 
 LIMITS = {"min_pixels": 60 * 60, "max_pixels": 90 * 90}
 

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from covt_data.arrow import ARROW_SCHEMA
-from covt_data.prepare import prepare
+from covt_data.ingest.prepare import prepare
 from covt_data.schema import SCHEMA_VERSION, Row
-from covt_data.store import PreparedSet
+from covt_data.store.arrow_rows import ARROW_SCHEMA
+from covt_data.store.prepared_set import PreparedSet
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 COLUMNS = {

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from golden_rows import golden_row
 
-from covt_model.config import LatentConfig
-from covt_model.encode import Encoder
-from covt_model.prompt import PromptConfig
-from covt_model.tokens import add_latent_tokens
+from covt_model.encoding.encode import Encoder
+from covt_model.encoding.latent_tokens import add_latent_tokens
+from covt_model.encoding.prompt import PromptConfig
+from covt_model.latent_config import LatentConfig
 
 GOLDEN = Path(__file__).with_name("encoded_samples.json")
 

@@ -12,8 +12,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "model"))
 from model_samples import text_model
 
-from covt_model.feedback import feedback
-from covt_model.latent_forward import latent_forward
+from covt_model.latents.feedback import feedback
+from covt_model.latents.latent_forward import latent_forward
 
 pytestmark = pytest.mark.gpu
 

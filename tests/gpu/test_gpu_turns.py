@@ -16,15 +16,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "rl"))
 from rl_tools import REWARD, make_data
 from server_tools import build_checkpoint
 
-from covt_rl.client import RolloutClient, Sampling
-from covt_rl.config import RlConfig
-from covt_rl.records import PromptRequest
-from covt_rl.serving.options import ServerOptions
-from covt_rl.serving.process import LatentServer
-from covt_rl.train import plan, train
-from covt_rl.turns import first_sleep, waking
-from covt_rl.weight_sync import load_files, push_weights
-from covt_runtime.progress import Progress
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.training.gpu_handover import first_sleep, waking
+from covt_rl.training.train import plan, train
+from covt_rollout.client.completions import PromptRequest
+from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.server.options import ServerOptions
+from covt_rollout.server.process import LatentServer
+from covt_rollout.weights.weight_sync import load_files, push_weights
+from covt_runtime.metrics.progress import Progress
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
 

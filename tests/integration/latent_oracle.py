@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from covt_model.config import LatentConfig
+from covt_model.latent_config import LatentConfig
 
 
 @dataclass

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from covt_data.prepare import prepare
-from covt_runtime.launch import WorkerGroup
-from covt_runtime.progress import Progress
-from covt_sft.config import SftConfig
+from covt_data.ingest.prepare import prepare
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.metrics.progress import Progress
 from covt_sft.plan import plan
+from covt_sft.sft_recipe import SftConfig
 from covt_sft.train import build_tiny_start, train
 
 STAGE1, STAGE2 = 6, 4
@@ -83,8 +83,8 @@ def follow_teacher(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     """Stage-1 steps with a moving teacher: its distance from the closed form, and what a rank held meanwhile."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
+    from covt_sft.loop import Trainer
     from covt_sft.stage import StageLoss
-    from covt_sft.worker import Trainer
 
     trainer = Trainer(payload, worker)
     engine, targets = trainer.engine, trainer.targets

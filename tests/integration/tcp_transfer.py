@@ -12,7 +12,7 @@ from vllm.distributed.utils import StatelessProcessGroup
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
-from covt_model.vllm_plugin.cpu_worker import LatentCPUWorker
+from covt_rollout.vllm_plugin.cpu_worker import LatentCPUWorker
 
 
 class TcpEngine(NCCLWeightTransferEngine):

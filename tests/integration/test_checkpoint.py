@@ -13,9 +13,9 @@ import zero_jobs
 from zero_jobs import JOBS
 
 from covt_runtime import files
-from covt_runtime.errors import CheckpointError, LaunchError, WorkerUserError
-from covt_runtime.launch import WorkerGroup
-from covt_runtime.shard_files import consolidate
+from covt_runtime.checkpoints.shard_files import consolidate
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.runtime_errors import CheckpointError, LaunchError, WorkerUserError
 
 JOB = "zero_jobs:train_and_save"
 SETTINGS = {"steps": 9, "every": 3, "dropout": 0.2, "zero": {"gather": "step"}}

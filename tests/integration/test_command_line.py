@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from covt.errors import UsageError, describe
+from covt.error_lines import UsageError, describe
 
 
 def covt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -9,9 +9,9 @@ from layouts import write_comt, write_virl
 from typer.testing import CliRunner
 
 from covt.commands.data import app
-from covt.errors import UsageError
-from covt_data.errors import DataError
-from covt_data.manifest import Manifest
+from covt.error_lines import UsageError
+from covt_data.data_errors import DataError
+from covt_data.store.manifest import Manifest
 
 
 def run(*arguments: str, code: int = 0):

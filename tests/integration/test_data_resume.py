@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from layouts import picture, write_files, write_virl
 
-from covt_data import shards
-from covt_data.errors import DataFileError
-from covt_data.prepare import prepare
-from covt_data.store import PreparedSet
-from covt_data.work_folder import WorkFolder, read_rejections
+from covt_data.data_errors import DataFileError
+from covt_data.ingest.prepare import prepare
+from covt_data.ingest.work_folder import WorkFolder, read_rejections
+from covt_data.store import shards
+from covt_data.store.prepared_set import PreparedSet
 
 SCRIPT = """
 import sys
 from covt_data import shards
-from covt_data.prepare import prepare
+from covt_data.ingest.prepare import prepare
 shards.SHARD_ROWS = 20
 if __name__ == "__main__":
     prepare("virl39k", sys.argv[1], options={"path": sys.argv[2]}, processes=int(sys.argv[3]))
@@ -76,8 +76,8 @@ def test_killed_again_and_again_it_still_gives_the_same_bytes(source, whole, tmp
 IDLE = """
 import sys, time
 from pathlib import Path
-from covt_data.convert import Converter, convert_all
-from covt_data.records import Record
+from covt_data.ingest.convert import Converter, convert_all
+from covt_data.ingest.record_files import Record
 from covt_data.sources import load_source
 from covt_data.sources.base import Place
 if __name__ == "__main__":

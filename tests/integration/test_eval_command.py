@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from covt import evaluation
-from covt.errors import UsageError
-from covt.evaluation import EvalPlan, evaluate_all
-from covt_data.prepare import prepare
-from covt_runtime.progress import Progress
+from covt.error_lines import UsageError
+from covt_data.ingest.prepare import prepare
+from covt_eval.evaluation import checkpoints as evaluation
+from covt_eval.evaluation.checkpoints import EvalPlan, evaluate_all
+from covt_runtime.metrics.progress import Progress
 
 ROWS = 10
 

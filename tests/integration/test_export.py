@@ -17,13 +17,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from covt.errors import UsageError
+from covt.error_lines import UsageError
 from covt.exporting import export_checkpoint
 from covt_data.schema import Image as RowImage
 from covt_data.schema import Row
-from covt_model.config import LatentConfig
-from covt_model.export import checkpoint_name
-from covt_runtime.launch import WorkerGroup
+from covt_model.checkpoints.hf_folder import checkpoint_name
+from covt_model.latent_config import LatentConfig
+from covt_runtime.launch.workers import WorkerGroup
 
 JOBS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -146,9 +146,9 @@ def with_adapters(shapes: dict[str, list[int]], rank: int) -> tuple[dict[str, li
 MEASURE = """
 import json, re, sys
 from pathlib import Path
-import covt_model.export as export
-from covt_model.config import LatentConfig
-from covt_runtime.shard_files import stored_parameters
+import covt_model.checkpoints.hf_folder as export
+from covt_model.latent_config import LatentConfig
+from covt_runtime.checkpoints.shard_files import stored_parameters
 
 def status(key):
     return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -157,7 +157,7 @@ run, base, out, shard_bytes, rank = sys.argv[1:]
 parameters = stored_parameters(Path(run))
 latent, dtype = LatentConfig.read(base), export.torch.bfloat16
 if int(rank):
-    from covt_model.lora import merged
+    from covt_model.checkpoints.lora import merged
     parameters = merged(parameters, 1 / int(rank), latent)
 with export.ShardWriter(Path(base), ["warm"]) as writer:  # loads the libraries' code, which isn't the model's share
     writer.add("warm", export.torch.ones(1000, 1000), export.torch.bfloat16)
@@ -193,7 +193,7 @@ def test_memory_is_that_of_a_shard_file_however_big_the_model(tmp_path: Path, lo
         values = {f"weight/{name}": torch.full((size,), fills.get(name, rank + 0.5)) for name, size in sizes.items()}
         save_file(values, checkpoint / f"rank_{rank}.safetensors")
     from covt_runtime import files
-    from covt_runtime.shard_files import FORMAT
+    from covt_runtime.checkpoints.shard_files import FORMAT
 
     (checkpoint / "state.json").write_text(
         json.dumps({"format": FORMAT, "step": 1, "world_size": ranks, "parameters": shapes})
@@ -261,14 +261,14 @@ def test_transformers_alone_decodes_latents_like_our_reference(
     """Batch of three with prompts of different lengths, in a process whose only packages are installed ones."""
     import transformers
 
-    from covt_model.checkpoint import load_model
-    from covt_model.encode import Encoder
-    from covt_model.export import write_checkpoint
-    from covt_model.generation import generate
-    from covt_model.heads import ATTRIBUTE, build_head
-    from covt_model.images import ImageSettings
-    from covt_model.prompt import PromptConfig, messages
-    from covt_model.vision import VisionFeatures
+    from covt_model.checkpoints.hf_folder import write_checkpoint
+    from covt_model.checkpoints.latent_checkpoint import load_model
+    from covt_model.encoding.encode import Encoder
+    from covt_model.encoding.prompt import PromptConfig, messages
+    from covt_model.encoding.vision_features import VisionFeatures
+    from covt_model.families.qwen2_5_vl.image_patches import ImageSettings
+    from covt_model.generation.latent_generation import generate
+    from covt_model.latents.heads import ATTRIBUTE, build_head
 
     new = 40
     base = load_model(tiny_checkpoint)
@@ -326,8 +326,8 @@ def test_the_documented_example_runs_without_covt(tiny_checkpoint: Path, tmp_pat
     """The code of docs/export.md, which is also on every model card, as it stands, beside the exported files."""
     import transformers
 
-    from covt_model.checkpoint import load_model
-    from covt_model.export import write_checkpoint
+    from covt_model.checkpoints.hf_folder import write_checkpoint
+    from covt_model.checkpoints.latent_checkpoint import load_model
 
     base = load_model(tiny_checkpoint)
     weights = ((name, p) for name, p in base.named_parameters() if "visual" not in name)

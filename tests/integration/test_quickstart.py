@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from covt.config import read_recipe
 from covt.quickstart.run import Quickstart
 from covt.quickstart.state import State
 from covt.quickstart.summary import ABLATIONS, MODELS, table
 from covt.quickstart.tasks import Task
-from covt_model.checkpoint import load_model
-from covt_model.config import LatentConfig
-from covt_runtime.progress import Progress
+from covt.recipe_files import read_recipe
+from covt_model.checkpoints.latent_checkpoint import load_model
+from covt_model.latent_config import LatentConfig
+from covt_runtime.metrics.progress import Progress
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "runtime"))
 from report_run import make_quickstart
 
-from covt_runtime.report import write_report
+from covt_eval.report import write_report
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")

@@ -17,9 +17,9 @@ from typing import Any
 import openai
 import pytest
 
-from covt_rl.client import RolloutClient, Sampling
-from covt_rl.records import PromptRequest
-from covt_rl.serving.process import check_port
+from covt_rollout.client.completions import PromptRequest
+from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.server.process import check_port
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covt_model.config import LatentConfig
-from covt_rl.blocking import BlockingClient
-from covt_rl.client import LatentInput, RolloutClient, Sampling
-from covt_rl.counterfactual import MODES, continue_from
-from covt_rl.errors import ServerRefusedError
-from covt_rl.records import Completion, PromptRequest, find_spans
+from covt_model.latent_config import LatentConfig
+from covt_rollout.branches.counterfactual import MODES, continue_from
+from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.completions import Completion, PromptRequest, find_spans
+from covt_rollout.client.rollout_client import LatentInput, RolloutClient, Sampling
+from covt_rollout.rollout_errors import ServerRefusedError
 
 MAX_TOKENS = 16
 

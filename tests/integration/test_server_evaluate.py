@@ -12,11 +12,11 @@ from PIL import Image as Pil
 from safetensors.torch import load_file
 
 from covt_data.schema import Image, Row
-from covt_model.encode import Encoder
-from covt_rl.client import RolloutClient, Sampling
-from covt_rl.evaluate import MODES, evaluate, request
-from covt_rl.weight_files import ServedNames
-from covt_rl.weight_sync import publish
+from covt_eval.evaluation.evaluate import MODES, evaluate, request
+from covt_model.encoding.encode import Encoder
+from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.weights.weight_files import ServedNames
+from covt_rollout.weights.weight_sync import publish
 
 ROWS, MAX_TOKENS = 12, 24
 

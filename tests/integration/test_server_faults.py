@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from covt_rl.client import RolloutClient, Sampling
-from covt_rl.errors import WeightPushError
-from covt_rl.records import PromptRequest
-from covt_rl.serving import supervisor
-from covt_rl.serving.options import ServerOptions
-from covt_rl.serving.process import LatentServer
-from covt_rl.serving.watch import Watch
-from covt_rl.weight_files import ServedNames
-from covt_rl.weight_sync import Publisher
+from covt_rollout.client.completions import PromptRequest
+from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.rollout_errors import WeightPushError
+from covt_rollout.server import supervisor
+from covt_rollout.server.options import ServerOptions
+from covt_rollout.server.process import LatentServer
+from covt_rollout.server.watch import Watch
+from covt_rollout.weights.weight_files import ServedNames
+from covt_rollout.weights.weight_sync import Publisher
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ import pytest
 from latent_oracle import data_url, png
 from server_tools import RunningServer, generate, latents_of, prompt
 
-from covt_model.config import LatentConfig
-from covt_model.vllm_plugin import cache_salt, latent_args
+from covt_model.latent_config import LatentConfig
+from covt_rollout.vllm_plugin import cache_salt, latent_args
 
 H = 64
 GENERATE = "/inference/v1/generate"

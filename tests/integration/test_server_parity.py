@@ -21,8 +21,8 @@ from server_tools import (
     prompt,
 )
 
-from covt_model.feedback import noise
-from covt_model.vllm_plugin import cache_salt, latent_args
+from covt_model.latents.feedback import noise
+from covt_rollout.vllm_plugin import cache_salt, latent_args
 
 
 @pytest.fixture(scope="module")

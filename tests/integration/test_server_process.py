@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from covt_model.errors import ModelError
-from covt_rl.errors import ServerError
-from covt_rl.serving import options, supervisor
-from covt_rl.serving.process import LatentServer, check_port, free_port
-from covt_rl.serving.replicas import Stages, serving
-from covt_rl.serving.watch import Watch
+from covt_model.model_errors import ModelError
+from covt_rollout.rollout_errors import ServerError
+from covt_rollout.server import options, supervisor
+from covt_rollout.server.process import LatentServer, check_port, free_port
+from covt_rollout.server.replicas import Stages, serving
+from covt_rollout.server.watch import Watch
 
 # A server that says it is healthy and has a child in a session of its own, whose id it writes to a file.
 HEALTHY = """
@@ -150,7 +150,7 @@ def test_the_engine_process_dies_with_the_api_server(tmp_path, within: bool) -> 
     program = f"""
 import contextlib, multiprocessing, time
 from pathlib import Path
-from covt_rl.serving.vllm_main import forks_die_with_us
+from covt_rollout.server.vllm_main import forks_die_with_us
 with forks_die_with_us() if {within} else contextlib.nullcontext():
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
     child.start()
@@ -302,5 +302,5 @@ def test_the_key_is_in_the_environment_and_not_on_the_command_line(monkeypatch, 
     env = options.environment("secret")
     assert "secret" not in " ".join(line)
     assert env["VLLM_API_KEY"] == "secret"
-    assert "covt_rl.serving.guard.RequireKey" in line
+    assert "covt_rollout.server.guard.RequireKey" in line
     assert not {"RANK", "PYTHONDONTWRITEBYTECODE"} & set(env)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from covt_rl.client import RolloutClient, Sampling
-from covt_rl.errors import StaleWeightsError, WeightPushError
-from covt_rl.records import PromptRequest
-from covt_rl.weight_files import PREFIX, SHARED_MEMORY, ServedNames
-from covt_rl.weight_sync import Publisher, publish
+from covt_rollout.client.completions import PromptRequest
+from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.rollout_errors import StaleWeightsError, WeightPushError
+from covt_rollout.weights.weight_files import PREFIX, SHARED_MEMORY, ServedNames
+from covt_rollout.weights.weight_sync import Publisher, publish
 
 PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]
 GREEDY = Sampling(max_tokens=6, temperature=0)

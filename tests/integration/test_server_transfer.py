@@ -12,14 +12,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from covt_rl.client import RolloutClient, Sampling
-from covt_rl.errors import WeightPushError
-from covt_rl.records import PromptRequest
-from covt_rl.serving.options import ServerOptions
-from covt_rl.serving.process import LatentServer
-from covt_rl.weight_files import ServedNames
-from covt_rl.weight_sync import Publisher, push_weights
-from covt_rl.weight_transfer import Nccl, Tensors, connect_nccl, init_bodies, send_nccl, stored, update_body
+from covt_rollout.client.completions import PromptRequest
+from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.rollout_errors import WeightPushError
+from covt_rollout.server.options import ServerOptions
+from covt_rollout.server.process import LatentServer
+from covt_rollout.weights.weight_files import ServedNames
+from covt_rollout.weights.weight_sync import Publisher, push_weights
+from covt_rollout.weights.weight_transfer import (
+    Nccl,
+    Tensors,
+    connect_nccl,
+    init_bodies,
+    send_nccl,
+    stored,
+    update_body,
+)
 
 PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]
 GREEDY = Sampling(max_tokens=12, temperature=0)

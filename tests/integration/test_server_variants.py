@@ -15,17 +15,17 @@ from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
 from server_tools import STEPS, RunningServer, assert_same, build_checkpoint, generate, latents_of, prompt, push
 
-from covt_model.config import LatentConfig
-from covt_model.vllm_plugin import cache_salt, latent_args
-from covt_rl.serving import supervisor
+from covt_model.latent_config import LatentConfig
+from covt_rollout.server import supervisor
+from covt_rollout.vllm_plugin import cache_salt, latent_args
 
 pytestmark = pytest.mark.slow
 
 
 @contextmanager
 def serving(checkpoint: Path, **options: Any) -> Iterator[RunningServer]:
-    from covt_rl.serving.options import ServerOptions
-    from covt_rl.serving.process import LatentServer
+    from covt_rollout.server.options import ServerOptions
+    from covt_rollout.server.process import LatentServer
 
     log = checkpoint.parent / "vllm.log"
     with LatentServer.start(checkpoint, options=ServerOptions(max_model_len=512, **options), log_path=log) as server:
@@ -142,8 +142,8 @@ def test_tensor_parallel_2(tiny_checkpoint: Path, tmp_path: Path, tied: bool) ->
 
 def test_without_the_plugin_the_comparison_fails(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Plain vLLM loads the same checkpoint and answers, but neither closes spans nor feeds latents."""
-    from covt_rl.serving.options import ServerOptions, command
-    from covt_rl.serving.process import LatentServer, free_port
+    from covt_rollout.server.options import ServerOptions, command
+    from covt_rollout.server.process import LatentServer, free_port
 
     port = free_port("127.0.0.1")
     ours = ("--worker-cls", "--logits-processors", "--middleware", "--logprobs-mode")

@@ -13,7 +13,7 @@ from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
 from server_tools import STEPS, RunningServer, assert_same, generate, latents_of, prompt, push
 
-from covt_model.vllm_plugin import latent_args
+from covt_rollout.vllm_plugin import latent_args
 
 # What is wrong with a pushed folder → what the answer says about it.
 FAULTS = {

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from sft_runs import STAGE1, STAGE2, losses, make_place, run, settings
 
 from covt.exporting import export_checkpoint
-from covt_data.prepare import prepare
-from covt_runtime.errors import WorkerUserError
-from covt_runtime.launch import WorkerGroup
+from covt_data.ingest.prepare import prepare
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.runtime_errors import WorkerUserError
 from covt_sft.plan import plan
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sft_runs import Notes, logged, losses, run, settings
 
-from covt_data.prepare import prepare
-from covt_runtime.launch import WorkerGroup
+from covt_data.ingest.prepare import prepare
+from covt_runtime.launch.workers import WorkerGroup
 from covt_sft.train import build_tiny_start
 
 

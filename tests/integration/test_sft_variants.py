@@ -11,9 +11,9 @@ from sft_runs import STAGE1, STAGE2, Notes, logged, losses, make_place, run, set
 from zero_jobs import JOBS
 
 from covt.exporting import export_checkpoint
-from covt_data.store import PreparedSet
-from covt_runtime.errors import LaunchError
-from covt_runtime.launch import WorkerGroup
+from covt_data.store.prepared_set import PreparedSet
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.runtime_errors import LaunchError
 
 pytestmark = pytest.mark.slow
 ILVR = {"selection": "ilvr", "teacher_decay": 0.9}

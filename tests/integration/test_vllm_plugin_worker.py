@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from covt_model.errors import ModelError
-from covt_model.vllm_plugin import weights
+from covt_model.model_errors import ModelError
+from covt_rollout.vllm_plugin import reload_weights as weights
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def worker() -> Any:
     with warnings.catch_warnings():
         # Of torch.jit, on importing vLLM's worker.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from covt_model.vllm_plugin.worker import LatentWorker
+        from covt_rollout.vllm_plugin.latent_worker import LatentWorker
     worker = object.__new__(LatentWorker)
     worker.weight_version = 4
     worker.model_runner = object()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from covt_runtime.metrics import MetricsLog
-from covt_runtime.run import RunFolder
+from covt_runtime.metrics.metric_log import MetricsLog
+from covt_runtime.run_folder import RunFolder
 
 
 def test_an_offline_run_holds_configuration_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ DATA_FILES = {
     "covt_model": "covt_model/py.typed",
     "covt_rewards": "covt_rewards/py.typed",
     "covt_rl": "covt_rl/py.typed",
-    "covt_runtime": "covt_runtime/report/templates/report.html",
+    "covt_eval": "covt_eval/report/templates/report.html",
+    "covt_rollout": "covt_rollout/py.typed",
+    "covt_runtime": "covt_runtime/py.typed",
     "covt_sft": "covt_sft/py.typed",
 }
 

@@ -13,7 +13,7 @@ import pytest
 import zero_jobs
 from zero_jobs import JOBS
 
-from covt_runtime.launch import WorkerGroup
+from covt_runtime.launch.workers import WorkerGroup
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_job_runs_in_place_where_another_launcher_started_the_ranks(tmp_path: 
     script = tmp_path / "script.py"
     script.write_text(
         "import json, pathlib, sys\n"
-        "from covt_runtime.launch import launch\n"
+        "from covt_runtime.launch.workers import launch\n"
         f"result = launch('zero_jobs:outside', {{'a': 1}}, log_dir=pathlib.Path({str(tmp_path)!r}))\n"
         f"pathlib.Path({str(tmp_path)!r}, f'out_{{int(result is None)}}').write_text(json.dumps(result))\n"
     )

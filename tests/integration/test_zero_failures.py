@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from zero_jobs import JOBS
 
-from covt_runtime.errors import LaunchError, WorkerUserError
-from covt_runtime.launch import WorkerGroup
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.runtime_errors import LaunchError, WorkerUserError
 
 
 def group(folder: Path) -> WorkerGroup:
@@ -51,7 +51,7 @@ def test_a_killed_rank_is_named(tmp_path: Path) -> None:
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
     script = (
         "import signal\n"
-        "from covt_runtime.launch import WorkerGroup\n"
+        "from covt_runtime.launch.workers import WorkerGroup\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         f"with WorkerGroup(2, log_dir={str(tmp_path)!r}, env={JOBS!r}, preload=()) as group:\n"
         f"    group.run('zero_jobs:wait_forever', {{'folder': {str(tmp_path)!r}}}, lambda e: print('on', flush=True))\n"

@@ -58,8 +58,8 @@ def rows(step: int) -> list[Tensor]:
 def train_alone(steps: int, branch: Branch = "one", skip: int | None = None) -> dict[str, list[float]]:
     """The losses and gradient norms of plain torch on one process, all rows of a step in one go. The step `skip` is
     left out."""
-    from covt_runtime.config import OptimConfig
-    from covt_runtime.schedule import lr_at
+    from covt_runtime.engine.optimizer_settings import OptimConfig
+    from covt_runtime.engine.schedule import lr_at
 
     optim = OptimConfig.model_validate(OPTIM)
     model = build()
@@ -92,8 +92,8 @@ def uses_branch(step: int, row: int, branch: Branch) -> bool:
 
 
 def _engine(payload: dict[str, Any]) -> Any:
-    from covt_runtime.config import OptimConfig, ZeroConfig
-    from covt_runtime.engine import ZeroEngine
+    from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
+    from covt_runtime.engine.zero_engine import ZeroEngine
 
     zero = ZeroConfig.model_validate({"dtype": "fp32", "persistence_threshold": 0, **payload.get("zero", {})})
     optim = OptimConfig.model_validate(OPTIM)
@@ -135,7 +135,7 @@ def train(payload: dict[str, Any], worker: Any) -> dict[str, list[float]]:
 
 def train_and_save(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     """Train from the newest checkpoint on (or from the start), saving every `every` steps; may be killed on the way."""
-    from covt_runtime.checkpoint import CheckpointStore
+    from covt_runtime.checkpoints.checkpoint import CheckpointStore
 
     engine = _engine(payload)
     store = CheckpointStore(Path(payload["folder"]), keep=payload.get("keep", 2))
@@ -170,7 +170,7 @@ def train_and_save(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
 
 def phases(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     """Weights through a full save and load, and a fresh optimizer between two phases."""
-    from covt_runtime.config import OptimConfig
+    from covt_runtime.engine.optimizer_settings import OptimConfig
 
     engine = _engine(payload)
     first = [_one_step(engine, step) for step in range(3)]
@@ -200,7 +200,7 @@ def shard_sizes(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
 
 def fail(payload: dict[str, Any], worker: Any) -> None:
     """Fail on rank 1 in the way asked for, while rank 0 waits for it."""
-    from covt_runtime.errors import ConfigError
+    from covt_runtime.runtime_errors import ConfigError
 
     if worker.rank == 1:
         if payload["how"] == "user":

@@ -7,7 +7,7 @@ import pytest
 from rl_tools import make_data, put_weights_back
 from server_tools import RunningServer
 
-from covt_runtime.launch import WorkerGroup
+from covt_runtime.launch.workers import WorkerGroup
 
 
 @pytest.fixture(scope="module")

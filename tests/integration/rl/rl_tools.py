@@ -6,14 +6,14 @@ from typing import Any
 
 from server_tools import RunningServer
 
-from covt_data.prepare import prepare
-from covt_rl.blocking import BlockingClient
-from covt_rl.client import RolloutClient
-from covt_rl.config import RlConfig
-from covt_rl.train import plan, train
-from covt_rl.weight_sync import push_weights
-from covt_runtime.launch import WorkerGroup
-from covt_runtime.progress import Progress
+from covt_data.ingest.prepare import prepare
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.training.train import plan, train
+from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.weights.weight_sync import push_weights
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.metrics.progress import Progress
 
 # A random model is never right: this pays for what it does often enough to differ within a group.
 REWARD = """

@@ -13,11 +13,11 @@ from rl_tools import run, settings
 from safetensors.torch import load_file
 from server_tools import RunningServer
 
-from covt_rl.errors import RolloutError
-from covt_rl.live_view import LABELS
-from covt_rl.train import plan, train
-from covt_runtime.launch import WorkerGroup
-from covt_runtime.progress import Progress
+from covt_rl.training.live_view import LABELS
+from covt_rl.training.train import plan, train
+from covt_rollout.rollout_errors import RolloutError
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.metrics.progress import Progress
 
 
 class Shown(Progress):

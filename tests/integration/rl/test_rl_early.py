@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from server_tools import RunningServer
 
-from covt_data.store import PreparedSet
-from covt_model.encode import Encoder
-from covt_rl.blocking import BlockingClient
-from covt_rl.client import GENERATE, RolloutClient
-from covt_rl.config import RewardsSection, RolloutSection
-from covt_rl.counterfactual import whole_spans
-from covt_rl.records import Completion
-from covt_rl.rollouts import Collected, Collector
+from covt_data.store.prepared_set import PreparedSet
+from covt_model.encoding.encode import Encoder
+from covt_rl.rl_recipe import RewardsSection, RolloutSection
+from covt_rl.rollouts.collect import Collected, Collector
+from covt_rollout.branches.counterfactual import whole_spans
+from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.completions import Completion
+from covt_rollout.client.rollout_client import GENERATE, RolloutClient
 
 ROLLOUT = RolloutSection(prompts=2, samples=6, max_tokens=80)
 # A random model hardly ever begins a span by itself; so it has none, one, or several.

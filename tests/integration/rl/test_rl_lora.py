@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from server_tools import RunningServer
 
 from covt.exporting import export_checkpoint
-from covt_model.config import LatentConfig
-from covt_model.export import checkpoint_name
-from covt_model.lora_pieces import whole
-from covt_model.policy import load_split
-from covt_rl.train import plan, train
-from covt_runtime.launch import WorkerGroup
-from covt_runtime.progress import Progress
-from covt_runtime.shard_files import stored_parameters
+from covt_model.checkpoints.hf_folder import checkpoint_name
+from covt_model.checkpoints.lora_pieces import whole
+from covt_model.latent_config import LatentConfig
+from covt_model.latents.policy import load_split
+from covt_rl.training.train import plan, train
+from covt_runtime.checkpoints.shard_files import stored_parameters
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.metrics.progress import Progress
 
 GAP = 1e-3
 LORA = {"rank": 4, "alpha": 8.0}

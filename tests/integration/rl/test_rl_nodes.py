@@ -12,8 +12,8 @@ import pytest
 from rl_tools import run, settings
 from server_tools import MODEL_LENGTH, RunningServer
 
-from covt_rl.serving.process import free_port
-from covt_runtime.launch import WorkerGroup
+from covt_rollout.server.process import free_port
+from covt_runtime.launch.workers import WorkerGroup
 
 COMPARED = ("reward", "reward_std", "loss", "grad_norm", "entropy", "completions/mean_length")
 

@@ -9,14 +9,14 @@ import pytest
 from rl_tools import run, settings
 from server_tools import RunningServer
 
-from covt_rl.blocking import BlockingClient
-from covt_rl.checks import check_server
-from covt_rl.client import RolloutClient
-from covt_rl.errors import RolloutError
-from covt_rl.train import plan, train
-from covt_runtime.errors import LaunchError
-from covt_runtime.launch import WorkerGroup
-from covt_runtime.progress import Progress
+from covt_rl.training.checks import check_server
+from covt_rl.training.train import plan, train
+from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.rollout_errors import RolloutError
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.metrics.progress import Progress
+from covt_runtime.runtime_errors import LaunchError
 
 GAP = 1e-3
 # A run removes what was journalled before its oldest checkpoint.

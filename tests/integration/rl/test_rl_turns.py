@@ -13,10 +13,11 @@ from call_recorder import CallRecorder
 from rl_tools import run, settings
 from server_tools import RunningServer
 
-from covt_rl import train, turns
-from covt_rl.errors import RolloutError
-from covt_runtime.launch import WorkerGroup
-from covt_runtime.progress import Progress
+from covt_rl.training import gpu_handover as turns
+from covt_rl.training import train
+from covt_rollout.rollout_errors import RolloutError
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.metrics.progress import Progress
 
 WAKE = ["/pause abort", "/wake_up weights", "/pause abort", "covt_load_weights", "/wake_up kv_cache"]
 TURN = [*WAKE, "generate", "/sleep 2 abort"]

@@ -100,7 +100,7 @@ def test_code_in_the_documentation_is_well_formed(page: Path):
 
 
 def test_the_server_started_by_hand_has_the_flags_of_covt_serve(tiny_settings: Path):
-    from covt_model.vllm_plugin import environment, flags
+    from covt_rollout.vllm_plugin import environment, flags
 
     (snippet,) = [one for one in snippets(ROOT / "docs" / "rollout.md") if "vllm.entrypoints" in one.body]
     export, server = snippet.commands
@@ -112,7 +112,7 @@ def test_the_server_started_by_hand_has_the_flags_of_covt_serve(tiny_settings: P
 @pytest.fixture
 def tiny_settings(tmp_path: Path) -> Path:
     """A folder with latent settings only."""
-    from covt_model.config import LatentConfig
+    from covt_model.latent_config import LatentConfig
 
     (tmp_path / "config.json").write_text("{}")
     LatentConfig(start_id=1, pad_id=2, end_id=3).write(tmp_path)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from covt.commands.evaluate import table
-from covt.errors import UsageError
-from covt.evaluation import EvalPlan, evaluate_all, named
-from covt_data.errors import DataError
-from covt_runtime.progress import Progress
+from covt.error_lines import UsageError
+from covt_data.data_errors import DataError
+from covt_eval.evaluation.checkpoints import EvalPlan, evaluate_all, named
+from covt_runtime.metrics.progress import Progress
 
 
 def test_folders_get_short_names_and_given_ones_win(tmp_path: Path):

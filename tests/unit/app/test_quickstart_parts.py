@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from covt.errors import UsageError
+from covt.error_lines import UsageError
 from covt.quickstart.state import State
 from covt.quickstart.summary import ABLATIONS, MODELS, summarize, table
 from covt.quickstart.tasks import find_task

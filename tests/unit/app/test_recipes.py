@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from covt.config import apply_overrides, load, parse_override, read_recipe, recipe_names
-from covt.errors import UsageError
-from covt_rl.config import RlConfig
-from covt_sft.config import SftConfig
+from covt.error_lines import UsageError
+from covt.recipe_files import apply_overrides, load, parse_override, read_recipe, recipe_names
+from covt_rl.rl_recipe import RlConfig
+from covt_sft.sft_recipe import SftConfig
 
 
 @pytest.mark.parametrize("name", recipe_names("sft"))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covt_data import arrow
-from covt_data.arrow import ARROW_SCHEMA, table_of
-from covt_data.errors import DataError
+from covt_data.data_errors import DataError
+from covt_data.store import arrow_rows as arrow
+from covt_data.store.arrow_rows import ARROW_SCHEMA, table_of
 
 IMAGES = st.lists(st.fixed_dictionaries({"bytes": st.binary(max_size=9), "path": st.text(max_size=4)}), max_size=3)
 STEPS = st.fixed_dictionaries(
@@ -43,7 +43,7 @@ def test_a_column_too_large_for_arrow_is_refused():
 
 def test_writing_a_set_does_not_import_pandas(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from covt_data.prepare import prepare\n"
+        "import sys; from pathlib import Path; from covt_data.ingest.prepare import prepare\n"
         "prepare('trace', Path(sys.argv[1]), options={'n_train': 2, 'n_prompts': 1, 'n_test': 1})\n"
         "assert 'pandas' not in sys.modules"
     )

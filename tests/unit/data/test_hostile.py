@@ -17,14 +17,14 @@ from layouts import comt_line, dump, picture, write_files, write_tar
 from PIL import Image as Pictures
 from PIL import ImageOps
 
-from covt_data.archives import ArchiveLimits, extract
-from covt_data.errors import DataError, DataFileError
-from covt_data.picture_folder import PictureFolder
-from covt_data.pictures import PictureLimits, check_picture
-from covt_data.prepare import prepare
-from covt_data.records import MAX_LINE, read_records
+from covt_data.data_errors import DataError, DataFileError
+from covt_data.images.archives import ArchiveLimits, extract
+from covt_data.images.image_checks import PictureLimits, check_picture
+from covt_data.images.image_folder import PictureFolder
+from covt_data.ingest.prepare import prepare
+from covt_data.ingest.record_files import MAX_LINE, read_records
+from covt_data.ingest.work_folder import read_rejections
 from covt_data.rejects import Reason, Rejected
-from covt_data.work_folder import read_rejections
 
 LIMITS = ArchiveLimits(max_member=1 << 20)
 SMALL = PictureLimits(max_bytes=1 << 20, max_pixels=1_000_000)

@@ -12,14 +12,14 @@ import pytest
 from layouts import write_comt, write_files, write_virl, write_zebra
 from PIL import Image
 
-from covt_data.contamination import contamination
-from covt_data.likeness import difference_hash
-from covt_data.page import sample_page
-from covt_data.pixels import PixelLimits
-from covt_data.prepare import prepare
-from covt_data.stats import split_stats, stats_table
-from covt_data.store import PreparedSet, sha256_of
-from covt_data.validate import validate
+from covt_data.images.likeness import difference_hash
+from covt_data.images.pixel_limits import PixelLimits
+from covt_data.ingest.prepare import prepare
+from covt_data.inspect.contamination import contamination
+from covt_data.inspect.set_page import sample_page
+from covt_data.inspect.set_statistics import split_stats, stats_table
+from covt_data.inspect.validate_set import validate
+from covt_data.store.prepared_set import PreparedSet, sha256_of
 
 
 def words(text: str) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from covt_data.intact_png import is_intact_plain_png
+from covt_data.images.intact_png import is_intact_plain_png
 
 
 def encoded(width=17, height=11, mode="RGB", **options) -> bytes:

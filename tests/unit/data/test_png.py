@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from covt_data.png import encode_palette_png
+from covt_data.images.png_writer import encode_palette_png
 
 
 @settings(deadline=None)

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from covt_data.errors import DataError
+from covt_data.data_errors import DataError
 from covt_data.schema import Row, Step, parse_row
 
 PNG = b"\x89PNG..."

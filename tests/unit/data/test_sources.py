@@ -19,12 +19,12 @@ from layouts import (
 )
 from PIL import Image as Pictures
 
-from covt_data.drafts import judged_by, options_in, unboxed
-from covt_data.errors import DataError, DataFileError
-from covt_data.prepare import prepare
+from covt_data.data_errors import DataError, DataFileError
+from covt_data.ingest.prepare import prepare
+from covt_data.ingest.work_folder import read_rejections
 from covt_data.rejects import Rejected
-from covt_data.store import PreparedSet
-from covt_data.work_folder import read_rejections
+from covt_data.sources.drafts import judged_by, options_in, unboxed
+from covt_data.store.prepared_set import PreparedSet
 
 
 def made(source, path, out, **options):

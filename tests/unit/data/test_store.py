@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pictures
 
-from covt_data import store
-from covt_data.errors import DataError, DataFileError
-from covt_data.inspect import FOCUS, contact_sheet
-from covt_data.manifest import Manifest
-from covt_data.prepare import prepare
+from covt_data.data_errors import DataError, DataFileError
+from covt_data.ingest.prepare import prepare
+from covt_data.inspect.contact_sheet import FOCUS, contact_sheet
 from covt_data.schema import Image, Row, Step
-from covt_data.store import PreparedSet, write_split, written_aside
+from covt_data.store import prepared_set as store
+from covt_data.store.manifest import Manifest
+from covt_data.store.prepared_set import PreparedSet, write_split, written_aside
 
 SMALL = {"n_train": 12, "n_prompts": 7, "n_test": 5}
 

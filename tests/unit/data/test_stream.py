@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from layouts import picture, write_virl
 from PIL import Image as Pictures
 
-from covt_data import shards
-from covt_data.errors import DataError
-from covt_data.lazy import JoinedRows, LazyRows, RowsById
-from covt_data.pixels import PixelLimits, fit_row, fitted_size, visual_tokens
-from covt_data.prepare import prepare
+from covt_data.data_errors import DataError
+from covt_data.images.pixel_limits import PixelLimits, fit_row, fitted_size, visual_tokens
+from covt_data.ingest.prepare import prepare
 from covt_data.schema import Image, Row, Step
-from covt_data.store import PreparedSet
-from covt_data.stream import Part, RowStream, mixture
+from covt_data.store import shards
+from covt_data.store.prepared_set import PreparedSet
+from covt_data.stream.lazy_rows import JoinedRows, LazyRows, RowsById
+from covt_data.stream.row_stream import Part, RowStream, mixture
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_impossible_streams_are_refused(prepared, weight, rank, message):
 
 @given(st.integers(28, 3000), st.integers(28, 3000), st.integers(0, 40), st.integers(0, 400))
 def test_sizes_are_those_of_the_models_processor(width, height, low, more):
-    from covt_model.images import ImageSettings, fit_size
+    from covt_model.families.qwen2_5_vl.image_patches import ImageSettings, fit_size
 
     limits = PixelLimits((low + 1) * 28 * 28, (low + 1 + more) * 28 * 28)
     settings = ImageSettings(min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covt_data.errors import DataError
-from covt_data.prepare import prepare
+from covt_data.data_errors import DataError
+from covt_data.ingest.prepare import prepare
 from covt_data.sources.trace import TraceOptions, splits
-from covt_data.store import PreparedSet
-from covt_data.tasks.trace import TraceMap, canonical, cell_name, draw_trace, generate, make_row
+from covt_data.store.prepared_set import PreparedSet
+from covt_data.tasks.trace_maps import TraceMap, canonical, cell_name, draw_trace, generate, make_row
 from covt_data.tasks.trace_render import MARKER
 
 OFFSETS = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}

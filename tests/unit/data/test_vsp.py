@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from covt_data.errors import DataError, DataFileError
+from covt_data.data_errors import DataError, DataFileError
 from covt_data.sources.vsp import VspOptions, splits
-from covt_data.tasks.vsp import (
+from covt_data.tasks.vsp_maps import (
     VspConditions,
     canonical,
     generate_test,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_samples import make_row, random_picture
 
-from covt_model.tiny import build_tiny
+from covt_model.families.qwen2_5_vl.tiny import build_tiny
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny: Path):
-    from covt_model.checkpoint import load_model
+    from covt_model.checkpoints.latent_checkpoint import load_model
 
     return load_model(tiny)

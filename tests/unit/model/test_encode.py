@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from model_samples import make_row, png
 
 from covt_data.schema import Image
-from covt_model.batch import collate
-from covt_model.encode import IGNORE, Encoder
-from covt_model.errors import ModelError
-from covt_model.prompt import PromptConfig
+from covt_model.encoding.batch import collate
+from covt_model.encoding.encode import IGNORE, Encoder
+from covt_model.encoding.prompt import PromptConfig
+from covt_model.model_errors import ModelError
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from covt_model.checkpoint import load_model
-from covt_model.config import LatentConfig
-from covt_model.errors import CheckpointError, ModelError
-from covt_model.export import SourceWeights, checkpoint_name, write_checkpoint
+from covt_model.checkpoints.hf_folder import SourceWeights, checkpoint_name, write_checkpoint
+from covt_model.checkpoints.latent_checkpoint import load_model
+from covt_model.latent_config import LatentConfig
+from covt_model.model_errors import CheckpointError, ModelError
 
 
 def trained(model, factor: float):

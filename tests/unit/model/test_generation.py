@@ -8,16 +8,16 @@ import pytest
 import torch
 from model_samples import make_row
 
-from covt_model.batch import collate
-from covt_model.config import LatentConfig
-from covt_model.encode import Encoder
-from covt_model.feedback import feedback, noise
-from covt_model.generation import generate
-from covt_model.images import ImageSettings
-from covt_model.inputs import input_embeds
-from covt_model.latent_forward import latent_forward
-from covt_model.losses import sampled_logprobs
-from covt_model.vision import VisionFeatures
+from covt_model.encoding.batch import collate
+from covt_model.encoding.encode import Encoder
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.families.qwen2_5_vl.image_patches import ImageSettings
+from covt_model.generation.latent_generation import generate
+from covt_model.latent_config import LatentConfig
+from covt_model.latents.feedback import feedback, noise
+from covt_model.latents.input_embeddings import input_embeds
+from covt_model.latents.latent_forward import latent_forward
+from covt_model.latents.training_losses import sampled_logprobs
 
 NEW = 14
 
@@ -30,7 +30,7 @@ def latent(tiny) -> LatentConfig:
 @pytest.fixture(scope="module")
 def model(tiny):
     """A model that likes to open latent segments and, less, to end its turn."""
-    from covt_model.checkpoint import load_model
+    from covt_model.checkpoints.latent_checkpoint import load_model
 
     model = load_model(tiny)
     latent = LatentConfig.read(tiny)

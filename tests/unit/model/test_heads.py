@@ -9,19 +9,19 @@ import pytest
 import torch
 from model_samples import make_row, random_picture
 
-from covt_model.batch import collate
-from covt_model.checkpoint import load_model, prepare_checkpoint
-from covt_model.config import LatentConfig
-from covt_model.encode import Encoder
-from covt_model.errors import CheckpointError, ModelError
-from covt_model.export import write_checkpoint
-from covt_model.feedback import feedback
-from covt_model.generation import generate
-from covt_model.heads import FILE, build_head, feedback_rule, load_head, save_head
-from covt_model.policy import LatentPolicy
-from covt_model.reference import reference_forward
-from covt_model.tiny import build_tiny
-from covt_model.vision import VisionFeatures
+from covt_model.checkpoints.hf_folder import write_checkpoint
+from covt_model.checkpoints.latent_checkpoint import load_model, prepare_checkpoint
+from covt_model.encoding.batch import collate
+from covt_model.encoding.encode import Encoder
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.families.qwen2_5_vl.tiny import build_tiny
+from covt_model.generation.latent_generation import generate
+from covt_model.latent_config import LatentConfig
+from covt_model.latents.feedback import feedback
+from covt_model.latents.heads import FILE, build_head, feedback_rule, load_head, save_head
+from covt_model.latents.policy import LatentPolicy
+from covt_model.latents.reference_forward import reference_forward
+from covt_model.model_errors import CheckpointError, ModelError
 
 HEADS = ("linear", "mlp")
 
@@ -77,7 +77,7 @@ def test_training_feeds_what_the_oracle_and_generation_feed(with_head):
     features = VisionFeatures(model.model.visual, encoder.settings)
     images = features([picture for row in batch.pictures for picture in row])
     hidden = policy.hidden(batch, images)
-    from covt_model.inputs import input_embeds
+    from covt_model.latents.input_embeddings import input_embeds
 
     embeds = input_embeds(model.get_input_embeddings(), batch, images)
     expected = reference_forward(

@@ -6,11 +6,11 @@ import pytest
 import torch
 from model_samples import png, random_picture
 
-from covt_model.checkpoint import load_model
-from covt_model.errors import ModelError
-from covt_model.images import ImageSettings, decode, patchify
-from covt_model.pictures import Picture
-from covt_model.vision import VisionFeatures, forward_pictures
+from covt_model.checkpoints.latent_checkpoint import load_model
+from covt_model.encoding.row_images import Picture
+from covt_model.encoding.vision_features import VisionFeatures, forward_pictures
+from covt_model.families.qwen2_5_vl.image_patches import ImageSettings, decode, patchify
+from covt_model.model_errors import ModelError
 
 
 @pytest.mark.parametrize("size", [(112, 112), (28, 28), (56, 84), (50, 61), (20, 30), (1000, 300)])

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_samples import text_model
 
-from covt_model.feedback import feedback
-from covt_model.latent_forward import latent_forward
-from covt_model.reference import reference_forward
+from covt_model.latents.feedback import feedback
+from covt_model.latents.latent_forward import latent_forward
+from covt_model.latents.reference_forward import reference_forward
 
 SIZE = 4
 

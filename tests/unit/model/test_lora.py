@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from covt_model.config import LatentConfig
-from covt_model.errors import ModelError
-from covt_model.lora import add_lora, merged
+from covt_model.checkpoints.lora import add_lora, merged
+from covt_model.latent_config import LatentConfig
+from covt_model.model_errors import ModelError
 
 LATENT = LatentConfig(start_id=50, pad_id=51, end_id=52)
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

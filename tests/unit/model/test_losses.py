@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from covt_model.encode import IGNORE
-from covt_model.feedback import feedback, noise
-from covt_model.losses import alignment_loss, sampled_logprobs, token_correct, token_loss
+from covt_model.encoding.encode import IGNORE
+from covt_model.latents.feedback import feedback, noise
+from covt_model.latents.training_losses import alignment_loss, sampled_logprobs, token_correct, token_loss
 
 
 @pytest.fixture

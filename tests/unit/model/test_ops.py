@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from covt_model.kv import AttendStep, Extend, LayerCache
-from covt_model.ops import RmsNorm, Rotate, SwiGlu, linear, linear_gradient
-from covt_model.shared_linear import MANY, SharedLinear
+from covt_model.decoder.kv_buffer import AttendStep, Extend, LayerCache
+from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu, linear, linear_gradient
+from covt_model.decoder.shared_linear import MANY, SharedLinear
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -10,14 +10,14 @@ import torch
 from model_samples import make_row, text_model
 from torch.nn import functional
 
-from covt_model.batch import collate
-from covt_model.config import LatentConfig
-from covt_model.decoder import plain_forward
-from covt_model.encode import IGNORE, Encoder
-from covt_model.losses import alignment_loss, token_loss
-from covt_model.policy import LatentPolicy
-from covt_model.targets import make_targets
-from covt_model.vision import VisionFeatures
+from covt_model.decoder.layered_decoder import plain_forward
+from covt_model.encoding.batch import collate
+from covt_model.encoding.encode import IGNORE, Encoder
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.latent_config import LatentConfig
+from covt_model.latents.policy import LatentPolicy
+from covt_model.latents.training_losses import alignment_loss, token_loss
+from covt_model.targets.alignment_targets import make_targets
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,8 @@ def test_what_is_given_to_flash_attention_computes_the_same(
     encoder, samples, tiny, tiny_model, monkeypatch, stage, packed
 ):
     """The kernel needs a GPU; here its definition stands in for it, so that lengths and places are what is tested."""
-    monkeypatch.setattr("covt_model.attention.flash_varlen", plain_varlen)
-    monkeypatch.setattr("covt_model.decoder.check_flash", lambda dtype: None)
+    monkeypatch.setattr("covt_model.decoder.attention.flash_varlen", plain_varlen)
+    monkeypatch.setattr("covt_model.decoder.layered_decoder.check_flash", lambda dtype: None)
     batch = batch_of(encoder, samples, packed=packed)
     features = VisionFeatures(tiny_model.model.visual, encoder.settings)([p for row in batch.pictures for p in row])
     latents = torch.randn(len(batch.pad_index), 64, generator=torch.Generator().manual_seed(1)) if stage == 1 else None

@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 
-from covt_model.checkpoint import load_model, prepare_checkpoint
-from covt_model.config import LatentConfig
-from covt_model.errors import ModelError
-from covt_model.export import SourceWeights
-from covt_model.tokens import LatentIds, initialize_rows, rows_needed
+from covt_model.checkpoints.hf_folder import SourceWeights
+from covt_model.checkpoints.latent_checkpoint import load_model, prepare_checkpoint
+from covt_model.encoding.latent_tokens import LatentIds, initialize_rows, rows_needed
+from covt_model.latent_config import LatentConfig
+from covt_model.model_errors import ModelError
 
 
 @pytest.fixture

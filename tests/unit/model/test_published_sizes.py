@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from covt_model.config import LatentConfig
-from covt_model.export import checkpoint_name
-from covt_model.feedback import feedback
-from covt_model.latent_forward import latent_forward
-from covt_model.policy import LatentPolicy
-from covt_model.tokens import rows_needed
+from covt_model.checkpoints.hf_folder import checkpoint_name
+from covt_model.encoding.latent_tokens import rows_needed
+from covt_model.latent_config import LatentConfig
+from covt_model.latents.feedback import feedback
+from covt_model.latents.latent_forward import latent_forward
+from covt_model.latents.policy import LatentPolicy
 
 PUBLISHED = Path(__file__).parent / "published"
 # Tokens of the published tokenizer; the latent tokens take the next three ids.

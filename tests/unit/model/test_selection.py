@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_model.selection import fill, mean_runs, pool, segment_query, select, select_targets, user_context
+from covt_model.targets.selection import fill, mean_runs, pool, segment_query, select, select_targets, user_context
 
 
 @given(count=st.integers(1, 40), runs=st.integers(1, 40))

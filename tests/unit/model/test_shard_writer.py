@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from covt_model import shard_writer
-from covt_model.shard_writer import ShardWriter
+from covt_model.checkpoints import shard_writer
+from covt_model.checkpoints.shard_writer import ShardWriter
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64]
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 from model_samples import make_row
 
-from covt_model.batch import collate
-from covt_model.config import LatentConfig
-from covt_model.encode import Encoder
-from covt_model.errors import ModelError
-from covt_model.feedback import feedback
-from covt_model.inputs import input_embeds
-from covt_model.selection import mean_runs, select_targets
-from covt_model.targets import make_targets
-from covt_model.teacher import Teacher
-from covt_model.vision import VisionFeatures
+from covt_model.encoding.batch import collate
+from covt_model.encoding.encode import Encoder
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.latent_config import LatentConfig
+from covt_model.latents.feedback import feedback
+from covt_model.latents.input_embeddings import input_embeds
+from covt_model.model_errors import ModelError
+from covt_model.targets.alignment_targets import make_targets
+from covt_model.targets.momentum_teacher import Teacher
+from covt_model.targets.selection import mean_runs, select_targets
 
 
 def prepared(tiny, tiny_model, selection, rows):
@@ -73,7 +73,7 @@ def test_a_segments_query_takes_the_text_since_the_last_one_and_what_was_selecte
         seen.append((query, result[2]))
         return result
 
-    monkeypatch.setattr("covt_model.targets.select_targets", recorded)
+    monkeypatch.setattr("covt_model.targets.alignment_targets.select_targets", recorded)
     make_targets(
         batch, latent, helpers, selection="ilvr", teacher=language_model, embed_tokens=embed_tokens,
         image_features=images,

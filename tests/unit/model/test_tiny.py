@@ -8,11 +8,11 @@ import pytest
 import torch
 from model_samples import random_picture
 
-from covt_model.config import LatentConfig
-from covt_model.errors import CheckpointError, ModelError
-from covt_model.images import ImageSettings
-from covt_model.tiny import build_tiny
-from covt_model.vision import forward_pictures
+from covt_model.encoding.vision_features import forward_pictures
+from covt_model.families.qwen2_5_vl.image_patches import ImageSettings
+from covt_model.families.qwen2_5_vl.tiny import build_tiny
+from covt_model.latent_config import LatentConfig
+from covt_model.model_errors import CheckpointError, ModelError
 
 
 def test_transformers_loads_it_and_the_vocabulary_has_room(tiny, tiny_model):
@@ -33,7 +33,7 @@ def test_visual_tokens_of_the_sample_pictures_have_mean_zero_and_deviation_one(t
     generator = torch.Generator().manual_seed(7)
     pictures = [random_picture(generator, 2) for _ in range(6)] + [random_picture(generator, 1) for _ in range(6)]
     out = build_tiny(tmp_path / "tiny", ["some text"], pictures, seed=3)
-    from covt_model.checkpoint import load_model
+    from covt_model.checkpoints.latent_checkpoint import load_model
 
     visual = load_model(out).model.visual
     with torch.no_grad():

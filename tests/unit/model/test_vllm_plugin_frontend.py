@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covt_model.vllm_plugin import cache_salt, encode_latents, latent_args
-from covt_model.vllm_plugin.frontend import GENERATE, LatentRequestCheck
+from covt_rollout.vllm_plugin import cache_salt, encode_latents, latent_args
+from covt_rollout.vllm_plugin.frontend import GENERATE, LatentRequestCheck
 
 START, PAD, END, IMAGE, H = 5, 6, 7, 8, 4
 ONE = np.ones((1, H), dtype=np.float32)

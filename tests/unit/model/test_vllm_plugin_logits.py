@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
-from covt_model.vllm_plugin.logits import LatentLogitsProcessor
+from covt_rollout.vllm_plugin.logits import LatentLogitsProcessor
 
 TEXT, START, PAD, END, K, V = 2, 5, 6, 7, 3, 9
 

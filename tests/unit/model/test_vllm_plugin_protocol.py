@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covt_model.config import LatentConfig
-from covt_model.errors import ModelError
-from covt_model.vllm_plugin import cache_salt, decode_latents, encode_latents, flags, latent_args
-from covt_model.vllm_plugin.protocol import LatentOptions, check_prompt, longest_run, read_options
+from covt_model.latent_config import LatentConfig
+from covt_model.model_errors import ModelError
+from covt_rollout.vllm_plugin import cache_salt, decode_latents, encode_latents, flags, latent_args
+from covt_rollout.vllm_plugin.protocol import LatentOptions, check_prompt, longest_run, read_options
 
 PAD = 9
 LATENTS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -143,5 +143,5 @@ def test_servers_on_gpus_take_weights_over_nccl(tmp_path: Path) -> None:
 
 
 def test_the_protocol_loads_neither_vllm_nor_torch() -> None:
-    code = "import sys, covt_model.vllm_plugin; sys.exit(bool({'vllm', 'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys, covt_rollout.vllm_plugin; sys.exit(bool({'vllm', 'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import vllm
 
-from covt_model.config import LatentConfig
-from covt_model.errors import ModelError
-from covt_model.vllm_plugin.settings import EngineSettings, check_served, check_supported
+from covt_model.latent_config import LatentConfig
+from covt_model.model_errors import ModelError
+from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_served, check_supported
 
 LATENT = {"start_id": 5, "pad_id": 6, "end_id": 7, "size": 3}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from covt_model.vllm_plugin.protocol import LatentOptions
-from covt_model.vllm_plugin.store import FinishedLatents, RequestLatents, RowPool
+from covt_rollout.vllm_plugin.latent_store import FinishedLatents, RequestLatents, RowPool
+from covt_rollout.vllm_plugin.protocol import LatentOptions
 
 
 def pool(capacity: int = 2) -> RowPool:

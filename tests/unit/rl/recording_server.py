@@ -10,8 +10,8 @@ from aiohttp import web
 from fake_server import run
 from safetensors.torch import load_file
 
-from covt_model.config import LatentConfig
-from covt_rl.client import RolloutClient
+from covt_model.latent_config import LatentConfig
+from covt_rollout.client.rollout_client import RolloutClient
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 

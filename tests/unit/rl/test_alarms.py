@@ -1,6 +1,6 @@
 """Collapse is said, once, with numbers."""
 
-from covt_rl.alarms import FLAT_STEPS, WAIT, Alarms
+from covt_rl.training.alarms import FLAT_STEPS, WAIT, Alarms
 
 HEALTHY = {"reward": 0.5, "frac_reward_zero_std": 0.3, "entropy": 1.0, "latent/used": 0.9}
 

@@ -11,12 +11,12 @@ import pytest
 from aiohttp import web
 from fake_server import completed, run, serving
 
-from covt_model.config import LatentConfig
-from covt_model.errors import ModelError
-from covt_model.vllm_plugin.protocol import cache_salt, encode_latents
-from covt_rl.client import LatentInput, RolloutClient, Sampling, request_body
-from covt_rl.errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
-from covt_rl.records import PromptRequest
+from covt_model.latent_config import LatentConfig
+from covt_model.model_errors import ModelError
+from covt_rollout.client.completions import PromptRequest
+from covt_rollout.client.rollout_client import LatentInput, RolloutClient, Sampling, request_body
+from covt_rollout.rollout_errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
+from covt_rollout.vllm_plugin.protocol import cache_salt, encode_latents
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 PROMPT = PromptRequest((1, 2, 3), group_id="a")

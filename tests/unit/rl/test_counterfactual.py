@@ -8,11 +8,11 @@ from fake_server import completed, run, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_model.config import LatentConfig
-from covt_rl.client import RolloutClient, Sampling
-from covt_rl.counterfactual import MODES, Cut, continue_from, cut, foreign_latents, whole_spans
-from covt_rl.errors import RolloutError, StaleWeightsError
-from covt_rl.records import Completion, PromptRequest, find_spans
+from covt_model.latent_config import LatentConfig
+from covt_rollout.branches.counterfactual import MODES, Cut, continue_from, cut, foreign_latents, whole_spans
+from covt_rollout.client.completions import Completion, PromptRequest, find_spans
+from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.rollout_errors import RolloutError, StaleWeightsError
 
 START, PAD, END = 100, 101, 102
 LATENT = LatentConfig(start_id=START, pad_id=PAD, end_id=END, size=3)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from fake_server import Stream, completed, piece, run, serving
 
-from covt_model.config import LatentConfig
-from covt_rl.client import LatentInput, RolloutClient, Sampling
-from covt_rl.counterfactual import Cut, continue_from, share
-from covt_rl.early import EarlyContinuations, SpanCounts
-from covt_rl.records import Completion, PromptRequest
+from covt_model.latent_config import LatentConfig
+from covt_rollout.branches.counterfactual import Cut, continue_from, share
+from covt_rollout.branches.speculative_branches import EarlyContinuations, SpanCounts
+from covt_rollout.client.completions import Completion, PromptRequest
+from covt_rollout.client.rollout_client import LatentInput, RolloutClient, Sampling
 
 START, PAD, END = 100, 101, 102
 LATENT = LatentConfig(start_id=START, pad_id=PAD, end_id=END, size=2)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_rl.errors import RolloutError
-from covt_rl.eval_metrics import compare, majority, mean_scores, pass_at_k, powers_of_two, summarise
-from covt_rl.evaluate import EvalRow
-from covt_rl.stats import accuracy, bootstrap_mean, paired_difference
+from covt_eval.evaluation.eval_metrics import compare, majority, mean_scores, pass_at_k, powers_of_two, summarise
+from covt_eval.evaluation.evaluate import EvalRow
+from covt_eval.statistics.intervals import accuracy, bootstrap_mean, paired_difference
+from covt_rollout.rollout_errors import RolloutError
 
 
 def answer(row: int, correct: float, said: str = "A", sample: int = 0, **values) -> EvalRow:

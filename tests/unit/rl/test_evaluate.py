@@ -10,13 +10,13 @@ import pytest
 from fake_server import completed, run, serving
 
 from covt_data.schema import Row
-from covt_model.config import LatentConfig
-from covt_model.vllm_plugin.protocol import decode_latents
+from covt_eval.evaluation.evaluate import evaluate, judged, marked_text, write_rows
+from covt_model.latent_config import LatentConfig
 from covt_rewards.accuracy import AccuracyReward
-from covt_rl.client import RolloutClient
-from covt_rl.errors import RolloutError
-from covt_rl.evaluate import evaluate, judged, marked_text, write_rows
-from covt_rl.records import Completion
+from covt_rollout.client.completions import Completion
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.rollout_errors import RolloutError
+from covt_rollout.vllm_plugin.protocol import decode_latents
 
 START, PAD, END = 100, 101, 102
 LATENT = LatentConfig(start_id=START, pad_id=PAD, end_id=END, size=2)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fake_server import run
 
-from covt_rl.serving.guard import RequireKey
-from covt_rl.serving.options import is_loopback
+from covt_rollout.server.guard import RequireKey
+from covt_rollout.server.options import is_loopback
 
 
 def ask(path: str, header: bytes | None, monkeypatch) -> tuple[int, bool]:

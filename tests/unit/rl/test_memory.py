@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from covt_rl.config import RlConfig
-from covt_rl.errors import RolloutError
-from covt_rl.memory import CONTEXT, GIB, Placement, check_machine, count_parameters, estimate
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.training.memory import CONTEXT, GIB, Placement, check_machine, count_parameters, estimate
+from covt_rollout.rollout_errors import RolloutError
 
 TEXT = {
     "hidden_size": 64,

@@ -6,8 +6,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from covt_rl.config import AlgorithmSection
-from covt_rl.objective import GrpoObjective, Target
+from covt_rl.rl_recipe import AlgorithmSection
+from covt_rl.training.objective import GrpoObjective, Target
 
 MASK = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 SERVER = torch.tensor([[-1.0, -2.0, 0.0], [-0.5, 0.0, 0.0]])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covt_rewards import Rollout
-from covt_rl.errors import RolloutError
-from covt_rl.records import Completion, find_spans
+from covt_rollout.client.completions import Completion, find_spans
+from covt_rollout.rollout_errors import RolloutError
 
 tokens = st.lists(st.integers(0, 10), max_size=30).map(tuple)
 completions = st.builds(

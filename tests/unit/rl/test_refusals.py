@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from recording_server import Recorder, with_server
 
-from covt_data.prepare import prepare
+from covt_data.ingest.prepare import prepare
 from covt_data.schema import Row
-from covt_data.store import PreparedSet
-from covt_model.config import LatentConfig
-from covt_rl import checks
-from covt_rl.checks import check_golds, check_server
-from covt_rl.config import RlConfig
-from covt_rl.errors import RolloutError
-from covt_rl.scoring import build_rewards
-from covt_rl.train import plan
+from covt_data.store.prepared_set import PreparedSet
+from covt_model.latent_config import LatentConfig
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.scoring.score_groups import build_rewards
+from covt_rl.training import checks
+from covt_rl.training.checks import check_golds, check_server
+from covt_rl.training.train import plan
+from covt_rollout.rollout_errors import RolloutError
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 

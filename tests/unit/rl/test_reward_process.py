@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from covt_model.config import LatentConfig
+from covt_model.latent_config import LatentConfig
 from covt_rewards import Group, Rollout, score_groups
-from covt_rl.config import RewardsSection
-from covt_rl.reward_process import ProcessReward
-from covt_rl.scoring import build_rewards
-from covt_runtime.sections import PromptSection
+from covt_rl.rl_recipe import RewardsSection
+from covt_rl.scoring.reward_process import ProcessReward
+from covt_rl.scoring.score_groups import build_rewards
+from covt_runtime.recipe_schema import PromptSection
 
 REWARD = """
 import time

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from covt_data.schema import Row
-from covt_model.config import LatentConfig
+from covt_model.latent_config import LatentConfig
 from covt_rewards import RewardError
-from covt_rl.config import AlgorithmSection, RewardsSection
-from covt_rl.records import Completion
-from covt_rl.scoring import build_rewards, judge
-from covt_runtime.sections import PromptSection
+from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
+from covt_rl.scoring.score_groups import build_rewards, judge
+from covt_rollout.client.completions import Completion
+from covt_runtime.recipe_schema import PromptSection
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 SPAN = (100, 101, 101, 102)

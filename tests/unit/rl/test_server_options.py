@@ -2,7 +2,7 @@
 
 import pytest
 
-from covt_rl.serving.options import environment
+from covt_rollout.server.options import environment
 
 
 def test_a_server_does_not_join_the_group_of_the_ranks_beside_it(monkeypatch: pytest.MonkeyPatch):

@@ -8,15 +8,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from covt_data.prepare import prepare
+from covt_data.ingest.prepare import prepare
 from covt_data.schema import Row
-from covt_model.config import LatentConfig
-from covt_rl.config import RlConfig
-from covt_rl.journal import Journal
-from covt_rl.records import Completion
-from covt_rl.rollouts import Collected
-from covt_rl.scoring import build_rewards
-from covt_rl.source import RolloutSource, training_stream
+from covt_model.latent_config import LatentConfig
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.rollouts.collect import Collected
+from covt_rl.rollouts.journal import Journal
+from covt_rl.rollouts.rollout_stream import RolloutSource, training_stream
+from covt_rl.scoring.score_groups import build_rewards
+from covt_rollout.client.completions import Completion
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 IDS = [f"r{n}" for n in range(10)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from covt_rl.errors import RolloutError
-from covt_rl.stats import accuracy, paired_difference
+from covt_eval.statistics.intervals import accuracy, paired_difference
+from covt_rollout.rollout_errors import RolloutError
 
 
 @pytest.mark.parametrize(

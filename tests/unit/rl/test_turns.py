@@ -10,17 +10,17 @@ from typing import Any, cast
 import pytest
 from recording_server import Recorder, with_server
 
-from covt_rl.blocking import BlockingClient
-from covt_rl.client import RolloutClient
-from covt_rl.config import RlConfig
-from covt_rl.errors import RolloutError, ServerError, StaleWeightsError
-from covt_rl.memory import Memory, Placement, check_machine
-from covt_rl.serving.options import ServerOptions, command, require_vllm
-from covt_rl.serving.watch import Watch
-from covt_rl.train import hand_over
-from covt_rl.turns import Turns, check_sleep_mode, first_sleep, lay_down, turn_event, waking
-from covt_rl.weight_sync import load_files, push_weights
-from covt_rl.weight_transfer import way
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.training.gpu_handover import Turns, check_sleep_mode, first_sleep, lay_down, turn_event, waking
+from covt_rl.training.memory import Memory, Placement, check_machine
+from covt_rl.training.train import hand_over
+from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.rollout_errors import RolloutError, ServerError, StaleWeightsError
+from covt_rollout.server.options import ServerOptions, command, require_vllm
+from covt_rollout.server.watch import Watch
+from covt_rollout.weights.weight_sync import load_files, push_weights
+from covt_rollout.weights.weight_transfer import way
 
 ASLEEP = "/update_weight_version asleep"
 

@@ -13,20 +13,20 @@ import torch
 from PIL import Image as PilImage
 
 from covt_data.schema import Image, Row
-from covt_model.config import LatentConfig
-from covt_model.encode import Encoder
-from covt_model.generation import generate
-from covt_model.policy import LatentPolicy, load_split
-from covt_model.tiny import build_tiny
-from covt_model.vision import VisionFeatures
-from covt_rl.checks import check_prompts
-from covt_rl.config import RlConfig
-from covt_rl.errors import RolloutError
-from covt_rl.objective import GrpoObjective
-from covt_rl.records import Completion
-from covt_rl.scoring import Judged
-from covt_rl.update import Updater
-from covt_runtime.engine import StepResult
+from covt_model.encoding.encode import Encoder
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.families.qwen2_5_vl.tiny import build_tiny
+from covt_model.generation.latent_generation import generate
+from covt_model.latent_config import LatentConfig
+from covt_model.latents.policy import LatentPolicy, load_split
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.scoring.score_groups import Judged
+from covt_rl.training.checks import check_prompts
+from covt_rl.training.objective import GrpoObjective
+from covt_rl.training.update import Updater
+from covt_rollout.client.completions import Completion
+from covt_rollout.rollout_errors import RolloutError
+from covt_runtime.engine.zero_engine import StepResult
 
 SAMPLES, TOKENS = 4, 24
 

@@ -13,13 +13,13 @@ import torch
 from recording_server import Recorder, with_server
 from safetensors.torch import load_file, save_file
 
-from covt_model.errors import CheckpointError
-from covt_model.heads import FILE, save_head
-from covt_rl import weight_sync
-from covt_rl.client import RolloutClient
-from covt_rl.errors import RolloutError, WeightPushError
-from covt_rl.weight_files import PREFIX, ServedNames, scratch, write_weights
-from covt_rl.weight_sync import Publisher, publish, push_weights
+from covt_model.latents.heads import FILE, save_head
+from covt_model.model_errors import CheckpointError
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.rollout_errors import RolloutError, WeightPushError
+from covt_rollout.weights import weight_sync
+from covt_rollout.weights.weight_files import PREFIX, ServedNames, scratch, write_weights
+from covt_rollout.weights.weight_sync import Publisher, publish, push_weights
 
 SERVED = {"model.layers.0.w": torch.ones(4), "visual.v": torch.zeros(2), "model.norm.weight": torch.ones(3)}
 

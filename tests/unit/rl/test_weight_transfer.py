@@ -12,10 +12,10 @@ import torch
 from fake_server import run
 from safetensors.torch import save_file
 
-from covt_model.heads import save_head
-from covt_rl.config import RlConfig
-from covt_rl.errors import RolloutError, ServerUnreachableError
-from covt_rl.weight_transfer import beside, init_bodies, own_address, stored, update_body, way
+from covt_model.latents.heads import save_head
+from covt_rl.rl_recipe import RlConfig
+from covt_rollout.rollout_errors import RolloutError, ServerUnreachableError
+from covt_rollout.weights.weight_transfer import beside, init_bodies, own_address, stored, update_body, way
 
 HERE, THERE = ["http://127.0.0.1:8000"], ["http://127.0.0.1:8000", "http://10.0.0.2:8000"]
 

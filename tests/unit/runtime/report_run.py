@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from covt_data.schema import Row
-from covt_data.tasks.trace import draw_trace
-from covt_data.tasks.trace import make_row as trace_row
-from covt_data.tasks.vsp import VspConditions, generate_test
+from covt_data.tasks.trace_maps import draw_trace
+from covt_data.tasks.trace_maps import make_row as trace_row
+from covt_data.tasks.vsp_maps import VspConditions, generate_test
 from covt_data.tasks.vsp_rows import make_row as vsp_row
 
 SPAN = "<|latent_start|>" + "<|latent_pad|>" * 8 + "<|latent_end|>"

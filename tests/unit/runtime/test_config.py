@@ -5,9 +5,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from covt_runtime.config import OptimConfig, ZeroConfig
-from covt_runtime.errors import ConfigError
-from covt_runtime.zero import deepspeed_config, parameter_groups
+from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
+from covt_runtime.engine.zero_config import deepspeed_config, parameter_groups
+from covt_runtime.runtime_errors import ConfigError
 
 
 def test_offloading_to_nvme_needs_a_folder() -> None:

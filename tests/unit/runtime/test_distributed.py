@@ -2,14 +2,14 @@
 
 import pytest
 
-from covt_runtime.distributed import (
+from covt_runtime.launch.distributed import (
     is_main_process,
     launched_from_outside,
     place_in_group,
     ranks_here,
     visible_gpus,
 )
-from covt_runtime.errors import LaunchError
+from covt_runtime.runtime_errors import LaunchError
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 SRUN = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "MASTER_ADDR": "a", "MASTER_PORT": "1"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from covt_runtime import files
-from covt_runtime.errors import CheckpointError, RunFolderError
+from covt_runtime.runtime_errors import CheckpointError, RunFolderError
 
 
 @pytest.fixture

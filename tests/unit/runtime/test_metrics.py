@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from covt_runtime.metrics import MetricsError, MetricsLog
-from covt_runtime.run import RunFolder
+from covt_runtime.metrics.metric_log import MetricsError, MetricsLog
+from covt_runtime.run_folder import RunFolder
 
 
 def lines(run: RunFolder) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from covt_runtime.performance import DecoderWork, memory_gib, peak_flops
+from covt_runtime.metrics.performance import DecoderWork, memory_gib, peak_flops
 
 
 def test_work_is_what_torch_counts_for_the_matrices():

@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from covt_runtime import progress as module
-from covt_runtime.progress import Progress, advance_event, duration, note_event, phase_event
+from covt_runtime.metrics import progress as module
+from covt_runtime.metrics.progress import Progress, advance_event, duration, note_event, phase_event
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from report_run import make_plain_run, make_quickstart, write_json
 
-from covt_runtime.report import ReportError, write_report
-from covt_runtime.report.files import read_run
-from covt_runtime.report.headline import headline
-from covt_runtime.report.scores import category_table, scores_table
+from covt_eval.report import ReportError, write_report
+from covt_eval.report.content.run_files import read_run
+from covt_eval.report.sections.headline import headline
+from covt_eval.report.sections.scores import category_table, scores_table
 
 VOID = {"meta", "link", "br", "image", "rect", "circle", "polyline", "line", "path"}
 

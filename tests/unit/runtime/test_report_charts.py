@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_runtime.report.bars import Value, bar_chart
-from covt_runtime.report.curves import phase_marks, points_of, positions
-from covt_runtime.report.lines import Series, line_chart, spread, thin
-from covt_runtime.report.numbers import Z95, duration, nice_ticks, percent, plain, points, tick_texts, wilson
-from covt_runtime.report.units import unit
+from covt_eval.report.charts.bars import Value, bar_chart
+from covt_eval.report.charts.curves import phase_marks, points_of, positions
+from covt_eval.report.charts.lines import Series, line_chart, spread, thin
+from covt_eval.report.content.numbers import Z95, duration, nice_ticks, percent, plain, points, tick_texts, wilson
+from covt_eval.report.content.units import unit
 
 
 @given(n=st.integers(1, 2000), share=st.floats(0, 1))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from covt_runtime.report.maps import Drawing, Grid, draw_answer, draw_truth, grid_of, hops, true_path
-from covt_runtime.report.spans import split_text
+from covt_eval.report.charts.maps import Drawing, Grid, draw_answer, draw_truth, grid_of, hops, true_path
+from covt_eval.report.sections.spans import split_text
 
 GRID = Grid(size=3, width=84, height=84)
 ICE = {"rows": ["SFF", "FHF", "FFG"]}

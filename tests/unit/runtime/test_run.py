@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from covt_runtime.errors import RunFolderError
-from covt_runtime.run import RunFolder, newest, run_name
+from covt_runtime.run_folder import RunFolder, newest, run_name
+from covt_runtime.runtime_errors import RunFolderError
 
 
 def touch(path: Path, age: int, text: str = "{}") -> None:

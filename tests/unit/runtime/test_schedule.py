@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_runtime.config import OptimConfig
-from covt_runtime.schedule import lr_at
+from covt_runtime.engine.optimizer_settings import OptimConfig
+from covt_runtime.engine.schedule import lr_at
 
 
 def test_warm_up_rises_in_equal_parts_to_the_full_rate() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from covt_runtime import files
-from covt_runtime.errors import CheckpointError
-from covt_runtime.shard_files import FORMAT, ShardReader, consolidate, read_state
+from covt_runtime.checkpoints.shard_files import FORMAT, ShardReader, consolidate, read_state
+from covt_runtime.runtime_errors import CheckpointError
 
 
 def shard(whole: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:

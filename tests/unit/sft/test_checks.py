@@ -7,7 +7,7 @@ from PIL import Image as PilImage
 
 from covt_data.schema import Image, Row, Step
 from covt_sft.checks import RowChecks
-from covt_sft.errors import SftError
+from covt_sft.sft_errors import SftError
 
 
 def picture(width: int, height: int) -> Image:

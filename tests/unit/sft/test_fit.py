@@ -2,10 +2,10 @@
 
 import pytest
 
-from covt_sft.config import SftConfig
-from covt_sft.errors import SftError
+from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED, published
 from covt_sft.fit import Machine, check_fits
-from covt_sft.published import PUBLISHED, published
+from covt_sft.sft_errors import SftError
+from covt_sft.sft_recipe import SftConfig
 
 GIB = 2**30
 FULL = SftConfig.model_validate({"model": {"gradient_checkpointing": True}, "data": {"micro_batch": 1}})

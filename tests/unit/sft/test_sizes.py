@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from covt_runtime.config import ZeroConfig
-from covt_sft.config import SftConfig
-from covt_sft.published import PUBLISHED
+from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED
+from covt_runtime.engine.optimizer_settings import ZeroConfig
+from covt_sft.sft_recipe import SftConfig
 from covt_sft.sizes import ModelSize, adapter_parameters, memory
 
 GIB = 2**30
@@ -41,9 +41,9 @@ def test_the_sharded_state_is_the_sum_over_the_real_parameters():
 
 
 def test_adapters_have_as_many_parameters_as_peft_makes():
-    from covt_model.config import LatentConfig
-    from covt_model.lora import add_lora
-    from covt_runtime.sections import LoraSection
+    from covt_model.checkpoints.lora import add_lora
+    from covt_model.latent_config import LatentConfig
+    from covt_runtime.recipe_schema import LoraSection
 
     config = PUBLISHED["3B"]
     model = on_meta(config)

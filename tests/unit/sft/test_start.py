@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from covt_sft.errors import SftError
+from covt_sft.sft_errors import SftError
 from covt_sft.start import find_checkpoint, start_folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from covt_runtime.run import RunFolder
+    from covt_runtime.run_folder import RunFolder
 
 Interval = tuple[float, float, float]
 # Settings that say what was trained; paths and machine settings don't belong on a card.
@@ -22,8 +22,8 @@ METRICS = (
 
 def base_facts(run: RunFolder, model: Path) -> tuple[str, str]:
     """(name of the published base model, its licence); follows runs of ours back to what they started from."""
-    from covt_model.card import UNKNOWN_LICENCE, read_licence
-    from covt_runtime.run import RunFolder as Folder
+    from covt_model.checkpoints.model_card import UNKNOWN_LICENCE, read_licence
+    from covt_runtime.run_folder import RunFolder as Folder
 
     seen: set[Path] = set()
     name = ""

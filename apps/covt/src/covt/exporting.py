@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covt.errors import UsageError
+from covt.error_lines import UsageError
 
 if TYPE_CHECKING:
-    from covt_model.config import LatentConfig
-    from covt_runtime.run import RunFolder
+    from covt_model.latent_config import LatentConfig
+    from covt_runtime.run_folder import RunFolder
 
 DTYPES = ("bf16", "fp32")
 
@@ -22,8 +22,8 @@ def find_checkpoint(source: Path | None) -> tuple[RunFolder, Path]:
     Raises:
         UsageError: nothing to export there.
     """
-    from covt_runtime.checkpoint import CheckpointStore
-    from covt_runtime.run import RunFolder, newest
+    from covt_runtime.checkpoints.checkpoint import CheckpointStore
+    from covt_runtime.run_folder import RunFolder, newest
 
     if source is not None and source.name.startswith("step_"):
         run, checkpoint = RunFolder(source.parent.parent), source
@@ -53,12 +53,12 @@ def export_checkpoint(
     Raises:
         UsageError: nothing to export there, or no such dtype.
     """
-    from covt_runtime.weights import DTYPES as TORCH_DTYPES
+    from covt_runtime.engine.weights import DTYPES as TORCH_DTYPES
 
     if dtype and dtype not in DTYPES:
         raise UsageError(f"there is no dtype {dtype!r}", f"use {' or '.join(DTYPES)}")
-    from covt_model.config import LatentConfig
-    from covt_model.export import write_checkpoint
+    from covt_model.checkpoints.hf_folder import write_checkpoint
+    from covt_model.latent_config import LatentConfig
 
     run, checkpoint = find_checkpoint(source)
     model = find_base(run, base)
@@ -82,20 +82,20 @@ def export_checkpoint(
 
 def merged_parameters(run: RunFolder, checkpoint: Path, latent: LatentConfig) -> Iterable[tuple[str, Any]]:
     """(name, parameter) of the checkpoint, read in pieces; LoRA adapters are merged as they are read."""
-    from covt_runtime.shard_files import stored_parameters
+    from covt_runtime.checkpoints.shard_files import stored_parameters
 
     if not run.config.get("lora", {}).get("rank"):
         return stored_parameters(checkpoint)
-    from covt_model.lora import merged
-    from covt_runtime.sections import LoraSection
+    from covt_model.checkpoints.lora import merged
+    from covt_runtime.recipe_schema import LoraSection
 
     return merged(stored_parameters(checkpoint), LoraSection.model_validate(run.config["lora"]).scale, latent)
 
 
 def card_facts(run: RunFolder, checkpoint: Path, model: Path) -> Any:
-    """What the model card says, read from the run's files; a `covt_model.card.Facts`."""
+    """What the model card says, read from the run's files; a `covt_model.checkpoints.model_card.Facts`."""
     from covt.card_facts import base_facts, data_facts, evaluations, last_metrics, recipe_facts
-    from covt_model.card import Facts
+    from covt_model.checkpoints.model_card import Facts
 
     base, licence = base_facts(run, model)
     accuracy, ablation = evaluations(run.path)

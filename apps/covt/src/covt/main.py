@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from covt.commands import data, doctor, evaluate, export, quickstart, report, rl, serve, sft
-from covt.errors import EXIT_INTERRUPTED, exit_with
+from covt.error_lines import EXIT_INTERRUPTED, exit_with
 
 ORDER = ("quickstart", "data", "sft", "rl", "serve", "export", "eval", "report", "doctor")
 

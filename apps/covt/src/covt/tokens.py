@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from covt.errors import UsageError
+from covt.error_lines import UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,6 +1,6 @@
 """The one row type of every dataset: reasoning rows (supervised) and prompt rows (RL, evaluation).
 
-Rows are frozen pydantic models; on disk they are Parquet with the image bytes inside (`covt_data.arrow`).
+Rows are frozen pydantic models; on disk they are Parquet with the image bytes inside (`covt_data.store.arrow_rows`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from covt_data.errors import DataError
+from covt_data.data_errors import DataError
 
 SCHEMA_VERSION = 1
 IMAGE_TAG = "<image>"

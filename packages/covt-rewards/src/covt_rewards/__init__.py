@@ -7,9 +7,9 @@ scores = score_groups([Group(answer="4", rollouts=(Rollout(r"\\boxed{4}"), Rollo
 scores.groups[0].totals
 """
 
-from covt_rewards.errors import GoldError, RewardError
 from covt_rewards.latents import LatentFormat
 from covt_rewards.registry import ConfiguredReward, available, load, make, parse_rewards
+from covt_rewards.reward_errors import GoldError, RewardError
 from covt_rewards.score import GroupScore, Scores, iter_scores, score_group, score_groups
 from covt_rewards.types import Group, Reward, RewardResult, Rollout
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 
 
 def kind(value: object) -> str:

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 
 INSTRUCTION = (
     "You grade the reasoning of a visual question answering model. Judge only whether the steps are relevant, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group, RewardResult
 
 

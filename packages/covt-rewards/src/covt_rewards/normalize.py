@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 
 
 def normalize(values: Sequence[float], scale: bool = True, eps: float = 1e-6) -> list[float]:

@@ -17,7 +17,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Reward
 
 BUILTIN: Mapping[str, str] = {

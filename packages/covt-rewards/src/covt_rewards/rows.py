@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from covt_rewards.accuracy.grade import GRADERS
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group
 
 

@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from covt_rewards.errors import GoldError
 from covt_rewards.registry import ConfiguredReward
+from covt_rewards.reward_errors import GoldError
 from covt_rewards.types import Group, RewardResult
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from covt_rewards import json_fields as read
-from covt_rewards.errors import RewardError
 from covt_rewards.latents import LatentFormat
+from covt_rewards.reward_errors import RewardError
 
 
 def parse_settings(items: Iterable[str]) -> dict[str, dict[str, object]]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol, cast, runtime_checkable
 
 from covt_rewards import json_fields as read
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 
 
 @dataclass(frozen=True, slots=True)

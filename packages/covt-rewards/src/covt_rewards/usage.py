@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from covt_rewards.errors import RewardError
 from covt_rewards.latents import LatentFormat, well_formed_spans
+from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group, RewardResult, Rollout
 
 

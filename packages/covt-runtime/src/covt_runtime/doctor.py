@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from covt_runtime.distributed import visible_gpus
+from covt_runtime.launch.distributed import visible_gpus
 
 GIB = 1 << 30
 Status = Literal["pass", "warn", "fail"]
@@ -26,7 +26,7 @@ SYNC = "run `uv sync`"
 MEMORY_GIB = (4, 8)
 DISK_GIB = (2, 10)
 THREADS = "OMP_NUM_THREADS"
-PLUGIN_MODULES = ("covt_model.vllm_plugin.worker", "covt_model.vllm_plugin.logits")
+PLUGIN_MODULES = ("covt_rollout.vllm_plugin.latent_worker", "covt_rollout.vllm_plugin.logits")
 EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from covt_runtime.errors import CheckpointError, RunFolderError
+from covt_runtime.runtime_errors import CheckpointError, RunFolderError
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"

@@ -5,7 +5,7 @@ import io
 from PIL import Image as PilImage
 
 from covt_data.schema import Row
-from covt_sft.errors import SftError
+from covt_sft.sft_errors import SftError
 
 
 class RowChecks:

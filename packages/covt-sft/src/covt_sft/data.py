@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from covt_data.errors import DataError
+from covt_data.data_errors import DataError
 from covt_data.schema import Row
-from covt_model.batch import Batch, collate
-from covt_model.encode import Encoder, Sample
-from covt_model.errors import ModelError
+from covt_model.encoding.batch import Batch, collate
+from covt_model.encoding.encode import Encoder, Sample
+from covt_model.model_errors import ModelError
 from covt_sft.checks import RowChecks
-from covt_sft.config import SftDataSection
-from covt_sft.errors import SftError
 from covt_sft.grouping import Entry, Group, by_length, in_order, packed
+from covt_sft.sft_errors import SftError
+from covt_sft.sft_recipe import SftDataSection
 
 Share = Callable[[torch.Tensor], torch.Tensor]
 """Sum of a tensor over the ranks."""

@@ -5,10 +5,10 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from covt_runtime.distributed import launched_from_outside, place_in_group, visible_gpus
-from covt_runtime.launch import CPU_RANKS
-from covt_sft.config import SftConfig
-from covt_sft.errors import SftError
+from covt_runtime.launch.distributed import launched_from_outside, place_in_group, visible_gpus
+from covt_runtime.launch.workers import CPU_RANKS
+from covt_sft.sft_errors import SftError
+from covt_sft.sft_recipe import SftConfig
 from covt_sft.sizes import GIB, Memory, ModelSize, adapter_parameters, memory
 
 

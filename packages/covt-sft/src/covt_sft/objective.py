@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from covt_model.batch import Batch
-from covt_model.losses import Sum, alignment_loss, token_loss
-from covt_model.policy import LatentPolicy
+from covt_model.encoding.batch import Batch
+from covt_model.latents.policy import LatentPolicy
+from covt_model.latents.training_losses import Sum, alignment_loss, token_loss
 
 
 @dataclass(frozen=True)

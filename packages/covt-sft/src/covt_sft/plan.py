@@ -4,14 +4,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from covt_data.pixels import limits_of
-from covt_data.store import PreparedSet
-from covt_data.stream import RowStream, mixture
-from covt_model.config import read_config
-from covt_runtime.run import newest
-from covt_sft.config import SftConfig
-from covt_sft.errors import SftError
-from covt_sft.published import published
+from covt_data.images.pixel_limits import limits_of
+from covt_data.store.prepared_set import PreparedSet
+from covt_data.stream.row_stream import RowStream, mixture
+from covt_model.families.qwen2_5_vl.published_sizes import published
+from covt_model.latent_config import read_config
+from covt_runtime.run_folder import newest
+from covt_sft.sft_errors import SftError
+from covt_sft.sft_recipe import SftConfig
 from covt_sft.start import TINY, find_checkpoint
 
 

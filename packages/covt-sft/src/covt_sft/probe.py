@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from covt_data.schema import Row
-from covt_data.tasks.vsp import simulate
-from covt_model.encode import EncodedPrompt, Encoder
-from covt_model.generation import generate
-from covt_model.policy import LatentPolicy
-from covt_model.vision import VisionFeatures
-from covt_runtime.engine import ZeroEngine
+from covt_data.tasks.vsp_maps import simulate
+from covt_model.encoding.encode import EncodedPrompt, Encoder
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.generation.latent_generation import generate
+from covt_model.latents.policy import LatentPolicy
+from covt_runtime.engine.zero_engine import ZeroEngine
 
 BATCH = 64
 BOXED = "\\boxed{"

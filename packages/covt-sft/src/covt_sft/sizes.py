@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from covt_runtime.config import ZeroConfig
-from covt_sft.config import SftConfig
+from covt_runtime.engine.optimizer_settings import ZeroConfig
+from covt_sft.sft_recipe import SftConfig
 
 BF16, FP32 = 2, 4
 GIB = 2**30

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from covt_model.losses import Sum
-from covt_model.vision import VisionFeatures
-from covt_runtime.engine import ZeroEngine
-from covt_sft.config import Method, Stage1Section, StageSection
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.latents.training_losses import Sum
+from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_sft.data import MicroBatch, StepRows
 from covt_sft.objective import LossSums
+from covt_sft.sft_recipe import Method, Stage1Section, StageSection
 from covt_sft.targets import TargetMaker
 
 Part = tuple[float, Sum, int]

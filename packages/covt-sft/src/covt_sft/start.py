@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from covt_data.store import PreparedSet
-from covt_model.config import KEY, read_config
-from covt_sft.config import SftConfig
-from covt_sft.errors import SftError
+from covt_data.store.prepared_set import PreparedSet
+from covt_model.latent_config import KEY, read_config
+from covt_sft.sft_errors import SftError
+from covt_sft.sft_recipe import SftConfig
 
 TINY = "tiny"
 INIT = "init"
@@ -64,7 +64,7 @@ def make_start(config: SftConfig, model: str, data: Path, out: Path, note: Calla
         note(f"building a tiny Qwen2.5-VL in {out}")
         build_tiny_start(config, data, out)
         return
-    from covt_model.checkpoint import prepare_checkpoint
+    from covt_model.checkpoints.latent_checkpoint import prepare_checkpoint
 
     note(f"adding the latent tokens to a copy of {model} in {out}")
     latent: dict[str, Any] = {
@@ -77,8 +77,8 @@ def make_start(config: SftConfig, model: str, data: Path, out: Path, note: Calla
 
 def build_tiny_start(config: SftConfig, data: Path, out: Path) -> Path:
     """A tiny Qwen2.5-VL from scratch for this data: its words in the tokenizer, its pictures in the vision scale."""
-    from covt_model.images import decode
-    from covt_model.tiny import build_tiny, distinct_cells
+    from covt_model.families.qwen2_5_vl.image_patches import decode
+    from covt_model.families.qwen2_5_vl.tiny import build_tiny, distinct_cells
 
     rows = list(PreparedSet(data).rows(config.data.split, TINY_SAMPLES))
     texts = [text for row in rows for text in (row.question, row.answer, *(step.text or "" for step in row.steps))]

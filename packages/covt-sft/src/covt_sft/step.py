@@ -8,12 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from covt_model.losses import mean_loss
-from covt_runtime.engine import StepResult, ZeroEngine
-from covt_runtime.performance import DecoderWork, memory_gib, peak_flops
+from covt_model.latents.training_losses import mean_loss
+from covt_runtime.engine.zero_engine import StepResult, ZeroEngine
+from covt_runtime.metrics.performance import DecoderWork, memory_gib, peak_flops
 from covt_sft.data import StepRows
-from covt_sft.errors import SftError
 from covt_sft.objective import target_noise
+from covt_sft.sft_errors import SftError
 from covt_sft.stage import Counts, StageLoss
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from covt_model.encode import Encoder, Sample
-from covt_runtime.sections import LatentSection
+from covt_model.encoding.encode import Encoder, Sample
+from covt_runtime.recipe_schema import LatentSection
 
 
 def weights_digest(checkpoint: Path) -> str:

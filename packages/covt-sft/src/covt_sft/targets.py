@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from covt_model.batch import Batch, collate
-from covt_model.encode import Encoder, Sample
-from covt_model.policy import LatentPolicy
-from covt_model.targets import make_targets
-from covt_model.teacher import Teacher
-from covt_model.vision import VisionFeatures
-from covt_runtime.engine import ZeroEngine
-from covt_runtime.sections import LatentSection
+from covt_model.encoding.batch import Batch, collate
+from covt_model.encoding.encode import Encoder, Sample
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.latents.policy import LatentPolicy
+from covt_model.targets.alignment_targets import make_targets
+from covt_model.targets.momentum_teacher import Teacher
+from covt_runtime.engine.zero_engine import ZeroEngine
+from covt_runtime.recipe_schema import LatentSection
 from covt_sft.target_cache import TargetCache, sample_digest, settings_digest, weights_digest
 
 KIND = "teacher/"

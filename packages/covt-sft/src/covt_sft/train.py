@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from covt_runtime.distributed import is_main_process
-from covt_runtime.launch import WorkerGroup, launch
-from covt_runtime.progress import Progress
-from covt_runtime.run import RunFolder, run_name
-from covt_sft.config import SftConfig
+from covt_runtime.launch.distributed import is_main_process
+from covt_runtime.launch.workers import WorkerGroup, launch
+from covt_runtime.metrics.progress import Progress
+from covt_runtime.run_folder import RunFolder, run_name
 from covt_sft.fit import Machine, check_fits, planned_ranks
 from covt_sft.plan import SftPlan, plan
+from covt_sft.sft_recipe import SftConfig
 from covt_sft.start import build_tiny_start, make_start, start_folder
 
 __all__ = ["build_tiny_start", "plan", "train"]
 
-TARGET = "covt_sft.worker:train_worker"
+TARGET = "covt_sft.loop:train_worker"
 
 
 def train(

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from covt.config import apply_overrides
-from covt.errors import EXIT_RUNTIME, UsageError
+from covt.error_lines import EXIT_RUNTIME, UsageError
 from covt.output import emit, note
+from covt.recipe_files import apply_overrides
 
 app = typer.Typer(help="Prepare, inspect and check data sets.", no_args_is_help=True)
 
@@ -36,9 +36,9 @@ def prepare(
     Interrupted or killed while it reads files, the same command goes on where it was.
     """
     from covt.tokens import token_counter
-    from covt_data.prepare import find_source
-    from covt_data.prepare import prepare as prepare_set
-    from covt_runtime.progress import Progress
+    from covt_data.ingest.prepare import find_source
+    from covt_data.ingest.prepare import prepare as prepare_set
+    from covt_runtime.metrics.progress import Progress
 
     target = out or Path("data") / source
     settings = apply_overrides({}, options or [])
@@ -77,9 +77,9 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a prepared set holds: a table, a contact sheet, a page of samples."""
-    from covt_data.inspect import contact_sheet
-    from covt_data.page import sample_page
-    from covt_data.store import PreparedSet
+    from covt_data.inspect.contact_sheet import contact_sheet
+    from covt_data.inspect.set_page import sample_page
+    from covt_data.store.prepared_set import PreparedSet
 
     prepared = PreparedSet(path)
     if sheet is not None:
@@ -112,8 +112,8 @@ def validate(
     as_json: JsonFlag = False,
 ) -> None:
     """Re-check a prepared set: files, rows, pictures, counts. Exit code 1 when something is wrong."""
-    from covt_data.store import PreparedSet
-    from covt_data.validate import validate as validate_set
+    from covt_data.inspect.validate_set import validate as validate_set
+    from covt_data.store.prepared_set import PreparedSet
 
     prepared = PreparedSet(path)
     problems = validate_set(prepared, decode=decode)
@@ -137,9 +137,9 @@ def stats(
 ) -> None:
     """Lengths, visual tokens, pictures, categories, graders and pass rates of a prepared set."""
     from covt.tokens import token_counter
-    from covt_data.pixels import PixelLimits
-    from covt_data.stats import split_stats, stats_table
-    from covt_data.store import PreparedSet
+    from covt_data.images.pixel_limits import PixelLimits
+    from covt_data.inspect.set_statistics import split_stats, stats_table
+    from covt_data.store.prepared_set import PreparedSet
 
     prepared, limits, counter = PreparedSet(path), PixelLimits(min_pixels, max_pixels), token_counter(tokenizer)
     splits = [split] if split else prepared.splits
@@ -159,9 +159,9 @@ def contamination(
     as_json: JsonFlag = False,
 ) -> None:
     """Find rows of one set that occur in another: the same question, the same picture, a picture that looks alike."""
-    from covt_data.contamination import KINDS
-    from covt_data.contamination import contamination as compare
-    from covt_data.store import PreparedSet
+    from covt_data.inspect.contamination import KINDS
+    from covt_data.inspect.contamination import contamination as compare
+    from covt_data.store.prepared_set import PreparedSet
 
     found = compare(PreparedSet(trained), PreparedSet(tested), splits=split)
     lines = [

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from covt.errors import EXIT_RUNTIME
+from covt.error_lines import EXIT_RUNTIME
 from covt.output import emit
 
 

@@ -43,8 +43,8 @@ def evaluate(
     ablations and further models are compared over the same rows, with paired intervals. An interrupted evaluation goes
     on with the same command.
     """
-    from covt.evaluation import EvalPlan, evaluate_all, named
-    from covt_runtime.progress import Progress
+    from covt_eval.evaluation.checkpoints import EvalPlan, evaluate_all, named
+    from covt_runtime.metrics.progress import Progress
 
     plan = EvalPlan(
         models=named([Path(one) for one in (model, *(also or []))]),

@@ -28,7 +28,7 @@ def quickstart(
     from covt.quickstart.run import Quickstart
     from covt.quickstart.state import State
     from covt.quickstart.summary import table
-    from covt_runtime.progress import Progress
+    from covt_runtime.metrics.progress import Progress
 
     settings = {"task": task, "seed": seed, "data": chosen.data_options, "recipes": [chosen.sft, chosen.rl]}
     state = State(folder, settings)

@@ -27,15 +27,15 @@ def report(
     Curves, comparisons and samples; several folders are put side by side. The page needs no network and can be read on
     a phone.
     """
-    from covt.errors import UsageError
-    from covt_runtime.report import write_report
-    from covt_runtime.run import newest
+    from covt.error_lines import UsageError
+    from covt_eval.report import write_report
+    from covt_runtime.run_folder import newest
 
     folders = runs or [newest(Path("runs"), "run")]
     if (latents is None) != (data is None):
         raise UsageError("--latents and --data go together", "name a model's folder and a prepared set")
     if latents is not None and data is not None:
-        from covt.nearest import write_nearest
+        from covt_eval.evaluation.nearest_patches import write_nearest
 
         write_nearest(folders[0], latents, data)
     page = write_report(folders, out or folders[0] / "report.html")

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from covt.config import load, recipe_help
 from covt.output import emit
+from covt.recipe_files import load, recipe_help
 
 
 def rl(
@@ -25,10 +25,10 @@ def rl(
     Starts the server and one process a GPU, or two on a CPU; under torchrun, deepspeed or srun it is one of theirs, and
     rank 0 starts the server. Takes the newest model of covt sft where none is named.
     """
-    from covt_rl.config import RlConfig
-    from covt_rl.train import plan, train
-    from covt_runtime.distributed import is_main_process
-    from covt_runtime.progress import Progress
+    from covt_rl.rl_recipe import RlConfig
+    from covt_rl.training.train import plan, train
+    from covt_runtime.launch.distributed import is_main_process
+    from covt_runtime.metrics.progress import Progress
 
     overrides = list(arguments or [])
     if rewards is not None:

@@ -41,9 +41,9 @@ def serve(
 
     An unmodified vLLM with the latent plugin, until Ctrl-C or SIGTERM.
     """
-    from covt_rl.serving.options import ServerOptions
-    from covt_rl.serving.replicas import serving, watch
-    from covt_runtime.progress import Progress
+    from covt_rollout.server.options import ServerOptions
+    from covt_rollout.server.replicas import serving, watch
+    from covt_runtime.metrics.progress import Progress
 
     options = ServerOptions(
         dtype=dtype,

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from covt.config import load, recipe_help
 from covt.output import emit
+from covt.recipe_files import load, recipe_help
 
 
 def sft(
@@ -20,9 +20,9 @@ def sft(
 
     Starts its own processes, one a GPU or two on a CPU; under torchrun, deepspeed or srun it is one of theirs.
     """
-    from covt_runtime.distributed import is_main_process
-    from covt_runtime.progress import Progress
-    from covt_sft.config import SftConfig
+    from covt_runtime.launch.distributed import is_main_process
+    from covt_runtime.metrics.progress import Progress
+    from covt_sft.sft_recipe import SftConfig
     from covt_sft.train import plan, train
 
     config = load(SftConfig, "sft", arguments or [])

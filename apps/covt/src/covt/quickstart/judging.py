@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from covt_runtime.progress import Progress
+from covt_runtime.metrics.progress import Progress
 
 
 def judge(
@@ -25,12 +25,12 @@ def judge(
 
     Returns accuracy by mode; `out/<label>.<mode>.jsonl` holds the rows.
     """
-    from covt_model.config import LatentConfig
-    from covt_model.encode import Encoder
-    from covt_rl.blocking import BlockingClient
-    from covt_rl.client import RolloutClient
-    from covt_rl.evaluate import evaluate, write_rows
-    from covt_rl.weight_sync import push_weights
+    from covt_eval.evaluation.evaluate import evaluate, write_rows
+    from covt_model.encoding.encode import Encoder
+    from covt_model.latent_config import LatentConfig
+    from covt_rollout.client.blocking import BlockingClient
+    from covt_rollout.client.rollout_client import RolloutClient
+    from covt_rollout.weights.weight_sync import push_weights
 
     encoder = Encoder(weights)
     client = RolloutClient.for_checkpoint(url, checkpoint)

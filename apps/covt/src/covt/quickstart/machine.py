@@ -5,8 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from covt_runtime.launch import WorkerGroup
-from covt_runtime.progress import Progress
+from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.metrics.progress import Progress
 
 
 class Machine:
@@ -26,7 +26,7 @@ class Machine:
         return self
 
     def _start_server(self) -> Any:
-        from covt_rl.serving.process import LatentServer
+        from covt_rollout.server.process import LatentServer
 
         return LatentServer.start(self.model, log_path=self.out / "logs" / "server.log")
 

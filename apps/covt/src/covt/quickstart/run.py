@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from covt.config import apply_overrides, read_recipe, validate
 from covt.exporting import export_checkpoint
 from covt.quickstart.judging import judge
 from covt.quickstart.machine import Machine
-from covt.quickstart.samples import write_samples
 from covt.quickstart.state import State
 from covt.quickstart.summary import ABLATIONS, MODELS, summarize
 from covt.quickstart.tasks import Task
-from covt_data.store import PreparedSet
+from covt.recipe_files import apply_overrides, read_recipe, validate
+from covt_data.store.prepared_set import PreparedSet
+from covt_eval.evaluation.test_samples import write_samples
 from covt_runtime.files import held
-from covt_runtime.progress import Progress
+from covt_runtime.metrics.progress import Progress
 
 METHODS = ("plain", "pause", "latent")
 RANKS = 2
@@ -72,7 +72,7 @@ class Quickstart:
         return self.machine
 
     def data(self) -> dict[str, Any]:
-        from covt_data.prepare import prepare
+        from covt_data.ingest.prepare import prepare
 
         with self.progress.phase("prepare data", unit="row") as phase:
             manifest = prepare(
@@ -94,7 +94,7 @@ class Quickstart:
 
     def sft_config(self, method: str, changes: dict[str, Any]) -> Any:
         """The task's SFT recipe with this quickstart's places."""
-        from covt_sft.config import SftConfig
+        from covt_sft.sft_recipe import SftConfig
 
         tables, origin = read_recipe("sft", self.task.sft)
         settings = {
@@ -118,8 +118,8 @@ class Quickstart:
 
     def rl(self, name: str = "rl", changes: dict[str, Any] | None = None) -> dict[str, Any]:
         """GRPO from the latent model; changes: further settings of the recipe."""
-        from covt_rl.config import RlConfig
-        from covt_rl.train import plan, train
+        from covt_rl.rl_recipe import RlConfig
+        from covt_rl.training.train import plan, train
 
         tables, origin = read_recipe("rl", self.task.rl)
         machine = self.running()
@@ -189,7 +189,7 @@ class Quickstart:
     def report(self) -> dict[str, Any]:
         import json
 
-        from covt_runtime.report import write_report
+        from covt_eval.report import write_report
 
         seconds = {name: done["seconds"] for name, done in self.state.done.items()}
         seconds["total"] = round(sum(seconds.values()), 2)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from covt.errors import UsageError
+from covt.error_lines import UsageError
 
 STATE = "quickstart.json"
 

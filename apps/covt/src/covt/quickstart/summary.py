@@ -18,7 +18,7 @@ def read_correct(out: Path, label: str, mode: str) -> list[float]:
 
 def summarize(out: Path, seed: int, baseline: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
     """Accuracies, ablation of the RL model, 95 % intervals, paired differences, seconds by phase."""
-    from covt_rl.stats import accuracy, paired_difference
+    from covt_eval.statistics.intervals import accuracy, paired_difference
 
     outcomes = {label: read_correct(out, label, "keep") for label in MODELS}
     ablated = {mode: read_correct(out, "rl", mode) for mode in ABLATIONS}

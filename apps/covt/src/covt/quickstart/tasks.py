@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from covt.config import nearest
-from covt.errors import UsageError
+from covt.error_lines import UsageError
+from covt.recipe_files import nearest
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Task:
         """`chance`, and for vsp `manhattan`: always walking straight to the goal, ignoring holes."""
         if self.name == "trace":
             return {"chance": 1 / rows[0].meta["size"] ** 2}
-        from covt_data.tasks.vsp import manhattan_plan, simulate
+        from covt_data.tasks.vsp_maps import manhattan_plan, simulate
 
         right = [simulate(row.meta["rows"], manhattan_plan(row.meta["rows"])) for row in rows]
         return {"manhattan": sum(right) / len(right)}

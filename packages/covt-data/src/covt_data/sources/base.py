@@ -9,8 +9,8 @@ from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from covt_data.drafts import Draft
 from covt_data.schema import Row
+from covt_data.sources.drafts import Draft
 
 
 class SourceOptions(BaseModel):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from covt_data.drafts import Draft, DraftStep, judged_by, names_of, options_in, tagged, text_of
 from covt_data.rejects import Reason, Rejected, shown
 from covt_data.sources.base import FileOptions, Place, Published, RecordSource
+from covt_data.sources.drafts import Draft, DraftStep, judged_by, names_of, options_in, tagged, text_of
 from covt_data.sources.published import archives_in, by_split, record_files
 
 PICTURES = "images_comt"

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from covt_data.drafts import Draft, DraftStep, judged_by, names_of, tagged, text_of, unboxed
 from covt_data.rejects import Reason, Rejected, shown
 from covt_data.sources.base import FileOptions, Place, Published, RecordSource
+from covt_data.sources.drafts import Draft, DraftStep, judged_by, names_of, tagged, text_of, unboxed
 from covt_data.sources.published import archives_in, by_split, record_files
 
 FIELDS = ("id", "question", "images", "options", "answer", "category", "steps", "metadata", "origin", "pass_rate")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from covt_data.archives import is_archive
-from covt_data.errors import DataFileError
+from covt_data.data_errors import DataFileError
+from covt_data.images.archives import is_archive
 from covt_data.sources.base import RecordSource
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

@@ -1,4 +1,4 @@
-"""Source `trace`: generated arrow maps (`covt_data.tasks.trace`)."""
+"""Source `trace`: generated arrow maps (`covt_data.tasks.trace_maps`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from covt_data.schema import Row
 from covt_data.sources.base import Source, SourceOptions, SplitRows
-from covt_data.tasks.trace import HELPER_IMAGES, TraceMap, generate, make_row
+from covt_data.tasks.trace_maps import HELPER_IMAGES, TraceMap, generate, make_row
 
 
 class TraceOptions(SourceOptions):

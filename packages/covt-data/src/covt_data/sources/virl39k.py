@@ -10,9 +10,9 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from covt_data.drafts import Draft, judged_by, names_of, options_in, tagged, text_of, unboxed
 from covt_data.rejects import Reason, Rejected, shown
 from covt_data.sources.base import FileOptions, Place, Published, RecordSource
+from covt_data.sources.drafts import Draft, judged_by, names_of, options_in, tagged, text_of, unboxed
 from covt_data.sources.published import archives_in, by_split, record_files
 
 PASS_RATES = {"32b": "PassRate_32BTrained", "7b": "PassRate_7BBase"}

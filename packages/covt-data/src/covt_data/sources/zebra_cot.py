@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from covt_data.drafts import Draft, DraftStep, PictureRef, judged_by, names_of, options_in, text_of, unboxed
 from covt_data.rejects import Reason, Rejected
 from covt_data.schema import IMAGE_TAG
 from covt_data.sources.base import FileOptions, Place, Published, RecordSource
+from covt_data.sources.drafts import Draft, DraftStep, PictureRef, judged_by, names_of, options_in, text_of, unboxed
 from covt_data.sources.published import by_split, record_files
 
 REFERENCE = re.compile(r"(?:<image_start>)?\s*\[((?:problem|reasoning)_image_\d+)\]\s*(?:<image_end>)?")

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from covt_data.png import encode_palette_png
+from covt_data.images.png_writer import encode_palette_png
 from covt_data.tasks.grid import CELL_PIXELS, Cell
 
 GROUND = (123, 117, 104)  # 255 × the image mean of Qwen2.5-VL's processor

@@ -17,10 +17,10 @@ from typing import Any
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
-from covt_data.errors import DataError, DataFileError
+from covt_data.data_errors import DataError, DataFileError
 from covt_data.schema import Image, Row
 from covt_data.tasks.grid import CELL_PIXELS
-from covt_data.tasks.vsp import shortest_plan
+from covt_data.tasks.vsp_maps import shortest_plan
 from covt_data.tasks.vsp_rows import prompt_row
 
 TABLE = "rows.jsonl"

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageDraw
 
-from covt_data.png import encode_palette_png
+from covt_data.images.png_writer import encode_palette_png
 from covt_data.tasks.grid import CELL_PIXELS, MOVES, Cell
 
 LOOKS = 24

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from covt_data.schema import Image, Row, Step
 from covt_data.tasks.grid import cell_box
-from covt_data.tasks.vsp import plan_path, shortest_plan
+from covt_data.tasks.vsp_maps import plan_path, shortest_plan
 from covt_data.tasks.vsp_render import LOOKS, draw_vsp
 
 HELPER_IMAGES = 8

@@ -17,7 +17,7 @@ from typing import cast
 from covt_rewards.accuracy.assignment import assign
 from covt_rewards.accuracy.grade import Grade, Task
 from covt_rewards.answers import final_answer, first_tag
-from covt_rewards.errors import GoldError
+from covt_rewards.reward_errors import GoldError
 
 IOU_ABOVE = 0.5
 BOX_DISTANCE_BELOW = 10.0

@@ -17,7 +17,7 @@ from covt_rewards.accuracy.notations import letters
 from covt_rewards.accuracy.spelling import respell
 from covt_rewards.accuracy.text import normalize_text
 from covt_rewards.answers import FinalAnswer, final_answer, strip_special_tokens
-from covt_rewards.errors import GoldError
+from covt_rewards.reward_errors import GoldError
 
 _LETTER = re.compile(r"\(?\s?([A-Za-z])\s?\)?\s?[.:,)]?")
 _LETTER_THEN_TEXT = re.compile(r"\(?([A-Za-z])(?:\)|[.:])\s{0,4}(.*)", re.DOTALL)

@@ -11,7 +11,7 @@ from typing import cast
 
 from covt_rewards.accuracy.latex import strip_text_commands
 from covt_rewards.accuracy.spelling import NUMBER_WORDS
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group
 
 

@@ -18,7 +18,7 @@ from covt_rewards.accuracy.notations import verdict as notation_verdict
 from covt_rewards.accuracy.spelling import respell
 from covt_rewards.accuracy.workers import Verdict, shared_pool
 from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
-from covt_rewards.errors import GoldError
+from covt_rewards.reward_errors import GoldError
 
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
 _BOLD_NUMBER = re.compile(r"\*\*\s{0,4}\$?(-?\d[\d,]{0,20}(?:\.\d{1,15})?)\s{0,4}\.?\s{0,4}\*\*")

@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 from covt_rewards.accuracy.grade import GRADERS, Grade, Task, choose_grader, load_grader
 from covt_rewards.answers import unmarked
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group, RewardResult, Rollout
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from covt_rewards.accuracy.grade import Grade, Task
 from covt_rewards.accuracy.latex import strip_text_commands
 from covt_rewards.answers import final_answer
-from covt_rewards.errors import GoldError
+from covt_rewards.reward_errors import GoldError
 
 _AROUND = " \t\r\n.,;:!?\"'`*$«»“”‘’。，、"
 _ARTICLE = re.compile(r"^(?:an?|the) ")

@@ -13,7 +13,7 @@ from typing import cast
 
 from covt_rewards.accuracy.grade import Grade, Task
 from covt_rewards.answers import final_answer, strip_special_tokens
-from covt_rewards.errors import GoldError, RewardError
+from covt_rewards.reward_errors import GoldError, RewardError
 
 RULES = ("stop_at_goal", "end_on_goal")
 MOVES = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from covt_rewards.adapters.grouping import configured, read_row, scored
-from covt_rewards.errors import RewardError
+from covt_rewards.reward_errors import RewardError
 
 REWARD_NAME = "covt"
 REWARD_TYPE = "batch"

@@ -1,0 +1,1 @@
+"""Encoded images: checks, archives, size limits and likeness. Knows rows, but no source, store or stream."""

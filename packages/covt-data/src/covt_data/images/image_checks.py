@@ -1,0 +1,150 @@
+"""Checks of encoded pictures: what they are is decided by their bytes, and every one is read to its end.
+
+A picture that every reader shows alike is kept byte for byte. One that readers disagree on (EXIF rotation, CMYK,
+16 bits, transparency, several frames) is converted to what a person would see, as PNG, and the conversion is counted.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from posixpath import splitext
+
+import numpy as np
+from PIL import Image as Pictures
+from PIL import ImageOps, UnidentifiedImageError
+
+from covt_data.images.intact_png import is_intact_plain_png
+from covt_data.rejects import Reason, Rejected
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP"}
+ORIENTATION_TAG = 0x0112
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+PLAIN_MODES = ("1", "L", "P", "RGB")
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """`max_bytes` of the file, `max_pixels` decoded, `max_aspect` of the longer to the shorter side (the model's)."""
+
+    max_bytes: int = 64 << 20
+    max_pixels: int = 64_000_000
+    max_aspect: int = 200
+    any_suffix: bool = False
+
+
+@dataclass(frozen=True)
+class CheckedPicture:
+    """Bytes that decode, their size (width, height), and how they were converted (empty: not at all)."""
+
+    data: bytes
+    size: tuple[int, int]
+    conversions: tuple[str, ...] = ()
+
+
+@contextmanager
+def strict_decoding() -> Iterator[None]:
+    """Pillow's warning about huge pictures becomes an error, for all threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Pictures.DecompressionBombWarning)
+        yield
+
+
+def check_picture(data: bytes, name: str, limits: PictureLimits) -> CheckedPicture:
+    """Decode `data` within the limits; `name` is for messages, and its suffix must fit. Raises `Rejected`."""
+    if not data:
+        raise Rejected(Reason.IMAGE_EMPTY, f"{name} has 0 bytes")
+    if len(data) > limits.max_bytes:
+        raise Rejected(Reason.IMAGE_TOO_LARGE, f"{name} has {len(data)} bytes, more than {limits.max_bytes}")
+    try:
+        with Pictures.open(io.BytesIO(data), formats=FORMATS) as picture:
+            _check_header(picture, name, limits)
+            return _decoded(picture, data)
+    except Rejected:
+        raise
+    except (Pictures.DecompressionBombError, Pictures.DecompressionBombWarning) as error:
+        raise Rejected(Reason.IMAGE_BOMB, f"{name}: {error}") from None
+    except UnidentifiedImageError:
+        raise Rejected(Reason.IMAGE_UNREADABLE, f"{name} is none of {', '.join(FORMATS)}") from None
+    except Exception as error:
+        # Decoders raise nearly anything on hostile bytes (SyntaxError, struct.error, ...): all mean the same here.
+        cut = "truncated" in str(error) or isinstance(error, EOFError)
+        raise Rejected(
+            Reason.IMAGE_TRUNCATED if cut else Reason.IMAGE_UNREADABLE, f"{name}: {type(error).__name__} {error}"
+        ) from None
+
+
+def _check_header(picture: Pictures.Image, name: str, limits: PictureLimits) -> None:
+    width, height = picture.size
+    if width * height > limits.max_pixels:
+        raise Rejected(Reason.IMAGE_BOMB, f"{name} has {width}×{height} pixels, more than {limits.max_pixels}")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise Rejected(Reason.IMAGE_TOO_NARROW, f"{name} has {width}×{height} pixels")
+    suffix = splitext(name)[1].lower()
+    found = "JPEG" if picture.format == "MPO" else picture.format
+    if suffix and SUFFIXES.get(suffix) != found and not limits.any_suffix:
+        raise Rejected(Reason.IMAGE_WRONG_SUFFIX, f"{name} is a {found} picture")
+
+
+def _decoded(picture: Pictures.Image, data: bytes) -> CheckedPicture:
+    size = picture.size
+    if picture.format == "PNG" and is_intact_plain_png(data):
+        return CheckedPicture(data, size)
+    conversions = _conversions(picture)
+    if not conversions:
+        if picture.format == "JPEG":
+            # Still reads every coded bit, so a cut or damaged file is noticed, but skips most of the arithmetic.
+            picture.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
+        picture.load()
+        if not _see_through(picture):
+            return CheckedPicture(data, size)
+        conversions = ("transparency",)
+    shown = _as_seen(picture)
+    out = io.BytesIO()
+    shown.save(out, "PNG")
+    return CheckedPicture(out.getvalue(), shown.size, conversions)
+
+
+def _conversions(picture: Pictures.Image) -> tuple[str, ...]:
+    """What has to be done, as far as the header tells."""
+    found: list[str] = []
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        found.append("animated")
+    if picture.getexif().get(ORIENTATION_TAG, 1) != 1:
+        found.append("exif_rotation")
+    if picture.mode in DEEP_MODES:
+        found.append("16_bit")
+    elif picture.mode == "CMYK":
+        found.append("cmyk")
+    elif picture.mode not in (*PLAIN_MODES, "RGBA", "LA", "PA"):
+        found.append("color_mode")
+    return tuple(found)
+
+
+def _see_through(picture: Pictures.Image) -> bool:
+    """Whether any pixel is not opaque. An alpha channel that is full everywhere changes nothing."""
+    if picture.mode in ("RGBA", "LA", "PA"):
+        return picture.getchannel("A").getextrema()[0] != 255
+    if "transparency" not in picture.info:
+        return False
+    return picture.convert("RGBA").getchannel("A").getextrema()[0] != 255
+
+
+def _as_seen(picture: Pictures.Image) -> Pictures.Image:
+    """RGB of the first frame, upright, on white paper, 16 bits scaled to 8."""
+    picture.load()
+    if picture.mode in DEEP_MODES:
+        values = np.asarray(picture, np.float64)
+        top = 65535.0 if values.max() > 255 or picture.mode.startswith("I;16") else 255.0
+        picture = Pictures.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        paper = Pictures.new("RGBA", upright.size, "white")
+        upright = Pictures.alpha_composite(paper, upright.convert("RGBA"))
+    rgb = upright.convert("RGB")
+    rgb.info.clear()  # no EXIF or transparency of the original in the new file
+    return rgb

@@ -1,0 +1,219 @@
+"""Records to rows: parse, filter, read and check the pictures, validate. Many at a time, in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import parent_process
+from typing import Any
+
+from PIL import Image as Pictures
+from pydantic import ValidationError
+
+from covt_data.data_errors import DataFileError
+from covt_data.images.image_checks import CheckedPicture, PictureLimits, check_picture, strict_decoding
+from covt_data.images.image_folder import PictureFolder
+from covt_data.images.likeness import content_digest, difference_hash
+from covt_data.ingest.converter_server import start_server
+from covt_data.ingest.filters import CountTokens, filtered_by_size, filtered_by_text
+from covt_data.ingest.record_files import Record
+from covt_data.rejects import Reason, Rejected, Rejection
+from covt_data.schema import Image, Row, Step
+from covt_data.sources.base import FileOptions, Place, RecordSource
+from covt_data.sources.drafts import Draft, DraftStep, Embedded, PictureRef
+
+CHUNK = 16  # records a task
+AHEAD = 2  # tasks waiting a process
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a record: the fields of a valid row, a rejection, or the name of the filter that left it out."""
+
+    number: int
+    file: str
+    line: int
+    row: dict[str, Any] | None = None
+    rejection: Rejection | None = None
+    filtered: str | None = None
+    digest: bytes = b""
+    looks: tuple[int, ...] = ()
+    conversions: tuple[str, ...] = ()
+
+
+class _Pictures:
+    """The pictures of one row: each file is read and checked once, however often it is named."""
+
+    def __init__(self, folder: PictureFolder | None, limits: PictureLimits) -> None:
+        self.folder = folder
+        self.limits = limits
+        self.files: dict[str, CheckedPicture] = {}
+        self.conversions: list[str] = []
+
+    def check(self, ref: PictureRef, missing: Reason) -> CheckedPicture:
+        if isinstance(ref, Embedded):
+            found = check_picture(ref.data, ref.name, self.limits)
+        elif ref in self.files:
+            return self.files[ref]
+        else:
+            found = self.files[ref] = check_picture(self._read(ref, missing), ref, self.limits)
+        self.conversions += found.conversions
+        return found
+
+    def _read(self, name: str, missing: Reason) -> bytes:
+        if self.folder is None:
+            raise Rejected(missing, f"{name!r} is a path, and this data set has its pictures inside")
+        try:
+            return self.folder.read(name, self.limits.max_bytes)
+        except Rejected as error:
+            if error.reason is Reason.IMAGE_MISSING:
+                raise Rejected(missing, error.detail) from None
+            raise
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Everything a record of one split is converted with; goes to worker processes."""
+
+    source: RecordSource
+    options: FileOptions
+    split: str
+    folder: PictureFolder | None
+    count_tokens: CountTokens | None = None
+
+    @property
+    def limits(self) -> PictureLimits:
+        return PictureLimits(
+            max_bytes=self.options.max_image_bytes,
+            max_pixels=self.options.max_image_pixels,
+            any_suffix=self.options.wrong_suffix == "keep",
+        )
+
+    def convert(self, number: int, record: Record, place: Place) -> Outcome:
+        """The outcome of the record that is `number` of its split."""
+        where = number, record.file, record.line
+        draft: Draft | None = None
+        try:
+            draft = self.source.parse(record.data(), place, self.options)
+            left_out = filtered_by_text(draft, self.options, self.count_tokens)
+            if left_out:
+                return Outcome(*where, filtered=left_out)
+            pictures = _Pictures(self.folder, self.limits)
+            checked = [pictures.check(ref, Reason.IMAGE_MISSING) for ref in draft.pictures]
+            left_out = filtered_by_size([picture.size for picture in checked], self.options)
+            if left_out:
+                return Outcome(*where, filtered=left_out)
+            row = self._row(draft, [_image(*pair) for pair in zip(draft.pictures, checked, strict=True)], pictures)
+        except Rejected as error:
+            known = draft.id if draft else None
+            return Outcome(*where, rejection=Rejection(record.file, record.line, error.reason, error.detail, known))
+        looks = [difference_hash(image.bytes) for image in row.images] if self.options.duplicates == "similar" else []
+        return Outcome(
+            *where,
+            row.model_dump(),
+            digest=content_digest(row),
+            looks=tuple(looks),
+            conversions=tuple(pictures.conversions),
+        )
+
+    def _row(self, draft: Draft, images: list[Image], pictures: _Pictures) -> Row:
+        steps = [_step(step, pictures) for step in draft.steps]
+        try:
+            return Row(
+                id=draft.id,
+                source=getattr(self.options, "name", self.source.name),
+                split=self.split,
+                category=draft.category,
+                question=draft.question,
+                images=images,
+                options=list(draft.options),
+                answer=draft.answer,
+                grader=draft.grader,
+                steps=steps,
+                metadata=json.dumps(_known(draft.metadata), sort_keys=True, separators=(",", ":"), allow_nan=False),
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "row"
+            raise Rejected(Reason.BAD_ROW, f"{where}: {first['msg']}") from None
+        except (TypeError, ValueError) as error:
+            raise Rejected(Reason.WRONG_TYPE, f"metadata cannot be written as JSON: {error}") from None
+
+
+def _image(ref: PictureRef, checked: CheckedPicture) -> Image:
+    name = ref.name if isinstance(ref, Embedded) else ref
+    return Image.model_construct(bytes=checked.data, path=name)
+
+
+def _step(step: DraftStep, pictures: _Pictures) -> Step:
+    if step.text is not None:
+        return Step(type="text", text=step.text)
+    checked = [(ref, pictures.check(ref, Reason.HELPER_IMAGE_MISSING)) for ref in step.pictures]
+    return Step(type="latent", images=[_image(*pair) for pair in checked])
+
+
+def _known(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def convert_all(
+    converter: Converter, records: Iterable[tuple[int, Record, Place]], processes: int
+) -> Iterator[Outcome]:
+    """Outcomes in the order of the records. Few are under way at a time, so memory stays bounded.
+
+    Raises `DataFileError` when a process dies, as a decoder may on a picture made to break it.
+    """
+    if processes == 1:
+        with strict_decoding():
+            for entry in records:
+                yield converter.convert(*entry)
+        return
+    remaining = iter(records)
+    waiting: deque[Future[list[Outcome]]] = deque()
+    with ProcessPoolExecutor(processes, start_server(), _start, (converter,)) as pool:
+        try:
+            while True:
+                while len(waiting) < processes * AHEAD and (chunk := list(islice(remaining, CHUNK))):
+                    waiting.append(pool.submit(_convert_chunk, chunk))
+                if not waiting:
+                    return
+                yield from waiting.popleft().result()
+        except BrokenProcessPool:
+            raise DataFileError(
+                "a process that converts records died", "run again with --processes 1 to see at which record"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_converter: Converter | None = None  # of a worker process
+
+
+def _start(converter: Converter) -> None:
+    """Set a worker process up: it ends with its parent, and leaves interrupts to it."""
+    global _converter
+    _converter = converter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("error", Pictures.DecompressionBombWarning)
+    parent = parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _convert_chunk(chunk: Sequence[tuple[int, Record, Place]]) -> list[Outcome]:
+    assert _converter is not None
+    return [_converter.convert(*entry) for entry in chunk]

@@ -1,0 +1,283 @@
+"""Preparation from files: unpack, convert, drop duplicates, write shards, remember how far it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow.parquet as pq
+
+from covt_data.data_errors import DataError
+from covt_data.images.archives import ArchiveLimits, extracted_once
+from covt_data.images.image_folder import PictureFolder
+from covt_data.images.likeness import difference_hash, look_alike, normalized
+from covt_data.ingest.convert import Converter, Outcome, convert_all
+from covt_data.ingest.filters import CountTokens
+from covt_data.ingest.record_files import Record, read_records
+from covt_data.ingest.work_folder import KEY_BYTES, Progress, RejectionLog, WorkFolder
+from covt_data.rejects import Reason, Rejection
+from covt_data.schema import Row
+from covt_data.sources.base import FileOptions, Place, Published, RecordSource
+from covt_data.store.manifest import Manifest, SplitCount
+from covt_data.store.prepared_set import read_shard, sha256_of
+from covt_data.store.shards import ShardWriter
+
+Report = Callable[[str, int, int], None]
+"""Called with (split, records read, records in all or 0)."""
+
+REPORT_EVERY = 100  # records
+UNTOUCHED_OPTIONS = ("max_rejected",)  # may change between an interrupted run and the one that goes on
+
+
+def file_hashes(published: Published, root: Path) -> dict[str, str]:
+    """SHA-256 of the record files and archives by name; of a folder of pictures, of their names and sizes."""
+    folder = root if root.is_dir() else root.parent
+    files = [file for group in published.splits.values() for file in group]
+    hashes = {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted({*files, *published.archives})}
+    if published.pictures is not None:
+        hashes["pictures"] = _listing_hash(published.pictures, set(files))
+    return hashes
+
+
+def _listing_hash(folder: Path, without: set[Path]) -> str:
+    """Hash of the relative paths and sizes of the regular files, in order. Links and record files don't count."""
+    digest, skipped = hashlib.sha256(), {os.fsencode(path) for path in without}
+    root = os.fsencode(folder)
+    waiting = [root]
+    while waiting:
+        parent = waiting.pop()
+        with os.scandir(parent) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            if entry.is_file(follow_symlinks=False) and entry.path not in skipped:
+                digest.update(b"%b\0%d\0" % (entry.path[len(root) :], entry.stat().st_size))
+        waiting += [entry.path for entry in reversed(found) if entry.is_dir(follow_symlinks=False)]
+    return digest.hexdigest()
+
+
+class _Seen:
+    """Ids of a split, and contents of the whole set, as 16-byte keys in memory and in the file of keys."""
+
+    def __init__(self, stored: bytes, duplicates: str) -> None:
+        self.duplicates = duplicates
+        self.keys = {stored[at : at + KEY_BYTES] for at in range(0, len(stored), KEY_BYTES)}
+        self.looks: dict[str, list[tuple[int, ...]]] = {}
+
+    def id_key(self, row: dict[str, Any]) -> bytes:
+        return hashlib.sha256(f"{row['split']}\0{row['id']}".encode()).digest()[:KEY_BYTES]
+
+    def has_content(self, outcome: Outcome, row: dict[str, Any]) -> bool:
+        if self.duplicates == "keep":
+            return False
+        if outcome.digest in self.keys:
+            return True
+        return self.duplicates == "similar" and bool(outcome.looks) and self._looks_known(row, outcome.looks)
+
+    def _looks_known(self, row: dict[str, Any], looks: tuple[int, ...]) -> bool:
+        """Whether a row with the same words has pictures that look the same."""
+        others = self.looks.setdefault(_words(row["question"], row["answer"]), [])
+        if any(len(looks) == len(other) and all(map(look_alike, looks, other)) for other in others):
+            return True
+        others.append(looks)
+        return False
+
+    def remember_looks(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            looks = tuple(difference_hash(image.bytes) for image in row.images)
+            self.looks.setdefault(_words(row.question, row.answer), []).append(looks)
+
+    def add(self, *keys: bytes) -> bytes:
+        self.keys.update(keys)
+        return b"".join(keys)
+
+
+def _words(question: str, answer: str) -> str:
+    return f"{normalized(question)}\0{answer}"
+
+
+class Preparation:
+    """One run over the files of a data set, into a work folder."""
+
+    def __init__(
+        self,
+        source: RecordSource,
+        options: FileOptions,
+        published: Published,
+        work: WorkFolder,
+        *,
+        count_tokens: CountTokens | None,
+        report: Report | None,
+        processes: int,
+    ) -> None:
+        self.source = source
+        self.options = options
+        self.published = published
+        self.work = work
+        self.count_tokens = count_tokens
+        self.report = report
+        self.processes = processes
+        parents = [path.parent for files in published.splits.values() for path in files]
+        self.root = Path(os.path.commonpath(parents))
+
+    def run(self, manifest: Manifest) -> Manifest:
+        """Write the set into the work folder and return its manifest. Raises `DataError` when too much is rejected."""
+        progress = self.work.resume(fingerprint(manifest))
+        with ExitStack() as stack:
+            log = RejectionLog(stack.enter_context(self.work.log.open("ab")))
+            keys = stack.enter_context(self.work.keys.open("ab"))
+            if self.published.archives and not progress.unpacked:
+                progress = self._unpack(progress, log)
+            for split in self.published.splits:
+                if split not in progress.done_splits:
+                    progress = _Split(self, split, progress, log, keys).run()
+        done = {
+            "counts": progress.counts,
+            "files": progress.files,
+            "rejected": dict(sorted(progress.rejected.items())),
+            "filtered": dict(sorted(progress.filtered.items())),
+            "converted": dict(sorted(progress.converted.items())),
+        }
+        return manifest.model_copy(update=done)
+
+    def _unpack(self, progress: Progress, log: RejectionLog) -> Progress:
+        limits = ArchiveLimits(max_member=self.options.max_image_bytes)
+        rejections = extracted_once(list(self.published.archives), self.work.pictures, limits)
+        for rejection in rejections:
+            log.add(rejection)
+        rejected = dict(Counter(rejection.reason.value for rejection in rejections))
+        progress = progress.model_copy(update={"unpacked": True, "rejected": rejected, "log_bytes": log.end()})
+        self.work.save(progress)
+        return progress
+
+    def pictures(self) -> PictureFolder | None:
+        root = self.work.pictures if self.published.archives else self.published.pictures
+        return PictureFolder(root, self.published.prefixes) if root else None
+
+    def records(self, split: str, start: int) -> Iterator[tuple[int, Record, Place]]:
+        """Numbered records of a split's files from number `start`, at most `limit`."""
+        number = 0
+        for path in self.published.splits[split]:
+            skipped = 0
+            if path.suffix == ".parquet":  # rows are counted without reading them
+                skipped = min(start - number, pq.read_metadata(path).num_rows) if number < start else 0
+            number += skipped
+            for record in read_records(path, path.relative_to(self.root).as_posix(), skipped):
+                if self.options.limit is not None and number >= self.options.limit:
+                    return
+                if number >= start:
+                    yield number, record, Place(split, path, record.line)
+                number += 1
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """The same for commands of which one can go on where the other was interrupted."""
+    options = {key: value for key, value in manifest.options.items() if key not in UNTOUCHED_OPTIONS}
+    parts = [manifest.schema_version, manifest.source, manifest.version, options, manifest.inputs]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class _Split:
+    """One split on its way into shards."""
+
+    def __init__(self, job: Preparation, name: str, progress: Progress, log: RejectionLog, keys: IO[bytes]) -> None:
+        self.job, self.name, self.log, self.keys = job, name, log, keys
+        self.progress = progress
+        self.rejected = Counter(progress.rejected)
+        self.filtered = Counter(progress.filtered)
+        self.converted = Counter(progress.converted)
+        self.files = dict(progress.files)
+        count = progress.counts.get(name)
+        self.categories = Counter(count.categories if count else {})
+        self.rows = count.rows if count else 0
+        self.refused = progress.rejected_of.get(name, 0)
+        self.start = progress.next_record if progress.split == name else 0
+        self.seen = _Seen(job.work.keys.read_bytes(), job.options.duplicates)
+        if job.options.duplicates == "similar":
+            for file in progress.files:
+                self.seen.remember_looks(read_shard(job.work.set / file))
+        self.writer = ShardWriter(job.work.set / name, sum(file.startswith(f"{name}/") for file in progress.files))
+
+    def run(self) -> Progress:
+        job, done = self.job, self.start
+        converter = Converter(job.source, job.options, self.name, job.pictures(), job.count_tokens)
+        for outcome in convert_all(converter, job.records(self.name, self.start), job.processes):
+            done = outcome.number + 1
+            if self._take(outcome):
+                self._save(done)
+            if job.report and done % REPORT_EVERY == 0:
+                job.report(self.name, done, 0)
+        self._check_share(done)
+        if job.report:
+            job.report(self.name, done, done)
+        return self._save(done, finished=True)
+
+    def _take(self, outcome: Outcome) -> bool:
+        """Write the row or count what it failed; whether a shard became full."""
+        row = outcome.row
+        if outcome.rejection:
+            self._reject(outcome.rejection)
+        elif row is None:
+            self.filtered[outcome.filtered or ""] += 1
+        elif (id_key := self.seen.id_key(row)) in self.seen.keys:
+            self._reject(Rejection(outcome.file, outcome.line, Reason.DUPLICATE_ID, "the id occurs before", row["id"]))
+        elif self.seen.has_content(outcome, row):
+            self.filtered["duplicates"] += 1
+        else:
+            self.keys.write(self.seen.add(id_key, outcome.digest))
+            self.converted.update(outcome.conversions)
+            self.categories[row["category"] or ""] += 1
+            self.rows += 1
+            return self.writer.add(row)
+        return False
+
+    def _reject(self, rejection: Rejection) -> None:
+        self.log.add(rejection)
+        self.rejected[rejection.reason.value] += 1
+        self.refused += 1
+
+    def _save(self, done: int, finished: bool = False) -> Progress:
+        """Close the shard and put down how far everything is."""
+        closed = self.writer.close()
+        if closed:
+            self.files[f"{self.name}/{closed[0]}"] = closed[1]
+        self.keys.flush()
+        count = SplitCount(rows=self.rows, categories=dict(sorted(self.categories.items())))
+        self.progress = self.progress.model_copy(
+            update={
+                "split": self.name,
+                "next_record": done,
+                "done_splits": [*self.progress.done_splits, *([self.name] if finished else [])],
+                "counts": self.progress.counts | {self.name: count},
+                "files": dict(self.files),
+                "rejected": dict(self.rejected),
+                "rejected_of": self.progress.rejected_of | {self.name: self.refused},
+                "filtered": dict(self.filtered),
+                "converted": dict(self.converted),
+                "log_bytes": self.log.end(),
+                "key_bytes": self.keys.tell(),
+            }
+        )
+        self.job.work.save(self.progress)
+        return self.progress
+
+    def _check_share(self, done: int) -> None:
+        limit = self.job.options.max_rejected
+        if done and self.refused > limit * done:
+            self.log.end()
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.most_common(3))
+            raise DataError(
+                f"{self.refused} of {done} records of {self.name} were rejected ({reasons}); see {self.job.work.log}",
+                f"correct the source, or allow more than {limit:.0%} with max_rejected",
+            )
+        if not self.rows:
+            left_out = ", ".join(f"{name} {count}" for name, count in (self.rejected + self.filtered).most_common(3))
+            raise DataError(
+                f"no record of {self.name} is left of {done}{f' ({left_out})' if left_out else ''}",
+                "loosen the filters, or check the path",
+            )

@@ -1,0 +1,83 @@
+"""Records of JSONL and Parquet files, one at a time, with the place each came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from covt_data.data_errors import DataFileError
+from covt_data.rejects import Reason, Rejected, shown
+
+MAX_LINE = 16 << 20  # bytes
+PARQUET_BATCH = 8  # rows; pictures inside may have megabytes each
+READ_AHEAD = 1 << 20  # bytes of a Parquet column that are read at a time
+
+
+@dataclass(frozen=True)
+class Record:
+    """A raw record: a line of JSON not yet parsed, or a row of Parquet. `line` counts from 1."""
+
+    file: str
+    line: int
+    raw: bytes | dict[str, Any]
+
+    def data(self) -> dict[str, Any]:
+        """The record's fields. Raises `Rejected` for what is not a JSON object in UTF-8."""
+        if isinstance(self.raw, dict):
+            return self.raw
+        if len(self.raw) > MAX_LINE:
+            raise Rejected(Reason.LINE_TOO_LONG, f"the line has more than {MAX_LINE} bytes")
+        try:
+            parsed = json.loads(self.raw.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise Rejected(Reason.NOT_UTF8, str(error)) from None
+        except (ValueError, RecursionError) as error:
+            raise Rejected(Reason.NOT_JSON, str(error)) from None
+        if not isinstance(parsed, dict):
+            raise Rejected(Reason.NOT_AN_OBJECT, shown(parsed))
+        return parsed
+
+
+def read_records(path: Path, name: str, start: int = 0) -> Iterator[Record]:
+    """Records of a file from number `start` (from 0). `name` is the file's in messages.
+
+    Raises `DataFileError` for a file that can't be read at all.
+    """
+    reader = _parquet if path.suffix == ".parquet" else _jsonl
+    try:
+        yield from reader(path, name, start)
+    except (pa.ArrowException, OSError) as error:
+        raise DataFileError(f"cannot read {path}: {error}", "fetch the file again") from error
+
+
+def _jsonl(path: Path, name: str, start: int) -> Iterator[Record]:
+    number = 0
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE + 1):
+            end = line
+            while len(end) > MAX_LINE and not end.endswith(b"\n"):  # skip the rest of an endless line
+                end = file.readline(MAX_LINE + 1)
+            number += 1
+            if number > start and (len(line) > MAX_LINE or line.strip()):
+                yield Record(name, number, line)
+
+
+def _parquet(path: Path, name: str, start: int) -> Iterator[Record]:
+    with pq.ParquetFile(path, buffer_size=READ_AHEAD, pre_buffer=False) as file:
+        number = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if number + rows <= start:
+                number += rows
+                continue
+            for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group]):
+                for data in batch.to_pylist():
+                    number += 1
+                    if number > start:
+                        yield Record(name, number, data)

@@ -1,0 +1,146 @@
+"""Where a long preparation keeps what it has done, so that it goes on after it was killed at any moment.
+
+`.<name>.work/` beside the target holds the finished shards (`set/`), the unpacked pictures, the log of rejections and
+the keys of the rows so far. `state.json` is replaced whenever a shard is complete and says how much of each is valid:
+what lies beyond it is cut off or written again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import Field
+
+from covt_data.data_errors import DataFileError
+from covt_data.rejects import REJECTED_NAME, Rejection
+from covt_data.schema import Record
+from covt_data.store.manifest import FileHash, SplitCount
+
+STATE_NAME = "state.json"
+KEY_BYTES = 16
+
+
+class Progress(Record):
+    """How far a preparation is. Bytes and counts are of the files beside it."""
+
+    fingerprint: str
+    unpacked: bool = False
+    split: str = ""
+    next_record: int = 0
+    done_splits: list[str] = Field(default_factory=list[str])
+    counts: dict[str, SplitCount] = Field(default_factory=dict[str, SplitCount])
+    files: dict[str, FileHash] = Field(default_factory=dict[str, FileHash])
+    records: dict[str, int] = Field(default_factory=dict[str, int])
+    rejected: dict[str, int] = Field(default_factory=dict[str, int])
+    rejected_of: dict[str, int] = Field(default_factory=dict[str, int])
+    filtered: dict[str, int] = Field(default_factory=dict[str, int])
+    converted: dict[str, int] = Field(default_factory=dict[str, int])
+    log_bytes: int = 0
+    key_bytes: int = 0
+
+
+class WorkFolder:
+    """The work folder of one target, held by one process at a time."""
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(f".{target.name}.work")
+
+    @property
+    def set(self) -> Path:
+        return self.path / "set"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    @property
+    def log(self) -> Path:
+        return self.set / REJECTED_NAME
+
+    @property
+    def keys(self) -> Path:
+        return self.path / "keys.bin"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and lock it. The lock goes with the process, however that ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataFileError(
+                    f"{self.path} is in use by another process", "wait for it, or choose another folder with --out"
+                ) from None
+            yield
+
+    def resume(self, fingerprint: str) -> Progress:
+        """What is done of the preparation with this fingerprint; an empty folder for another one."""
+        path = self.path / STATE_NAME
+        if path.is_file():
+            progress = Progress.model_validate_json(path.read_bytes())
+            if progress.fingerprint == fingerprint and self._holds(progress):
+                _cut(self.log, progress.log_bytes)
+                _cut(self.keys, progress.key_bytes)
+                return progress
+        for leftover in (self.set, self.pictures):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in (path, self.keys):
+            leftover.unlink(missing_ok=True)
+        self.set.mkdir()
+        self.log.touch()
+        self.keys.touch()
+        return Progress(fingerprint=fingerprint)
+
+    def save(self, progress: Progress) -> None:
+        aside = self.path / f"{STATE_NAME}.new"
+        aside.write_text(progress.model_dump_json(), encoding="utf-8")
+        os.replace(aside, self.path / STATE_NAME)  # noqa: PTH105 - atomic
+
+    def remove_leftover(self) -> None:
+        """What a process left that was killed after its set was in place."""
+        if self.path.is_dir():
+            with self.held():
+                self.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _holds(self, progress: Progress) -> bool:
+        """Whether the files are there that the state speaks of."""
+        sizes = {self.set / name: entry.bytes for name, entry in progress.files.items()}
+        exact = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
+        at_least = {self.log: progress.log_bytes, self.keys: progress.key_bytes}
+        return exact and all(path.is_file() and path.stat().st_size >= size for path, size in at_least.items())
+
+
+def _cut(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+class RejectionLog:
+    """Appends to `rejected.jsonl`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def add(self, rejection: Rejection) -> None:
+        self.file.write(rejection.to_json().encode("ascii"))
+
+    def end(self) -> int:
+        """Bytes so far, all of them handed to the system."""
+        self.file.flush()
+        return self.file.tell()
+
+
+def read_rejections(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `rejected.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]

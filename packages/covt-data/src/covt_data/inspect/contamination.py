@@ -1,0 +1,102 @@
+"""Whether rows of one prepared set (what is trained on) occur in another (what is tested on).
+
+Three kinds are told apart: the same question about the same pictures, the same picture, and a picture that looks the
+same (difference hashes at most 4 bits apart). Pictures drawn from few tiles look alike without being the same, so the
+last kind is a hint to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from covt_data.images.likeness import SIMILAR_BITS, difference_hash, look_alike, picture_digest, question_digest
+from covt_data.schema import Row
+from covt_data.store.prepared_set import PreparedSet
+
+KINDS: tuple[str, ...] = ("same_question", "same_picture", "similar_picture")
+BANDS = SIMILAR_BITS + 1  # hashes that differ in 4 bits agree in at least one of 5 bands
+BAND_BITS = 64 // BANDS + 1
+EXAMPLES = 20  # of each kind
+
+
+@dataclass(frozen=True)
+class Place:
+    split: str
+    id: str
+
+    @classmethod
+    def of(cls, row: Row) -> Place:
+        return cls(row.split, row.id)
+
+
+class _Index:
+    """The tested set: where each question, picture and look occurs."""
+
+    def __init__(self) -> None:
+        self.questions: dict[bytes, Place] = {}
+        self.pictures: dict[bytes, Place] = {}
+        self.bands: dict[tuple[int, int], list[tuple[int, Place]]] = {}
+
+    def add(self, row: Row) -> None:
+        place = Place.of(row)
+        self.questions.setdefault(question_digest(row), place)
+        for image in row.images:
+            digest = picture_digest(image)
+            if digest not in self.pictures:
+                self.pictures[digest] = place
+                look = difference_hash(image.bytes)
+                for band in _bands(look):
+                    self.bands.setdefault(band, []).append((look, place))
+
+    def matches(self, row: Row) -> Iterator[tuple[str, Place]]:
+        """The strongest kind of match of a row, if there is one."""
+        same = self.questions.get(question_digest(row))
+        if same:
+            yield "same_question", same
+            return
+        for image in row.images:
+            place = self.pictures.get(picture_digest(image))
+            if place:
+                yield "same_picture", place
+                return
+        for image in row.images:
+            look = difference_hash(image.bytes)
+            for band in _bands(look):
+                for other, place in self.bands.get(band, ()):
+                    if look_alike(look, other):
+                        yield "similar_picture", place
+                        return
+
+
+def _bands(look: int) -> list[tuple[int, int]]:
+    mask = (1 << BAND_BITS) - 1
+    return [(band, look >> (band * BAND_BITS) & mask) for band in range(BANDS)]
+
+
+def contamination(trained: PreparedSet, tested: PreparedSet, *, splits: list[str] | None = None) -> dict[str, Any]:
+    """Rows of `trained` (of its `splits`, by default all) that occur in `tested`, by the strongest kind of match.
+
+    Returns `{"rows", "against", "same_question", "same_picture", "similar_picture", "examples"}`; an example names
+    both places. Two splits of one set can be compared by giving it twice and naming `splits`: those of `tested` are
+    then the others.
+    """
+    chosen = splits or trained.splits
+    others = [name for name in tested.splits if trained.path.resolve() != tested.path.resolve() or name not in chosen]
+    index, against = _Index(), 0
+    for split in others:
+        for row in tested.rows(split):
+            index.add(row)
+            against += 1
+    found = dict.fromkeys(KINDS, 0)
+    examples: list[dict[str, str]] = []
+    rows = 0
+    for split in chosen:
+        for row in trained.rows(split):
+            rows += 1
+            for kind, place in index.matches(row):
+                found[kind] += 1
+                if found[kind] <= EXAMPLES:
+                    examples.append({"kind": kind, "row": f"{split}/{row.id}", "found": f"{place.split}/{place.id}"})
+    return {"rows": rows, "against": against, **found, "examples": examples}

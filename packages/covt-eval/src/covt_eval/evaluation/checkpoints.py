@@ -1,0 +1,241 @@
+"""Evaluating checkpoints through a server: what `covt eval` does.
+
+Answers are written as they come, a chunk of rows at a time; the same command with the same `--out` goes on after the
+last whole chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covt.error_lines import UsageError
+
+if TYPE_CHECKING:
+    from covt_data.schema import Row
+    from covt_eval.evaluation.evaluate import EvalRow
+    from covt_rollout.client.blocking import BlockingClient
+    from covt_runtime.metrics.progress import Progress
+
+CHUNK_ROWS = 256
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalPlan:
+    """What to evaluate. models, data: name → folder. `samples` answers a row at `temperature`; 1 and 0 are greedy.
+    rows: the most of a split; None is all. min_pixels, max_pixels: as the training's recipe had them; the checkpoint's
+    own limits and its prompt hold besides."""
+
+    models: dict[str, Path]
+    data: dict[str, Path]
+    modes: tuple[str, ...] = ("keep",)
+    split: str = "test"
+    rows: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    samples: int = 1
+    temperature: float = 0.0
+    max_tokens: int = 64
+    concurrency: int = 64
+    seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """What two runs must share for one to go on where the other stopped."""
+        values = asdict(self)
+        values["models"] = {name: str(path.resolve()) for name, path in self.models.items()}
+        values["data"] = {name: str(path.resolve()) for name, path in self.data.items()}
+        del values["concurrency"]
+        return json.loads(json.dumps(values))
+
+
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by a short name for tables and files; `NAME=FOLDER` gives the name.
+
+    Raises:
+        UsageError: two folders would have the same name.
+    """
+    found: dict[str, Path] = {}
+    for given in folders:
+        name, _, path = str(given).partition("=")
+        folder = Path(path or name)
+        if not path:
+            own = folder.resolve()
+            generic = own.name in ("hf", "export", "exported", "model")
+            name = f"{own.parent.name}-{own.name}" if generic else own.name
+        if name in found:
+            raise UsageError(f"{found[name]} and {folder} are both called {name!r}", "name one: NAME=FOLDER")
+        found[name] = folder
+    return found
+
+
+def evaluate_all(plan: EvalPlan, out: Path, *, progress: Progress, base_url: str = "") -> dict[str, Any]:
+    """Evaluate every model on every set and write `out/<model>.<data>.<mode>.jsonl` and `out/summary.json`.
+
+    Starts a server for each model, unless `base_url` names one that serves the only model. What an interrupted run
+    with the same settings has left is used. Returns the summary.
+
+    Raises:
+        UsageError: a folder isn't there, several models with one server, or `out` holds another evaluation.
+        DataError: pixel limits that cannot be met.
+    """
+    from covt_data.images.pixel_limits import limits_of
+    from covt_data.store.prepared_set import PreparedSet
+
+    _check(plan, base_url)
+    limits = limits_of(plan.min_pixels, plan.max_pixels)
+    _open_folder(plan, out)
+    sets = {
+        name: list(PreparedSet(folder).rows(plan.split, plan.rows, limits=limits)) for name, folder in plan.data.items()
+    }
+    answers: dict[tuple[str, str, str], list[EvalRow]] = {}
+    for model, folder in plan.models.items():
+        found = {name: _Answers(plan, out, model, name, rows) for name, rows in sets.items()}
+        if any(one.missing() for one in found.values()):
+            with _connected(folder, base_url, progress) as client:
+                for one in found.values():
+                    one.complete(client, folder, progress)
+        for name, one in found.items():
+            answers |= {(model, name, mode): one.answers(mode) for mode in plan.modes}
+    summary = {"schema_version": 1, "settings": plan.settings(), **summarise_all(plan, answers)}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def summarise_all(plan: EvalPlan, answers: dict[tuple[str, str, str], list[EvalRow]]) -> dict[str, Any]:
+    """Results by model, set and mode, each ablation's difference to `keep`, each model's to the first."""
+    from covt_eval.evaluation.eval_metrics import compare, summarise
+
+    results: list[dict[str, Any]] = []
+    first = next(iter(plan.models))
+    for (model, data, mode), rows in answers.items():
+        entry: dict[str, Any] = {"model": model, "data": data, "mode": mode, **summarise(rows)}
+        if mode != "keep" and (kept := answers.get((model, data, "keep"))):
+            entry["minus_keep"] = compare(rows, kept)
+        if model != first:
+            entry["minus_first"] = compare(rows, answers[first, data, mode])
+        results.append(entry)
+    return {"results": results}
+
+
+@contextmanager
+def _connected(model: Path, base_url: str, progress: Progress) -> Iterator[BlockingClient]:
+    from covt_rollout.client.blocking import BlockingClient
+    from covt_rollout.client.rollout_client import RolloutClient
+    from covt_rollout.server.process import LatentServer
+
+    with ExitStack() as stack:
+        if not base_url:
+            with progress.phase("start vLLM", unit="s") as phase:
+                server = LatentServer.start(
+                    model, on_progress=lambda stage, seconds: phase.update(round(seconds), stage=stage)
+                )
+            base_url = stack.enter_context(server).url
+        client = RolloutClient.for_checkpoint(base_url, model, api_key=os.environ.get("COVT_API_KEY"))
+        yield stack.enter_context(BlockingClient(client))
+
+
+class _Answers:
+    """The answers of one model on one set in every mode, on disk: a file a mode, chunk after chunk."""
+
+    def __init__(self, plan: EvalPlan, out: Path, model: str, data: str, rows: Sequence[Row]) -> None:
+        self.plan, self.rows, self.title = plan, rows, f"{model} on {data}"
+        self.files = {mode: out / f"{model}.{data}.{mode}.jsonl" for mode in plan.modes}
+        self.done = min(self._whole_chunks(file) for file in self.files.values())
+        for file in self.files.values():
+            self._cut(file)
+
+    def _lines_of(self, chunk: int) -> int:
+        return min(chunk * CHUNK_ROWS, len(self.rows)) * self.plan.samples
+
+    def _chunks(self) -> int:
+        return -(-len(self.rows) // CHUNK_ROWS)
+
+    def _whole_chunks(self, file: Path) -> int:
+        """How many chunks of rows the file holds whole."""
+        lines = file.read_bytes().count(b"\n") if file.is_file() else 0
+        return max(chunk for chunk in range(self._chunks() + 1) if self._lines_of(chunk) <= lines)
+
+    def _cut(self, file: Path) -> None:
+        """Drop what was written after the last chunk that every mode has."""
+        if file.is_file():
+            lines = file.read_bytes().splitlines(keepends=True)[: self._lines_of(self.done)]
+            file.write_bytes(b"".join(lines))
+
+    def missing(self) -> bool:
+        return self.done < self._chunks()
+
+    def complete(self, client: BlockingClient, model: Path, progress: Progress) -> None:
+        """Ask for the chunks that are missing."""
+        from covt_eval.evaluation.evaluate import evaluate, to_line
+        from covt_model.encoding.encode import Encoder
+
+        if not self.missing():
+            return
+        plan, encoder = self.plan, Encoder(model)
+        total = len(self.rows) * plan.samples * len(plan.modes)
+        with progress.phase(f"evaluate {self.title}", total=total, unit="answer") as phase:
+            for number in range(self.done, self._chunks()):
+                before = self._lines_of(number) * len(plan.modes)
+                counted = dict.fromkeys(plan.modes, 0)
+
+                def show(mode: str, answered: int, _all: int, before: int = before, counted: Any = counted) -> None:
+                    if mode in counted:
+                        counted[mode] = answered
+                    phase.update(before + sum(counted.values()))
+
+                judged = client.run(
+                    evaluate(
+                        client.client,
+                        encoder,
+                        self.rows[number * CHUNK_ROWS : (number + 1) * CHUNK_ROWS],
+                        plan.modes,  # type: ignore[arg-type]
+                        max_tokens=plan.max_tokens,
+                        samples=plan.samples,
+                        temperature=plan.temperature,
+                        concurrency=plan.concurrency,
+                        seed=plan.seed + number * CHUNK_ROWS * plan.samples,
+                        on_progress=show,
+                    )
+                )
+                for mode, file in self.files.items():
+                    with file.open("a") as opened:
+                        opened.writelines(to_line(row) for row in judged[mode])  # type: ignore[index]
+                self.done = number + 1
+
+    def answers(self, mode: str) -> list[EvalRow]:
+        from covt_eval.evaluation.evaluate import EvalRow
+
+        return [EvalRow(**json.loads(line)) for line in self.files[mode].read_text().splitlines()]
+
+
+def _check(plan: EvalPlan, base_url: str) -> None:
+    for folder in plan.models.values():
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"{folder} is not a model: it has no config.json", "name an exported model, as RUN/hf")
+    if base_url and len(plan.models) > 1:
+        raise UsageError(f"--base-url serves one model, not {len(plan.models)}", "leave it out, or name one model")
+    if len(plan.modes) != len(set(plan.modes)):
+        raise UsageError(f"--modes names one twice: {','.join(plan.modes)}", "name each once")
+    if plan.samples > 1 and plan.temperature == 0:
+        raise UsageError(f"{plan.samples} greedy samples are all the same", "set --temperature, for example 0.7")
+
+
+def _open_folder(plan: EvalPlan, out: Path) -> None:
+    """Make `out`, or find the evaluation in it that goes on."""
+    path = out / SETTINGS
+    if path.is_file():
+        earlier, now = json.loads(path.read_text()), plan.settings()
+        changed = sorted(key for key in now if earlier.get(key) != now[key])
+        if changed:
+            raise UsageError(
+                f"{out} holds an evaluation with another {', '.join(changed)}", "choose another --out, or remove it"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plan.settings(), indent=1) + "\n")

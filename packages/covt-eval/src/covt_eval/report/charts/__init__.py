@@ -1,0 +1,1 @@
+"""Charts as geometry, ready for the page's template. Imports only `content`."""

@@ -1,0 +1,1 @@
+"""What a run folder holds, and the names, units and numbers that a reader sees."""

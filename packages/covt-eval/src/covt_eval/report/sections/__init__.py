@@ -1,0 +1,1 @@
+"""The sections of the page, each made from a run's files. Imports charts and `content`."""

@@ -1,0 +1,1 @@
+"""Intervals for accuracies and their differences. Imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Reading and writing Hugging Face folders, LoRA adapters and model cards."""

@@ -1,0 +1,93 @@
+"""A whole decoder layer on one slot of every row, as one node of the graph.
+
+A latent step has little arithmetic: taken operation by operation, most of its time would go into Python and autograd.
+The formulas are those of `ops`, `kv` and `shared_linear`; only their composition is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from covt_model.decoder.kv_buffer import LayerCache, attend_step, attend_step_gradients
+from covt_model.decoder.layer_ops import gate_gradients, linear, normed, normed_gradients, rotated
+from covt_model.decoder.shared_linear import SharedLinear
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """A layer's parameters: norm weights [H] with their eps, and the seven projections."""
+
+    head_size: int
+    input_norm: torch.Tensor
+    mlp_norm: torch.Tensor
+    eps: float
+    queries: SharedLinear
+    keys: SharedLinear
+    values: SharedLinear
+    output: SharedLinear
+    gate: SharedLinear
+    up: SharedLinear
+    down: SharedLinear
+
+    @property
+    def links(self) -> tuple[torch.Tensor, ...]:
+        """What ties the parameters into the graph."""
+        projections = (self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down)
+        return self.input_norm, self.mlp_norm, *(projection.link for projection in projections)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the step stands: its cosines and sines [B, D], additive mask (see `attend_step`), slot, and the slot where
+    the run of steps begins."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    mask: torch.Tensor | None
+    start: int
+    first: int
+
+
+class StepLayer(torch.autograd.Function):
+    """hidden [B, H] → [B, H]: `apply(weights, slot, cache, hidden, *weights.links)`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights: StepWeights, slot: Slot, cache: LayerCache, hidden: torch.Tensor, *links: torch.Tensor
+    ) -> torch.Tensor:
+        w, heads = weights, (-1, weights.head_size)
+        x, scale = normed(hidden, w.input_norm, w.eps)
+        queries, keys, values = (_apply(p, x).unflatten(1, heads) for p in (w.queries, w.keys, w.values))
+        queries, keys = (rotated(part, slot.cos, slot.sin, 1) for part in (queries, keys))
+        attended, saved = attend_step(cache, queries, keys, values, slot.mask, slot.start)
+        attended = attended.flatten(1)
+        middle = hidden + _apply(w.output, attended)
+        y, middle_scale = normed(middle, w.mlp_norm, w.eps)
+        gate, up = _apply(w.gate, y), _apply(w.up, y)
+        active = functional.silu(gate).mul_(up)
+        ctx.weights, ctx.slot, ctx.cache = weights, slot, cache
+        ctx.save_for_backward(hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *saved)
+        return middle + _apply(w.down, active)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *saved = ctx.saved_tensors
+        w, slot, (gradient,) = ctx.weights, ctx.slot, gradients
+        gate_gradient, up_gradient = gate_gradients(w.down.back(active, gradient), gate, up)
+        inner = w.gate.back(y, gate_gradient).add_(w.up.back(y, up_gradient))
+        inner, mlp_norm = normed_gradients(inner, middle, w.mlp_norm, middle_scale)
+        gradient = gradient + inner
+        attended_gradient = w.output.back(attended, gradient).unflatten(1, (-1, w.head_size))
+        queries, keys, values = attend_step_gradients(ctx.cache, attended_gradient, saved, slot.start, slot.first)
+        queries, keys = (rotated(part, slot.cos, slot.sin, -1).flatten(1) for part in (queries, keys))
+        inner = w.queries.back(x, queries).add_(w.keys.back(x, keys)).add_(w.values.back(x, values.flatten(1)))
+        inner, input_norm = normed_gradients(inner, hidden, w.input_norm, scale)
+        return None, None, None, inner.add_(gradient), input_norm, mlp_norm, *[None] * 7
+
+
+def _apply(shared: SharedLinear, x: torch.Tensor) -> torch.Tensor:
+    return linear(x, shared.weight, shared.bias)

@@ -1,0 +1,66 @@
+"""The three latent tokens, added without ever shrinking the vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from covt_model.model_errors import ModelError
+
+START, PAD, END = "<|latent_start|>", "<|latent_pad|>", "<|latent_end|>"
+# Embedding matrices are grown to a multiple of this, so that tensor parallelism divides them.
+ROW_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class LatentIds:
+    """Token ids of the latent markers and of the pad."""
+
+    start: int
+    pad: int
+    end: int
+
+
+def add_latent_tokens(tokenizer: Any) -> LatentIds:
+    """Add the missing latent tokens to a Transformers tokenizer, as special tokens, and return their ids."""
+    from tokenizers import AddedToken
+
+    missing = [token for token in (START, PAD, END) if token not in tokenizer.get_added_vocab()]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
+    return latent_ids(tokenizer)
+
+
+def latent_ids(tokenizer: Any) -> LatentIds:
+    """Ids of the latent tokens; raises ModelError when the tokenizer lacks one."""
+    vocab = tokenizer.get_added_vocab()
+    missing = [token for token in (START, PAD, END) if token not in vocab]
+    if missing:
+        raise ModelError(f"the tokenizer lacks {', '.join(missing)}", "use a checkpoint made by `covt sft`")
+    return LatentIds(vocab[START], vocab[PAD], vocab[END])
+
+
+def rows_needed(current_rows: int, tokenizer_size: int) -> int:
+    """Embedding rows for a tokenizer of this size: the current rows when they suffice, never fewer.
+
+    Qwen2.5-VL pads its embedding well past the tokenizer's last id (151 936 or 152 064 rows for 151 665 tokens), so
+    the three tokens normally take free rows.
+    """
+    if tokenizer_size <= current_rows:
+        return current_rows
+    return -(-tokenizer_size // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+@torch.no_grad()
+def initialize_rows(weight: torch.Tensor, ids: LatentIds, used_rows: int, generator: torch.Generator) -> None:
+    """Fill the three tokens' rows of an embedding or output matrix in place.
+
+    weight: [V, H]. Free rows of a pretrained matrix were never trained. Each new row is drawn around the mean of the
+    `used_rows` first rows with a tenth of their standard deviation: near the data, but told apart.
+    """
+    used = weight[:used_rows].float()
+    mean, std = used.mean(0), used.std(0)
+    for row in (ids.start, ids.pad, ids.end):
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        weight[row] = (mean + 0.1 * std * noise).to(weight.dtype)

@@ -1,0 +1,1 @@
+"""Decoding with latents in plain Transformers. May not import checkpoints or targets."""

@@ -1,0 +1,34 @@
+"""Input embeddings of a batch: token embeddings with picture features and latents in their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from covt_model.encoding.batch import Batch
+
+
+def input_embeds(
+    embed_tokens: nn.Module,
+    batch: Batch,
+    image_features: Sequence[torch.Tensor],
+    latents: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """[B, T, H] input embeddings.
+
+    image_features: one [n_i, H] a picture, in the order of `batch.pictures`. latents: [P, H] for the P pads in order
+    (targets of stage 1, or latents given from outside); None leaves the pads' own token embedding, which the latent
+    forward replaces and the pause control keeps.
+    """
+    embeds = embed_tokens(batch.input_ids)
+    flat = embeds.reshape(-1, embeds.shape[-1])
+    if image_features:
+        features = torch.cat(list(image_features)).to(flat.dtype)
+        if len(features) != len(batch.image_index):
+            raise ValueError(f"{len(features)} visual features for {len(batch.image_index)} places")
+        flat = flat.index_copy(0, batch.image_index, features)
+    if latents is not None:
+        flat = flat.index_copy(0, batch.pad_index, latents.to(flat.dtype))
+    return flat.view_as(embeds)

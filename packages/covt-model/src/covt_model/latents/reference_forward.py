@@ -1,0 +1,45 @@
+"""The latent forward in its plainest form: the oracle for tests and benchmarks.
+
+One row at a time, no cache: for each pad, in order, the whole prefix goes through Transformers' own model again, and
+the pad's input becomes the feedback of the last hidden state. Quadratic, and obviously right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from covt_model.encoding.encode import Span
+
+if TYPE_CHECKING:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+
+def reference_forward(
+    language_model: Qwen2_5_VLTextModel,
+    embeds: torch.Tensor,
+    position_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    spans: Sequence[Sequence[Span]],
+    feedback: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """As `latent_forward`, in [B, T, H]; zeros at padding."""
+
+    def run(row_embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        output = language_model(inputs_embeds=row_embeds[None], position_ids=positions[:, None], use_cache=False)
+        return output.last_hidden_state[0]
+
+    rows = []
+    for row, ranges in enumerate(spans):
+        length = int(attention_mask[row].sum())
+        inputs = list(embeds[row, :length])
+        positions = position_ids[:, row]
+        for start, end in ranges:
+            for pad in range(start, end):
+                hidden = run(torch.stack(inputs[:pad]), positions[:, :pad])
+                inputs[pad] = feedback(hidden[-1])
+        hidden = run(torch.stack(inputs), positions[:, :length])
+        rows.append(torch.cat([hidden, hidden.new_zeros(embeds.shape[1] - length, embeds.shape[2])]))
+    return torch.stack(rows)

@@ -1,0 +1,226 @@
+"""Collecting: completions of a step's prompts, and the continuations that say what their latents were worth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from covt_data.schema import Row
+from covt_eval.evaluation.evaluate import request
+from covt_model.encoding.encode import Encoder
+from covt_model.latent_config import LatentConfig
+from covt_rl.rl_recipe import RewardsSection, RolloutSection
+from covt_rollout.branches.counterfactual import Begun, continue_from, foreign_latents, whole_spans
+from covt_rollout.branches.speculative_branches import EARLY, EarlyContinuations, SpanCounts
+from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.completions import Completion, PromptRequest
+from covt_rollout.client.concurrency import run_all
+from covt_rollout.client.rollout_client import Latents, Sampling, Watch
+
+Group = list[Completion]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Rollouts of the prompts of one step, in the prompts' order.
+
+    Attributes:
+        completions: by prompt.
+        ablated, control: continuations of each completion, empty lists where there are none.
+        latents: of each completion, where they were asked for.
+        extra_tokens: tokens sampled for the continuations, also for those that began too early.
+    """
+
+    completions: list[Group]
+    ablated: list[list[Group]]
+    control: list[list[Group]] = field(default_factory=list)
+    latents: list[list[Latents | None]] = field(default_factory=list)
+    extra_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """One prompt's group while it is collected; continued: sample numbers that get continuations, the first of which
+    is number `first` of the step's; abandoned: tokens of continuations that began too early."""
+
+    request: PromptRequest
+    continued: list[int]
+    first: int
+    completions: Group = field(default_factory=list)
+    latents: Sequence[Latents] = ()
+    abandoned: int = 0
+
+
+class Collector:
+    """Samples rollouts through the server; lives on rank 0.
+
+    The continuations of a completion begin as soon as its span has closed, while it goes on (`EarlyContinuations`);
+    those that need latents when the prompt's own completions are there, beside other prompts. Only `shuffle`, which
+    needs latents of another prompt, waits for all.
+    """
+
+    def __init__(
+        self,
+        client: BlockingClient,
+        encoder: Encoder,
+        rollout: RolloutSection,
+        rewards: RewardsSection,
+        seed: int,
+        *,
+        replay: bool = False,
+    ) -> None:
+        self.client, self.encoder = client, encoder
+        self.rollout, self.rewards, self.seed, self.replay = rollout, rewards, seed, replay
+        self.spans = SpanCounts()
+        self.needs_latents = replay or rewards.control > 0 or rewards.ablation in ("noise", "shuffle")
+
+    def collect(self, rows: Sequence[Row], step: int, turn: int = 0) -> Collected:
+        """`rollout.samples` completions of each row, and the continuations of a share of them.
+
+        turn: number of this call among those of the step; each draws other samples.
+        """
+        return self.client.run(self._collect(rows, step, turn))
+
+    async def _collect(self, rows: Sequence[Row], step: int, turn: int) -> Collected:
+        prompts = [request(self.encoder.encode_prompt(row), row) for row in rows]
+        n = self.rollout.samples
+        rng = np.random.default_rng((self.seed, step, turn) if turn else (self.seed, step))
+        chosen = rng.random((len(prompts), n)) < self.rewards.share
+        first = np.cumsum(chosen.sum(1)) - chosen.sum(1)
+        later = self.rewards.ablation == "shuffle"
+        at_once = self.rewards.early and self.rewards.ablation in EARLY
+
+        async def one(index: int) -> tuple[_Prompt, tuple[list[Group], list[Group]]]:
+            prompt = _Prompt(prompts[index], np.flatnonzero(chosen[index]).tolist(), int(first[index]))
+            sampling = self._sampling(n, step * 2, turn, index * n)
+            if not at_once or not prompt.continued:
+                prompt = await self._rollouts(prompt, sampling, None)
+                return prompt, ([], []) if later else await self._continue(prompt, step, turn)
+            ablated = self._ablated(prompt, step, turn)
+            async with EarlyContinuations(
+                self.client.client,
+                prompt.request,
+                prompt.continued,
+                self.rewards.ablation,
+                ablated,
+                self.rewards.span,
+                self.spans,
+            ) as early:
+                prompt = await self._rollouts(prompt, sampling, early.watch)
+                begun = early.settle(prompt.completions)
+                prompt = replace(prompt, abandoned=early.abandoned)
+                return prompt, await self._continue(prompt, step, turn, begun=begun)
+
+        groups = await run_all([one(index) for index in range(len(prompts))])
+        collected = [prompt for prompt, _ in groups]
+        found = [continuations for _, continuations in groups]
+        if later:
+            foreign = self._foreign(collected, step)
+            found = await run_all(
+                [self._continue(one, step, turn, foreign=own) for one, own in zip(collected, foreign, strict=True)]
+            )
+        return self._assemble(collected, found)
+
+    async def _rollouts(self, prompt: _Prompt, sampling: Sampling, watch: Watch | None) -> _Prompt:
+        client = self.client.client
+        if self.needs_latents:
+            completions, latents = await client.sample_with_latents(prompt.request, sampling, watch)
+            return replace(prompt, completions=completions, latents=latents)
+        (completions,) = await client.generate([prompt.request], [sampling], watch=watch)
+        return replace(prompt, completions=completions)
+
+    async def _continue(
+        self,
+        prompt: _Prompt,
+        step: int,
+        turn: int,
+        *,
+        foreign: list[Latents | None] | None = None,
+        begun: Mapping[int, Begun] | None = None,
+    ) -> tuple[list[Group], list[Group]]:
+        """Ablated and control continuations of one prompt's completions."""
+        numbers = prompt.continued
+        own = [prompt.latents[number] for number in numbers] if prompt.latents else None
+
+        async def run(mode: Any, sampling: Sampling | None, begun: Mapping[int, Begun] | None) -> list[Group]:
+            results: list[Group] = [[] for _ in prompt.completions]
+            if not numbers or sampling is None:
+                return results
+            answers = await continue_from(
+                self.client.client,
+                [prompt.request] * len(numbers),
+                [prompt.completions[number] for number in numbers],
+                mode,
+                sampling,
+                which=self.rewards.span,
+                own=own,
+                foreign=None if foreign is None else [foreign[number] for number in numbers],
+                begun=begun,
+            )
+            for number, answer in zip(numbers, answers, strict=True):
+                results[number] = answer
+            return results
+
+        n = self.rewards.control
+        kept = self._sampling(n, -step - 1, turn, prompt.first * n) if n else None
+        ablated, control = await asyncio.gather(
+            run(self.rewards.ablation, self._ablated(prompt, step, turn), begun), run("keep", kept, None)
+        )
+        return ablated, control
+
+    def _ablated(self, prompt: _Prompt, step: int, turn: int) -> Sampling:
+        """How a prompt's ablated continuations are drawn.
+
+        Salts of rollouts and ablations are the even and odd numbers; the control's are negative.
+        """
+        n = self.rewards.continuations
+        return self._sampling(n, step * 2 + 1, turn, prompt.first * n)
+
+    def _foreign(self, prompts: Sequence[_Prompt], step: int) -> list[list[Latents | None]]:
+        flat = [one for prompt in prompts for one in prompt.completions]
+        own = [latents for prompt in prompts for latents in prompt.latents]
+        given = iter(foreign_latents(flat, own, self.seed + step))
+        return [[next(given) for _ in prompt.completions] for prompt in prompts]
+
+    def _assemble(self, prompts: Sequence[_Prompt], found: Sequence[tuple[list[Group], list[Group]]]) -> Collected:
+        return Collected(
+            [prompt.completions for prompt in prompts],
+            [ablated for ablated, _ in found],
+            [control for _, control in found] if self.rewards.control else [],
+            [list(prompt.latents) for prompt in prompts] if self.replay else [],
+            sum(
+                len(each.token_ids) - self._given(one, mode)
+                for prompt, sides in zip(prompts, found, strict=True)
+                for mode, side in zip((self.rewards.ablation, "keep"), sides, strict=True)
+                for one, continuations in zip(prompt.completions, side, strict=True)
+                for each in continuations
+            )
+            + sum(prompt.abandoned for prompt in prompts),
+        )
+
+    def _given(self, completion: Completion, mode: str) -> int:
+        return given_tokens(completion, mode, self.rewards.span, self.client.client.latent)
+
+    def _sampling(self, n: int, salt: int, turn: int, offset: int) -> Sampling:
+        """How n samples are drawn; offset: samples of this kind before them in the step."""
+        words = (self.seed, salt) if salt >= 0 else (self.seed, -salt, 1)
+        seed = int(np.random.default_rng((*words, turn, 2) if turn else words).integers(2**31))
+        return Sampling(
+            max_tokens=self.rollout.max_tokens, n=n, temperature=self.rollout.temperature, seed=seed + offset
+        )
+
+
+def given_tokens(completion: Completion, mode: str, which: str, latent: LatentConfig) -> int:
+    """Tokens that a continuation of `completion` is given: up to the end of the span, less what the mode drops."""
+    spans = whole_spans(completion.token_ids, latent)
+    if not spans:
+        return 0
+    end = spans[0 if which == "first" else -1][1] + 1
+    if mode not in ("drop_latents", "drop_span"):
+        return end
+    markers = 2 if mode == "drop_span" else 0
+    return end - sum(stop - start + markers for start, stop in spans if stop < end)

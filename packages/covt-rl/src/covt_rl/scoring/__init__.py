@@ -1,0 +1,1 @@
+"""Completions to rewards to advantages, group by group. May not import training."""

@@ -1,0 +1,49 @@
+"""The table of sampled completions: prompt, picture, text, what each reward gave."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from covt_data.schema import Row
+from covt_rl.scoring.score_groups import Judged
+from covt_runtime.files import write_text
+
+
+def table_rows(step: int, judged: Sequence[Judged], row_of: Mapping[str, Row], count: int) -> list[dict[str, Any]]:
+    """The first `count` completions, one of each group before a second of any; pictures are PNG or JPEG bytes."""
+    places = [(number, group) for number in range(max(len(g.completions) for g in judged)) for group in judged]
+    return [_row(step, group, number, row_of[group.row_id]) for number, group in places[:count]]
+
+
+def _row(step: int, group: Judged, number: int, row: Row) -> dict[str, Any]:
+    one = group.completions[number]
+    record: dict[str, Any] = {
+        "step": step,
+        "id": row.id,
+        "prompt": row.question,
+        "image": row.images[0].bytes if row.images else None,
+        "answer": row.answer,
+        "completion": one.text,
+        "latent_spans": len(one.latent_spans),
+        "finish_reason": one.finish_reason,
+    }
+    record |= {f"rewards/{name}": values[number] for name, values in group.values.items()}
+    ablated = group.ablated[number]
+    return record | {
+        "reward": group.totals[number],
+        "advantage": group.advantages[number],
+        "without_latents": ablated[0].text if ablated else None,
+    }
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One JSON object a line, pictures as base64; the file is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
+
+
+def _plain(value: Any) -> Any:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value

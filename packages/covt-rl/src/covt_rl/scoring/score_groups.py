@@ -1,0 +1,210 @@
+"""Completions → rewards → advantages, group by group."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from covt_data.schema import Row
+from covt_model.latent_config import LatentConfig
+from covt_rewards import ConfiguredReward, Group, LatentFormat, Rollout, Scores, parse_rewards, score_groups
+from covt_rl.algorithms.advantages import group_relative, leave_one_out
+from covt_rl.algorithms.reinforce import reinforce_pp, reinforce_pp_baseline
+from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
+from covt_rl.rollouts.collect import Collected
+from covt_rl.scoring.reward_process import guard
+from covt_rollout.client.completions import Completion
+from covt_rollout.client.rollout_client import Latents
+from covt_runtime.recipe_schema import PromptSection
+
+ANSWER_MARK = {"boxed": "boxed", "answer": "tag"}
+NECESSITY = "necessity"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rollouts of one prompt with what they were worth.
+
+    Attributes:
+        row_id: the prompt's row.
+        completions, ablated, control: the rollouts and the continuations of each.
+        totals: weighted sums of the rewards.
+        advantages: empty until `with_advantages`.
+        values: unweighted rewards by name, per completion.
+        latents: the server's [pads, H] of each completion, where they are to be replayed.
+    """
+
+    row_id: str
+    completions: tuple[Completion, ...]
+    ablated: tuple[tuple[Completion, ...], ...]
+    totals: tuple[float, ...]
+    advantages: tuple[float, ...]
+    values: dict[str, list[float]]
+    control: tuple[tuple[Completion, ...], ...] = ()
+    latents: tuple[Latents | None, ...] = ()
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the rollouts differ in what they are worth; without, nothing can be learned from them."""
+        return max(self.totals) != min(self.totals)
+
+
+def build_rewards(
+    section: RewardsSection, prompt: PromptSection, latent: LatentConfig, max_tokens: int | None = None
+) -> list[ConfiguredReward]:
+    """The recipe's rewards, plus necessity at weight 0 where it is not among them, so that ν is always logged.
+
+    max_tokens: of a rollout, for the soft length penalty. A reward of the user's own scores in another process.
+
+    Raises:
+        RewardError: an unknown name, with the nearest one.
+    """
+    ids = LatentFormat(start_id=latent.start_id, pad_id=latent.pad_id, end_id=latent.end_id, size=latent.size)
+    names = [item.partition("=")[0].strip() for item in section.use.split(",")]
+    spec = section.use if NECESSITY in names else f"{section.use},{NECESSITY}=0"
+    settings: dict[str, dict[str, object]] = {}
+    if "format" in names:
+        settings["format"] = {"answer": ANSWER_MARK[prompt.format]}
+    if "length" in names and max_tokens is not None:
+        settings["length"] = {"max_tokens": max_tokens, "buffer": max(1, max_tokens // 4)}
+    for name, given in section.settings.items():
+        settings[name] = settings.get(name, {}) | given
+    rewards = parse_rewards(spec, settings=settings, common={"latent": ids})
+    return [guard(reward, settings.get(reward.name, {}), names, section.time_limit) for reward in rewards]
+
+
+def to_group(
+    row: Row,
+    completions: Sequence[Completion],
+    ablated: Sequence[Sequence[Completion]],
+    control: Sequence[Sequence[Completion]] = (),
+) -> Group:
+    """A rewards group of one row's completions and their continuations."""
+    kept = control or [()] * len(completions)
+    rollouts = tuple(
+        replace(_rollout(one), ablated=tuple(map(_rollout, without)), control=tuple(map(_rollout, same)))
+        for one, without, same in zip(completions, ablated, kept, strict=True)
+    )
+    return Group(
+        id=row.id,
+        prompt=row.question,
+        answer=row.answer,
+        grader=row.grader,
+        options=tuple(row.options),
+        metadata=json.loads(row.metadata),
+        rollouts=rollouts,
+    )
+
+
+def _rollout(completion: Completion) -> Rollout:
+    return Rollout.from_json(completion.to_json())
+
+
+def score(
+    rows: Sequence[Row], collected: Collected, rewards: Sequence[ConfiguredReward]
+) -> tuple[list[Judged], Scores]:
+    """Score every group; advantages come later, when it is known which groups are trained on."""
+    control = collected.control or [[] for _ in rows]
+    groups = [
+        to_group(row, own, without, same)
+        for row, own, without, same in zip(rows, collected.completions, collected.ablated, control, strict=True)
+    ]
+    scores = score_groups(groups, rewards)
+    latents = collected.latents or [[] for _ in rows]
+    judged = [
+        Judged(
+            row_id=row.id,
+            completions=tuple(own),
+            ablated=tuple(tuple(each) for each in without),
+            totals=result.totals,
+            advantages=(),
+            values=result.values,
+            control=tuple(tuple(each) for each in same),
+            latents=tuple(held),
+        )
+        for row, own, without, same, held, result in zip(
+            rows, collected.completions, collected.ablated, control, latents, scores.groups, strict=True
+        )
+    ]
+    return judged, scores
+
+
+def judge(
+    rows: Sequence[Row],
+    completions: Sequence[Sequence[Completion]],
+    ablated: Sequence[Sequence[Sequence[Completion]]],
+    rewards: Sequence[ConfiguredReward],
+    algorithm: AlgorithmSection,
+) -> tuple[list[Judged], dict[str, float]]:
+    """Score every group and turn the scores into advantages; also the metrics for the log, in TRL's names."""
+    collected = Collected([list(own) for own in completions], [[list(e) for e in each] for each in ablated])
+    judged, scores = score(rows, collected, rewards)
+    return with_advantages(judged, rewards, algorithm), metrics(scores)
+
+
+def with_advantages(
+    judged: Sequence[Judged],
+    rewards: Sequence[ConfiguredReward],
+    algorithm: AlgorithmSection,
+    penalties: Sequence[Sequence[float]] | None = None,
+) -> list[Judged]:
+    """The groups with their advantages. penalties: taken off the totals, one a rollout (the KL in the reward)."""
+    if not judged:
+        return []
+    if penalties is not None:
+        judged = [
+            replace(group, totals=tuple(t - p for t, p in zip(group.totals, each, strict=True)))
+            for group, each in zip(judged, penalties, strict=True)
+        ]
+    groups = torch.tensor([number for number, group in enumerate(judged) for _ in group.totals])
+    lengths = torch.tensor([sampled_tokens(one) for group in judged for one in group.completions])
+    if algorithm.normalize == "total":
+        totals = torch.tensor([total for group in judged for total in group.totals])
+        flat = _advantage(totals, groups, lengths, algorithm)
+    else:
+        flat = torch.zeros(len(groups))
+        for reward in rewards:
+            values = torch.tensor([value for group in judged for value in group.values[reward.name]])
+            flat += reward.weight * _advantage(values, groups, lengths, algorithm)
+    parts = flat.split([len(group.totals) for group in judged])
+    return [replace(group, advantages=tuple(part.tolist())) for group, part in zip(judged, parts, strict=True)]
+
+
+def sampled_tokens(completion: Completion) -> int:
+    """Tokens that the policy chose: neither pads nor the end marker that is forced after them."""
+    pads = sum(end - start for start, end in completion.latent_spans)
+    ends = sum(end < len(completion.token_ids) for _, end in completion.latent_spans)
+    return len(completion.token_ids) - pads - ends
+
+
+def _advantage(rewards: Tensor, groups: Tensor, lengths: Tensor, algorithm: AlgorithmSection) -> Tensor:
+    if algorithm.advantage == "rloo":
+        return leave_one_out(rewards, groups)
+    if algorithm.advantage == "reinforce_pp":
+        return reinforce_pp(rewards, lengths)
+    if algorithm.advantage == "reinforce_pp_baseline":
+        return reinforce_pp_baseline(rewards, groups, lengths)
+    return group_relative(rewards, groups, scale=algorithm.advantage == "grpo")
+
+
+def metrics(scores: Scores) -> dict[str, float]:
+    """`reward`, `reward_std`, `frac_reward_zero_std`, `rewards/<name>/mean|std`, `necessity/*`, failures."""
+    spreads = [pstdev(group.totals) for group in scores.groups]
+    result: dict[str, Any] = {
+        "reward": fmean(total for group in scores.groups for total in group.totals),
+        "reward_std": fmean(spreads),
+        "frac_reward_zero_std": fmean(float(spread == 0) for spread in spreads),
+    }
+    for name in scores.groups[0].results:
+        values = [value for group in scores.groups for value in group.values[name]]
+        result[f"rewards/{name}/mean"] = fmean(values)
+        result[f"rewards/{name}/std"] = pstdev(values)
+    for part in ("nu", "used", "accuracy_ablated"):
+        found = [parts[part] for group in scores.groups for parts in group.parts[NECESSITY] if part in parts]
+        if found:
+            result[f"necessity/{part}"] = fmean(found)
+    return result | {f"rewards/{name}/failures": float(count) for name, count in scores.failures.items()}

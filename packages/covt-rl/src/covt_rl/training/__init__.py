@@ -1,0 +1,1 @@
+"""One GRPO training: checks, start, the loop, the update and validation. The top of the package."""

@@ -1,0 +1,88 @@
+"""What is refused before a training starts: data the rewards can't use, prompts too long, a server of another model."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from covt_data.schema import Row
+from covt_data.store.prepared_set import PreparedSet
+from covt_model.encoding.encode import Encoder
+from covt_rewards import ConfiguredReward, GoldError
+from covt_rewards.accuracy import AccuracyReward
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.scoring.score_groups import to_group
+from covt_rollout.client.completions import PromptRequest
+from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.rollout_errors import RolloutError
+
+GOLDS = 200
+"""Gold answers of a set that are read before a run starts; the rest are the business of data preparation."""
+PROBE = 64
+"""Token ids that server and trainer must read alike."""
+
+
+def check_golds(prepared: PreparedSet, config: RlConfig, rewards: Sequence[ConfiguredReward]) -> None:
+    """Raise RolloutError for a gold answer, of the run's set or of one mixed in, that its accuracy reward can't read.
+
+    ν is the accuracy's change without the latents, so a run whose rewards leave accuracy out needs them too.
+    """
+    accuracy = next((one.reward for one in rewards if isinstance(one.reward, AccuracyReward)), AccuracyReward())
+    sets = [(prepared, config.data.split, config.data.limit)]
+    sets += [(PreparedSet(other.path), other.split, None) for other in config.data.mix]
+    for number, (rows, split, limit) in enumerate(sets):
+        for row in islice(rows.rows(split, limit), GOLDS):
+            try:
+                accuracy.check_gold(to_group(row, [], []))
+            except GoldError as error:
+                where = f"{split} of {config.data.mix[number - 1].path}" if number else split
+                raise RolloutError(
+                    f"row {row.id} of {where}: {error}", "prepare the data again without such rows, or name its grader"
+                ) from error
+
+
+def check_prompts(rows: Sequence[Row], mine: Iterable[int], encoder: Encoder, config: RlConfig) -> None:
+    """Raise RolloutError when one of `mine` leaves no room for `rollout.max_tokens` in what trainer and server take."""
+    limits = {"data.max_length": config.data.max_length}
+    if config.server.max_model_len is not None:
+        limits["server.max_model_len"] = config.server.max_model_len
+    name_of_limit, limit = min(limits.items(), key=lambda item: item[1])
+    room = config.rollout.max_tokens
+    lengths = [(len(encoder.encode_prompt(row).expanded), row.id) for row in map(rows.__getitem__, mine)]
+    long = [(length, name) for length, name in lengths if length + room > limit]
+    if long:
+        length, name = max(long)
+        raise RolloutError(
+            f"{len(long)} of {len(lengths)} prompts are too long: {name} has {length} tokens, with rollout.max_tokens "
+            f"= {room} more than {name_of_limit} = {limit}",
+            f"raise {name_of_limit}, lower rollout.max_tokens or the pictures' max_pixels, or leave these rows out",
+        )
+
+
+async def check_server(client: RolloutClient) -> None:
+    """Raise RolloutError unless the servers have the checkpoint's tokenizer and decode a segment as it does: same token
+    ids, same K."""
+    await _check_tokenizer(client)
+    latent = client.latent
+    prompt = PromptRequest((latent.start_id,))
+    ((answer,),) = await client.generate([prompt], Sampling(max_tokens=latent.size + 1, temperature=0.0))
+    expected = (latent.pad_id,) * latent.size + (latent.end_id,)
+    if answer.token_ids != expected:
+        raise RolloutError(
+            f"the server answers <|latent_start|> (id {latent.start_id}) with {list(answer.token_ids)}; the checkpoint "
+            f"has K = {latent.size} pads of id {latent.pad_id} and the end {latent.end_id}",
+            "serve the checkpoint that is trained: `covt serve` with the same model.path",
+        )
+
+
+async def _check_tokenizer(client: RolloutClient) -> None:
+    """Ids from all over the vocabulary must be the same text to every replica; special tokens are left out."""
+    step = max(1, client.latent.start_id // PROBE)
+    ids = [token for token in range(0, client.latent.start_id, step) if client.decode([token])]
+    own = client.decode(ids)
+    answers = await client.transport.each("POST", "/detokenize", {"tokens": ids}, attempts=client.attempts)
+    for replica, answer in zip(client.transport.replicas, answers, strict=True):
+        if answer["prompt"] != own:
+            raise RolloutError(
+                f"the server at {replica.url} has another tokenizer: ids {ids[:3]}… are {answer['prompt'][:40]!r}…, "
+                f"the checkpoint's are {own[:40]!r}…",
+                "serve the checkpoint that is trained: `covt serve` with the same model.path",
+            )

@@ -1,0 +1,195 @@
+"""Run one GRPO training: check the plan, start a server where none is given, hand over to the workers."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from covt_data.store.prepared_set import PreparedSet
+from covt_model.latent_config import LatentConfig
+from covt_rl.rl_recipe import RlConfig, ServerSection
+from covt_rl.rollouts.rollout_stream import training_stream
+from covt_rl.scoring.score_groups import build_rewards
+from covt_rl.training.checks import check_golds
+from covt_rl.training.gpu_handover import EVENT as TURN
+from covt_rl.training.gpu_handover import first_sleep, turn_event
+from covt_rl.training.memory import Memory, Placement, check_machine, estimate
+from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.rollout_errors import RolloutError
+from covt_rollout.server.options import ServerOptions
+from covt_rollout.server.process import LatentServer
+from covt_rollout.server.watch import Watch
+from covt_rollout.weights.weight_files import remove_left
+from covt_runtime.launch.distributed import is_main_process, launched_from_outside, place_in_group, visible_gpus
+from covt_runtime.launch.workers import WorkerGroup, launch
+from covt_runtime.metrics.progress import Progress
+from covt_runtime.run_folder import RunFolder, newest, run_name
+
+TARGET = "covt_rl.training.loop:train_worker"
+
+
+@dataclass(frozen=True)
+class RlPlan:
+    """Resolved inputs and sizes of one training."""
+
+    data: Path
+    model: Path
+    prompts: int
+    steps: int
+    rewards: tuple[str, ...]
+    placement: Placement
+    memory: Memory
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--dry-run --json`."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.prompts} prompts of {self.data}, model {self.model}, {self.steps} steps, "
+            f"rewards {', '.join(self.rewards)}\n{self.placement}"
+        )
+
+    def details(self) -> str:
+        """For `--dry-run`: with the memory estimate."""
+        return "\n".join([str(self), *self.memory.lines()])
+
+
+def plan(config: RlConfig) -> RlPlan:
+    """Find the data and the model, check the rewards against the data, count the steps, place the processes.
+
+    Raises:
+        RolloutError: a split that doesn't exist or has too few prompts, or gold answers that can't be read.
+        RewardError: an unknown reward.
+    """
+    data = Path(config.data.path) if config.data.path else newest(Path("data"), "data")
+    model = Path(config.model.path) if config.model.path else newest(config.run.out, "hf", section="stage1")
+    prepared = PreparedSet(data)
+    wanted = [config.data.split] + ([config.eval.split] if config.eval.every else [])
+    for split in wanted:
+        if split not in prepared.splits:
+            raise RolloutError(f"{data} has no split {split!r}", f"choose one of {', '.join(prepared.splits)}")
+    rewards = build_rewards(config.rewards, config.prompt, LatentConfig.read(model), config.rollout.max_tokens)
+    count = len(training_stream(data, config).rows)
+    if config.data.mix and config.algorithm.steps is None:
+        raise RolloutError(
+            "data.mix has no epoch: its sets are drawn from by weight", "set algorithm.steps, the length of the run"
+        )
+    if count < config.rollout.prompts:
+        raise RolloutError(f"rollout.prompts = {config.rollout.prompts}, the set has {count}", "use fewer a step")
+    check_golds(prepared, config, rewards)
+    placement = Placement.of(config)
+    # The last step of an epoch has what is left.
+    steps = config.algorithm.steps or -(-count // config.rollout.prompts)
+    names = tuple(reward.name for reward in rewards)
+    return RlPlan(data, model, count, steps, names, placement, estimate(model, config, placement))
+
+
+def train(
+    config: RlConfig,
+    planned: RlPlan,
+    *,
+    progress: Progress,
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: WorkerGroup | None = None,
+) -> dict[str, Any]:
+    """Train and return `{"run", "hf", "steps", "seconds"}`, empty on ranks other than 0 of another launcher.
+
+    `overwrite` replaces a run of the same name. `workers` are running worker processes to use; without them, this
+    starts and ends its own.
+    """
+    outside, is_main = launched_from_outside(), is_main_process()
+    check_machine(config, planned.placement, planned.memory)
+    name = run_name(config.run.name, "rl")
+    stored = config.model_dump(mode="json") | {"resolved": {"model": str(planned.model), "data": str(planned.data)}}
+    run = RunFolder(Path(config.run.out) / name)
+    if is_main:
+        # Other ranks wait for rank 0, which joins them when the servers are there.
+        run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
+    with ExitStack() as stack:
+        # A killed rank 0 has left the newest weights in shared memory.
+        stack.callback(remove_left)
+        if workers is None and not outside:
+            env = trainer_environment(planned.placement)
+            workers = stack.enter_context(WorkerGroup(planned.placement.ranks, log_dir=run.logs, env=env))
+        base_url, watches = config.rollout.base_url, []
+        if is_main and not base_url:
+            servers = [
+                stack.enter_context(start_server(planned.model, run, progress, config.server, number))
+                for number in range(planned.placement.replicas)
+            ]
+            watches = [stack.enter_context(Watch(server, on_note=progress.note)) for server in servers]
+            base_url = ",".join(server.url for server in servers)
+        payload = {
+            "config": config.model_dump(mode="json"),
+            "run": str(run.path),
+            "data": str(planned.data),
+            "model": str(planned.model),
+            "base_url": base_url,
+            "steps": planned.steps,
+            "resume": resume,
+            "asleep": put_to_sleep(config, planned.model, base_url) if is_main and config.server.sleep else None,
+        }
+        handle = partial(hand_over, watches, progress)
+        if config.server.sleep:
+            handle(turn_event("trainer"))
+        if workers is not None:
+            return workers.run(TARGET, payload, handle)
+        # The server's GPUs come first, on the machine that has it.
+        gpus = planned.placement.trainer
+        gpu = gpus[place_in_group()[1]] if gpus else None
+        return launch(TARGET, payload, log_dir=run.logs, on_event=handle, gpu=gpu) or {}
+
+
+def put_to_sleep(config: RlConfig, model: Path, base_url: str) -> int:
+    """Let the servers fall asleep before the trainer takes memory; the version that they served."""
+    key = os.environ.get(config.rollout.api_key_env)
+    with BlockingClient(RolloutClient.for_checkpoint(base_url, model, api_key=key)) as blocking:
+        return blocking.run(first_sleep(blocking.client))
+
+
+def hand_over(watches: Sequence[Watch], progress: Progress, event: Mapping[str, Any]) -> None:
+    """What the workers say: who has shared GPUs is for the watches, which must not start a server on the trainer's."""
+    if event["event"] != TURN:
+        progress.handle(event)
+        return
+    for watch in watches:
+        watch.hold() if event["holder"] == "trainer" else watch.release()
+
+
+def trainer_environment(placement: Placement) -> dict[str, str]:
+    """The trainer sees its own GPUs only, where the server has some of its own."""
+    if not placement.server:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(max(placement.trainer) + 1)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[number] for number in placement.trainer)}
+
+
+def start_server(
+    model: Path, run: RunFolder, progress: Progress, section: ServerSection | None = None, number: int = 0
+) -> LatentServer:
+    """Replica `number` of the run's rollout server; its log lies in the run's folder."""
+    section = section or ServerSection()
+    # On a CPU vLLM is told a number of bytes instead.
+    share = ("--gpu-memory-utilization", str(section.memory_share)) if visible_gpus() else ()
+    with progress.phase("start vLLM server") as phase:
+        return LatentServer.start(
+            model,
+            log_path=run.logs / (f"server-{number}.log" if number else "server.log"),
+            options=ServerOptions(
+                dtype=section.dtype,
+                max_model_len=section.max_model_len,
+                max_num_seqs=section.max_num_seqs,
+                tensor_parallel=section.tensor_parallel,
+                replica=number,
+                sleep=section.sleep,
+                extra=(*share, *section.extra),
+            ),
+            on_progress=lambda stage, seconds: phase.update(seconds, stage=stage),
+        )

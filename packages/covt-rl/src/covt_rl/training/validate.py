@@ -1,0 +1,27 @@
+"""Validation while training: held-out rows answered greedily by the served weights, with and without latents."""
+
+from collections.abc import Sequence
+
+from covt_data.schema import Row
+from covt_eval.evaluation.evaluate import EvalMode, evaluate
+from covt_model.encoding.encode import Encoder
+from covt_rl.rl_recipe import EvalSection
+from covt_rollout.client.blocking import BlockingClient
+
+
+class Validator:
+    """Judges the same rows each time; lives on rank 0."""
+
+    def __init__(
+        self, client: BlockingClient, encoder: Encoder, rows: Sequence[Row], section: EvalSection, max_tokens: int
+    ) -> None:
+        self.client, self.encoder, self.rows, self.max_tokens = client, encoder, rows, max_tokens
+        self.modes: list[EvalMode] = ["keep", "drop_latents"] if section.drop_latents else ["keep"]
+
+    def run(self) -> dict[str, float]:
+        """`eval/accuracy`, and `eval/accuracy_drop_latents`."""
+        answers = self.client.run(
+            evaluate(self.client.client, self.encoder, self.rows, self.modes, max_tokens=self.max_tokens)
+        )
+        names = {"keep": "eval/accuracy", "drop_latents": "eval/accuracy_drop_latents"}
+        return {names[mode]: sum(one.correct for one in rows) / len(rows) for mode, rows in answers.items()}

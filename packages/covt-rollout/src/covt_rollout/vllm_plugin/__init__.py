@@ -1,0 +1,57 @@
+"""Latent decoding inside an unmodified vLLM: a worker, a logits processor and a request check, given by flags.
+
+vLLM's server with `flags(CKPT)` and `environment()` serves a latent checkpoint. Importing this package loads
+neither vLLM nor torch; `protocol` has what a client needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from covt_model.latent_config import LatentConfig
+from covt_rollout.vllm_plugin.engine_settings import check_served
+from covt_rollout.vllm_plugin.protocol import cache_salt, decode_latents, encode_latents, latent_args
+
+__all__ = ["WORKERS", "Device", "cache_salt", "decode_latents", "encode_latents", "environment", "flags", "latent_args"]
+
+_PACKAGE = "covt_rollout.vllm_plugin"
+Device = Literal["cpu", "gpu"]
+WORKERS: dict[Device, str] = {
+    "cpu": f"{_PACKAGE}.cpu_worker.LatentCPUWorker",
+    "gpu": f"{_PACKAGE}.worker.LatentWorker",
+}
+
+
+def flags(checkpoint: Path | str, device: Device = "cpu") -> list[str]:
+    """The `vllm serve` flags that decode the latents of `checkpoint`; host, port and sizes are the caller's.
+
+    Raises CheckpointError when there is no config.json, ModelError when its latent settings are missing or the server
+    can't follow them.
+    """
+    check_served(LatentConfig.read(checkpoint))
+    return [
+        "--worker-cls",
+        WORKERS[device],
+        "--logits-processors",
+        f"{_PACKAGE}.logits:LatentLogitsProcessor",
+        "--middleware",
+        f"{_PACKAGE}.frontend.LatentRequestCheck",
+        # Log-probabilities of what is sampled from: after the temperature and the latent mask.
+        "--logprobs-mode",
+        "processed_logprobs",
+        # A latent has to be stored before the next step is prepared.
+        "--no-async-scheduling",
+        "--enable-scale-out",
+        # A trainer on other GPUs may send its weights over NCCL.
+        *(("--weight-transfer-config", '{"backend": "nccl"}') if device == "gpu" else ()),
+    ]
+
+
+def environment() -> dict[str, str]:
+    """Environment variables of the server process that the plugin and the trainer need.
+
+    The development mode opens /collective_rpc, /pause, /resume and /update_weight_version, which execute what they
+    are sent: bind to loopback, or set an API key and a firewall.
+    """
+    return {"VLLM_SERVER_DEV_MODE": "1", "VLLM_USE_V2_MODEL_RUNNER": "0"}

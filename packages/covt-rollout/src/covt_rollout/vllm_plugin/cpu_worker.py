@@ -1,0 +1,19 @@
+"""The CPU's worker and model runner with latents."""
+
+from __future__ import annotations
+
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from covt_rollout.vllm_plugin.latent_worker import LatentWorker
+from covt_rollout.vllm_plugin.runner import LatentRunner
+
+
+class LatentCPUModelRunner(LatentRunner, CPUModelRunner):
+    """Latent feedback on vLLM's CPU runner."""
+
+
+class LatentCPUWorker(LatentWorker, CPUWorker):
+    """Latent feedback on vLLM's CPU worker."""
+
+    runner_class = LatentCPUModelRunner

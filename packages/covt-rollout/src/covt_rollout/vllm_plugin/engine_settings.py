@@ -1,0 +1,91 @@
+"""Latent settings of a running engine, and what the plugin refuses at start-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covt_model.latent_config import KEY, LatentConfig
+from covt_model.model_errors import ModelError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+TESTED_VERSIONS = ("0.32.0",)
+# What `runner` knows how to feed.
+SERVED_HEADS = ("identity", "linear", "mlp", "none")
+SERVED_NORMALIZE = ("none", "rms")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """latent: the checkpoint's latent settings. hidden: H. image_id: the picture's placeholder token."""
+
+    latent: LatentConfig
+    hidden: int
+    image_id: int
+
+    @classmethod
+    def read(cls, vllm_config: VllmConfig) -> EngineSettings:
+        """From the engine's model config; raises ModelError when the checkpoint has no latent settings."""
+        hf_config = vllm_config.model_config.hf_config
+        values = getattr(hf_config, KEY, None)
+        if values is None:
+            raise ModelError(
+                f"{vllm_config.model_config.model} has no latent tokens ({KEY!r} is missing from its config.json)",
+                "serve a checkpoint made by `covt sft`, or leave out the flags of the latent plugin",
+            )
+        latent = LatentConfig.from_dict(values)
+        check_served(latent)
+        return cls(latent, vllm_config.model_config.get_hidden_size(), hf_config.image_token_id)
+
+
+def check_served(latent: LatentConfig) -> None:
+    """Refuse a feedback rule that the server would have to approximate. Raises ModelError."""
+    for name, value, served in (
+        ("head", latent.head, SERVED_HEADS),
+        ("normalize", latent.normalize, SERVED_NORMALIZE),
+    ):
+        if value not in served:
+            raise ModelError(
+                f"the server can't follow {KEY}.{name} = {value!r}",
+                f"it serves checkpoints with {name} {' or '.join(served)}",
+            )
+
+
+def check_supported(vllm_config: VllmConfig) -> None:
+    """Refuse what latent decoding is not made for. Raises ModelError, which ends the start-up with its message."""
+    import vllm
+
+    if vllm.__version__.split("+")[0] not in TESTED_VERSIONS:
+        raise ModelError(
+            f"the latent plugin is tested with vLLM {', '.join(TESTED_VERSIONS)}, this is {vllm.__version__}",
+            f"install vllm=={TESTED_VERSIONS[-1]}",
+        )
+    refused = {
+        "pipeline parallelism": vllm_config.parallel_config.pipeline_parallel_size > 1,
+        "speculative decoding": vllm_config.speculative_config is not None,
+        "asynchronous scheduling": bool(vllm_config.scheduler_config.async_scheduling),
+        "the V2 model runner": vllm_config.use_v2_model_runner,
+        "text-only serving": not vllm_config.model_config.supports_multimodal_inputs,
+    }
+    remedies = {
+        "pipeline parallelism": "use --tensor-parallel-size",
+        "speculative decoding": "leave out --speculative-config",
+        "asynchronous scheduling": "use --no-async-scheduling",
+        "the V2 model runner": "set VLLM_USE_V2_MODEL_RUNNER=0",
+        "text-only serving": "allow at least one picture in --limit-mm-per-prompt",
+    }
+    for name, present in refused.items():
+        if present:
+            raise ModelError(f"latent decoding does not work with {name}", remedies[name])
+
+
+def checkpoint_folder(model: str) -> Path:
+    """The served checkpoint's folder; a model named by its hub id was downloaded when the server started."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, local_files_only=True))

@@ -1,0 +1,182 @@
+"""Checks latent requests in the API server, where a bad one is HTTP 400 and the engine never sees it.
+
+For plain clients it also makes latent spans visible: OpenAI's requests leave special tokens out of the text unless told
+otherwise, and an answer with spans may come back as the history of the next request.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from covt_model.encoding.latent_tokens import PAD
+from covt_model.model_errors import ModelError
+from covt_rollout.vllm_plugin.engine_settings import EngineSettings
+from covt_rollout.vllm_plugin.protocol import cache_salt, check_prompt, read_options
+
+GENERATE = "/inference/v1/generate"
+# Everything else that generates: OpenAI's, Anthropic's and vLLM's own request forms.
+OTHERS = ("/v1/", "/inference/", "/generative_scoring")
+TEXT_ANSWERS = ("/v1/chat/completions", "/v1/completions")
+
+
+class SamplingFields(msgspec.Struct):
+    extra_args: dict[str, Any] | None = None
+
+
+class GenerateFields(msgspec.Struct):
+    """The fields of a generate request that matter here; msgspec skips the others without building them."""
+
+    token_ids: list[int]
+    sampling_params: SamplingFields
+    content_parts: list[dict[str, Any]] | None = None
+    features: dict[str, Any] | None = None
+    cache_salt: str | None = None
+
+
+class LatentRequestCheck:
+    """ASGI middleware: answers a latent request that can't be served, and passes everything else on.
+
+    Requests for text are passed on with the settings of `show_spans`, others unchanged.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.settings: EngineSettings | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(OTHERS):
+            await self.app(scope, receive, send)
+            return
+        messages, body = await read_body(receive)
+        try:
+            changed = self.check(scope, body)
+        except ModelError as error:
+            await refuse(send, f"{error}: {error.remedy}")
+            return
+        if changed is not None:
+            scope, messages = with_body(scope, changed)
+
+        async def replay() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        await self.app(scope, replay, send)
+
+    def check(self, scope: Scope, body: bytes) -> bytes | None:
+        """Raise ModelError for a request that can't be served; returns another body where it needs one."""
+        if self.settings is None:
+            self.settings = EngineSettings.read(scope["app"].state.vllm_config)
+        try:
+            if scope["path"] == GENERATE:
+                check_generate(msgspec.json.decode(body, type=GenerateFields), self.settings)
+                return None
+            request = msgspec.json.decode(body)
+        except msgspec.ValidationError as error:
+            raise ModelError(f"the request is malformed: {error}", "see the fields in docs/rollout.md") from error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None  # not JSON: vLLM says so
+        shown = scope["path"] in TEXT_ANSWERS and isinstance(request, dict)
+        if shown:
+            show_spans(request)
+        check_other(request, self.settings)
+        return msgspec.json.encode(request) if shown else None
+
+
+def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
+    """Raise ModelError for prompts and latents that don't fit together."""
+    options = read_options(request.sampling_params.extra_args)
+    latent = settings.latent
+    check_prompt(request.token_ids, options, latent.pad_id, latent.size, settings.hidden, feeds=latent.head != "none")
+    check_salt(request.cache_salt, cache_salt(options.mode, options.data, options.seed), options.mode)
+    if request.features is None:
+        pads = request.token_ids.count(settings.image_id)
+        pictures = sum(part.get("type") == "image_url" for part in request.content_parts or ())
+        if pads != pictures:
+            raise ModelError(
+                f"token_ids has {pads} image pads for {pictures} pictures",
+                "send one <|image_pad|> a picture, the server expands it",
+            )
+
+
+def check_other(request: Any, settings: EngineSettings) -> None:
+    """Raise ModelError for latent fields that a request of another form can't have, and for pads in its prompt."""
+    if not isinstance(request, dict):
+        return
+    extra = request.get("vllm_xargs")
+    options = read_options(extra if isinstance(extra, dict) else None)
+    check_prompt([], options, settings.latent.pad_id, settings.latent.size, settings.hidden)
+    check_salt(request.get("cache_salt"), cache_salt(options.mode, options.data, options.seed), options.mode)
+    prompts = {name: value for name, value in request.items() if name not in ("vllm_xargs", "logit_bias")}
+    if mentions(prompts, PAD) or mentions(request.get("prompt"), settings.latent.pad_id):
+        raise ModelError(f"the prompt has {PAD}", f"continue latents with {GENERATE} and latent_data")
+
+
+def show_spans(request: dict[str, Any]) -> None:
+    """Let the answer's text have special tokens, and take the pads out of earlier answers.
+
+    A later turn reads an earlier span without its latents, which the text doesn't hold: the mode `drop_latents`.
+    """
+    request.setdefault("skip_special_tokens", False)
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and message.get("role") == "assistant" and "content" in message:
+            message["content"] = without_pads(message["content"])
+
+
+def without_pads(content: Any) -> Any:
+    """A message's content, a string or a list of parts, without pads."""
+    if isinstance(content, str):
+        return content.replace(PAD, "")
+    if isinstance(content, list):
+        return [
+            part | {"text": without_pads(part["text"])} if isinstance(part, dict) and "text" in part else part
+            for part in content
+        ]
+    return content
+
+
+def check_salt(given: Any, needed: str | None, mode: str) -> None:
+    if needed is not None and not (isinstance(given, str) and needed in given):
+        raise ModelError(
+            f"latent_mode {mode!r} needs a cache_salt that contains {needed!r}, got {given!r}",
+            "use covt_rollout.vllm_plugin.protocol.cache_salt, or results of other latents are read from the cache",
+        )
+
+
+def mentions(value: Any, wanted: str | int) -> bool:
+    """Whether a JSON value has the text `wanted` in a string, or the number `wanted`."""
+    if isinstance(value, str):
+        return isinstance(wanted, str) and wanted in value
+    if isinstance(value, dict):
+        return any(mentions(item, wanted) for item in value.values())
+    if isinstance(value, list):
+        return any(mentions(item, wanted) for item in value)
+    return value is not True and value == wanted
+
+
+async def read_body(receive: Receive) -> tuple[list[Message], bytes]:
+    """All messages of the request's body, to be sent on, and the body."""
+    messages: list[Message] = []
+    while True:
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return messages, b"".join(message.get("body", b"") for message in messages)
+
+
+def with_body(scope: Scope, body: bytes) -> tuple[Scope, list[Message]]:
+    """The scope and the messages of the same request with another body."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+    scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+    return scope, [{"type": "http.request", "body": body, "more_body": False}]
+
+
+async def refuse(send: Send, text: str) -> None:
+    """HTTP 400 in the form of vLLM's own errors."""
+    body = json.dumps({"error": {"message": text, "type": "BadRequestError", "param": None, "code": 400}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,79 @@
+"""vLLM's worker with the latent runner, and the methods that /collective_rpc calls.
+
+`LatentWorker` is the GPU's; `cpu_worker` has the CPU's, which differs in the classes below it only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from vllm.v1.worker.gpu_worker import Worker
+
+from covt_rollout.vllm_plugin import reload_weights as weights
+from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_supported
+from covt_rollout.vllm_plugin.protocol import encode_latents
+from covt_rollout.vllm_plugin.runner import LatentRunner
+
+# The version of weights of which only a part has been replaced.
+BROKEN = -1
+
+
+class LatentWorker(Worker):
+    """Refuses what isn't supported, then turns the worker's model runner into one that feeds latents."""
+
+    runner_class: type[LatentRunner] = LatentRunner
+    weight_version = 0
+
+    def init_device(self) -> None:
+        check_supported(self.vllm_config)
+        settings = EngineSettings.read(self.vllm_config)
+        super().init_device()
+        self.model_runner.__class__ = self.runner_class
+        self.latent_runner.start_latents(settings)
+
+    @property
+    def latent_runner(self) -> LatentRunner:
+        return cast(LatentRunner, self.model_runner)
+
+    def covt_take_latents(self, keys: list[str]) -> dict[str, list[dict[str, Any]] | None]:
+        """Latents fed at the output pads, by key: one entry a choice, None for an unknown key. Read once."""
+        taken = {key: self.latent_runner.take_latents(key) for key in keys}
+        return {
+            key: [{"data": wire["latent_data"], "shape": wire["latent_shape"]} for wire in map(encode_latents, choices)]
+            if (choices := [found[index] for index in sorted(found)])
+            else None
+            for key, found in taken.items()
+        }
+
+    def covt_load_weights(self, folder: str, version: int) -> dict[str, Any]:
+        """Replace the weights by those of `folder/*.safetensors`; checked before anything is changed."""
+        head = weights.check(self.latent_runner, Path(folder))
+        self.weight_version = BROKEN
+        report = weights.load(self.latent_runner, Path(folder), head)
+        self.weight_version = int(version)
+        return {"version": self.weight_version, **report}
+
+    def start_weight_update(self) -> None:
+        """vLLM's transfer of weights from a trainer's GPU begins; one that a trainer died in is forgotten."""
+        self._weight_update_active = False
+        self.weight_version = BROKEN
+        super().start_weight_update()
+
+    def covt_finish_transfer(self, version: int) -> None:
+        """What vLLM's transfer leaves to be done after it: see `weights.finish`."""
+        weights.finish(self.latent_runner)
+        self.weight_version = int(version)
+
+    def covt_status(self) -> dict[str, Any]:
+        """Counters for tests and monitoring."""
+        latents = self.latent_runner.latents
+        return {
+            "weight_version": self.weight_version,
+            "sleep_mode": self.vllm_config.model_config.enable_sleep_mode,
+            "live_requests": len(latents.requests),
+            "unread_ends": len(latents.taken),
+            "held_latents": len(latents.finished.by_key),
+            "dropped_latents": latents.finished.dropped,
+            "latent_rows": latents.pool.used,
+        }

@@ -1,0 +1,86 @@
+"""Which tokens may follow: K pads after a latent start, then its end, and neither of them anywhere else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from covt_model.model_errors import ModelError
+from covt_rollout.vllm_plugin.engine_settings import EngineSettings
+from covt_rollout.vllm_plugin.protocol import read_options
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.config import VllmConfig
+
+CLOSED = float("-inf")
+
+
+class LatentLogitsProcessor(LogitsProcessor):
+    """Forces latent spans by a rule on the last K+1 tokens of prompt and output.
+
+    The rule keeps no state of its own, so it holds after a preemption and for a prompt that ends inside a span.
+    A forced token has log-probability 0.
+    """
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Runs in the front end: a ValueError here is HTTP 400."""
+        try:
+            read_options(sampling_params.extra_args)
+        except ModelError as error:
+            raise ValueError(f"{error}: {error.remedy}") from error
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        latent = EngineSettings.read(vllm_config).latent
+        self.start, self.pad, self.end, self.size = latent.start_id, latent.pad_id, latent.end_id, latent.size
+        self.inside = (self.start, self.pad)
+        self.closed = torch.tensor([self.pad, self.end], device=device)
+        # Batch row → (last tokens of the prompt, the engine's own growing list of output tokens).
+        self.rows: dict[int, tuple[list[int], list[int]]] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        if batch_update is None:
+            return
+        rows = self.rows
+        for row in batch_update.removed:
+            rows.pop(row, None)
+        for row, _, prompt, output in batch_update.added:
+            rows[row] = ((prompt or [])[-self.size - 1 :], output)
+        for a, b, direction in batch_update.moved:
+            moved, replaced = rows.pop(a, None), rows.pop(b, None)
+            if moved is not None:
+                rows[b] = moved
+            if replaced is not None and direction == MoveDirectionality.SWAP:
+                rows[a] = replaced
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """logits: [rows, V], changed in place."""
+        logits.index_fill_(1, self.closed, CLOSED)
+        rows: list[int] = []
+        tokens: list[int] = []
+        inside = self.inside
+        for row, (prompt, output) in self.rows.items():
+            if (output[-1] if output else prompt[-1] if prompt else -1) in inside:
+                rows.append(row)
+                tokens.append(self.end if self.pads_before(prompt, output) >= self.size else self.pad)
+        if rows:
+            index = torch.tensor(rows, device=logits.device)
+            logits.index_fill_(0, index, CLOSED)
+            logits[index, torch.tensor(tokens, device=logits.device)] = 0.0
+        return logits
+
+    def pads_before(self, prompt: list[int], output: list[int]) -> int:
+        """How many pads end prompt + output, counted up to K."""
+        count, size, pad = 0, self.size, self.pad
+        for tokens in (output, prompt):
+            for token in reversed(tokens):
+                if token != pad or count == size:
+                    return count
+                count += 1
+        return count

@@ -1,0 +1,182 @@
+"""Weights in a folder that a server can read: under the names that it serves, in shared memory, removed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covt_model.latents import heads
+from covt_model.model_errors import CheckpointError
+from covt_rollout.rollout_errors import RolloutError, WeightPushError
+
+if TYPE_CHECKING:
+    import torch
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "covt-weights-"
+
+
+class ServedNames:
+    """The tensor names that the server expects, found by a trainer's parameter names.
+
+    Transformers names a parameter `model.language_model.layers…` or `model.visual…` where checkpoints may have
+    `model.layers…` and `visual…`; both name the same tensor.
+    """
+
+    def __init__(
+        self, files: Mapping[str, Path], frozen: frozenset[str] = frozenset(), head: frozenset[str] = frozenset()
+    ) -> None:
+        """files: the checkpoint's file of each served name. frozen: names that are published as they are there.
+
+        head: names of the latent head's parameters, which lie in a file of their own.
+        """
+        self._files, self.frozen, self.head = files, frozen, head
+        self._served = {_canonical(name): name for name in files if name not in frozen}
+
+    @classmethod
+    def read(cls, checkpoint: Path | str) -> ServedNames:
+        """From the headers of a checkpoint's safetensors; raises CheckpointError when it has none."""
+        from safetensors import safe_open
+
+        paths = sorted(Path(checkpoint).glob("*.safetensors"))
+        if not paths:
+            raise CheckpointError(
+                f"{checkpoint} has no *.safetensors", "give the folder that the server was started with"
+            )
+        files: dict[str, Path] = {}
+        for path in paths:
+            with safe_open(path, "pt") as file:
+                files |= dict.fromkeys(file.keys(), path)
+        head: frozenset[str] = frozenset()
+        if (path := Path(checkpoint) / heads.FILE).is_file():
+            with safe_open(path, "pt") as file:
+                head = frozenset(file.keys())
+        return cls(files, head=head)
+
+    def without_vision(self) -> ServedNames:
+        """For a trainer with a frozen vision tower: it publishes the language model, the rest is the checkpoint's."""
+        vision = frozenset(name for name in self._files if _canonical(name).startswith("visual."))
+        return ServedNames(self._files, vision, self.head)
+
+    def frozen_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors that training doesn't change, from the checkpoint; a push replaces all weights or none."""
+        from safetensors import safe_open
+
+        for path in sorted({self._files[name] for name in self.frozen}):
+            with safe_open(path, "pt") as file:
+                yield from ((name, file.get_tensor(name)) for name in file.keys() if name in self.frozen)  # noqa: SIM118
+
+    def __len__(self) -> int:
+        return len(self._served) + len(self.head)
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's."""
+        return next(iter(self._files.values())).parent
+
+    def find(self, name: str) -> str:
+        """The served name of a parameter; raises RolloutError when the served model has no such tensor."""
+        served = self._served.get(_canonical(name))
+        if served is None:
+            raise RolloutError(
+                f"the served checkpoint has no tensor {name!r}", "serve a checkpoint of the model that is trained"
+            )
+        return served
+
+    def find_head(self, name: str) -> str | None:
+        """The name within the latent head of a parameter that belongs to it."""
+        own = name.rpartition(f"{heads.ATTRIBUTE}.")[2]
+        return own if own != name and own in self.head else None
+
+
+def write_weights(
+    named_tensors: Iterable[tuple[str, torch.Tensor | None]],
+    folder: Path,
+    names: ServedNames,
+    *,
+    bucket_bytes: int = 1 << 30,
+) -> tuple[int, int]:
+    """Write tensors to `folder/weights-N.safetensors`, a bucket at a time; returns their number and bytes.
+
+    The checkpoint's frozen tensors are written beside them, and not counted. Nothing but one bucket and the folder's
+    copy is held. A tied output matrix is left out: the server shares it, as the checkpoint does. The latent head's
+    tensors go where a checkpoint has them.
+    """
+    from safetensors.torch import save_file
+
+    bucket: dict[str, torch.Tensor] = {}
+    head: dict[str, torch.Tensor] = {}
+    held = total = count = files = 0
+
+    def flush() -> None:
+        nonlocal bucket, held, files
+        if bucket:
+            save_file(bucket, folder / f"weights-{files:05d}.safetensors")
+            files += 1
+        bucket, held = {}, 0
+
+    for name, tensor in named_tensors:
+        if tensor is None:
+            raise RolloutError(f"tensor {name!r} has no values on this rank", "publish from rank 0")
+        size = tensor.numel() * tensor.element_size()
+        if held and held + size > bucket_bytes:
+            flush()
+        total, count = total + size, count + 1
+        if (own := names.find_head(name)) is not None:
+            head[own] = tensor
+        else:
+            bucket[names.find(name)] = tensor.detach().contiguous().cpu()
+            held += size
+    flush()
+    if head:
+        heads.save_head(folder, head)
+    if names.frozen:
+        save_file(dict(names.frozen_tensors()), folder / "frozen.safetensors")
+    return count, total
+
+
+def drain(named_tensors: Iterable[tuple[str, object]]) -> None:
+    """Take part in a gather without using it: what every rank but 0 does while rank 0 publishes."""
+    for _ in named_tensors:
+        pass
+
+
+@contextlib.contextmanager
+def scratch(folder: Path | None = None) -> Iterator[Path]:
+    """An empty folder in shared memory (or in `folder`), removed at the end.
+
+    Folders of publishers that died before their end are removed too.
+    """
+    root = folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir()))
+    remove_left(root)
+    try:
+        path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
+    except OSError as error:
+        raise WeightPushError(f"can't write weights to {root}: {error}", "make room there") from error
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def remove_left(root: Path = SHARED_MEMORY) -> None:
+    """Remove the folders of publishers that were killed."""
+    for left in root.glob(f"{PREFIX}*"):
+        if not _alive(left.name.removeprefix(PREFIX).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    return not pid.isdigit() or Path("/proc", pid).exists()
+
+
+def _canonical(name: str) -> str:
+    for found, plain in (("model.language_model.", "language."), ("model.visual.", "visual."), ("model.", "language.")):
+        if name.startswith(found):
+            return plain + name.removeprefix(found)
+    return name

@@ -1,0 +1,1 @@
+"""Sharded training checkpoints, complete or absent. Imports the engine."""

@@ -1,0 +1,1 @@
+"""Worker processes and the group of ranks they form. Imports no engine and no checkpoint."""

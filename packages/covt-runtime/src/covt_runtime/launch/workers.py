@@ -1,0 +1,275 @@
+"""Start the worker processes of a training and run functions in them.
+
+`launch` is for one job; `WorkerGroup` keeps the processes, so that several trainings pay for importing torch and
+DeepSpeed once. Processes that torchrun, deepspeed, accelerate or srun started run the function themselves.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from covt_runtime.launch.distributed import Event, join_group, launched_from_outside, leave_group, visible_gpus
+from covt_runtime.launch.worker_process import resolve_target
+from covt_runtime.runtime_errors import LaunchError, WorkerUserError
+
+CPU_RANKS = 2
+LOG_TAIL_LINES = 15
+# After the first failure, how long to wait for the other ranks' messages: the rank that failed first may be reported
+# second, after a rank that only lost its connection to it.
+FAILURE_GRACE_SECONDS = 1.0
+
+OnEvent = Callable[[Event], None]
+
+
+class _Rank:
+    """One worker process seen from the parent."""
+
+    def __init__(self, rank: int, process: subprocess.Popen[bytes], events: int, log: Path) -> None:
+        self.rank = rank
+        self.process = process
+        self.events = events
+        self.log = log
+        self._pending = b""
+
+    def send(self, command: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(command).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return  # It died; the end of its event pipe is about to say so.
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """The messages that have arrived; None when the process is gone."""
+        data = os.read(self.events, 1 << 16)
+        if not data:
+            return None
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def kill(self) -> None:
+        """Kill the process and whatever it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if self.process.stdin is not None:
+            try:
+                self.process.stdin.close()
+            except BrokenPipeError:
+                return  # An unsent command of a dead process.
+
+    def tail(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+class WorkerGroup:
+    """Worker processes, one a rank, that run functions `target(payload, worker)` one after another.
+
+    `ranks`: None means one a GPU, or two on a CPU. `env` is added to the workers' environment. Each rank's output goes
+    to `log_dir/rank_N.log`. `preload` are modules imported while the workers start. Use it as a context manager; an
+    error in a job ends the group, because a rank may be left waiting for one that has failed.
+    """
+
+    def __init__(
+        self,
+        ranks: int | None = None,
+        *,
+        log_dir: Path,
+        env: Mapping[str, str] | None = None,
+        preload: Sequence[str] = ("deepspeed",),
+    ) -> None:
+        self.ranks = ranks or visible_gpus() or CPU_RANKS
+        self.log_dir = Path(log_dir)
+        self._env = dict(env or {})
+        self._preload = tuple(preload)
+        self._workers: list[_Rank] = []
+        self._ready = False
+        self._rendezvous: Path | None = None
+
+    def start(self) -> None:
+        """Start the processes; they import in the background until the first `run`."""
+        if self._workers:
+            return
+        gpus = visible_gpus({**os.environ, **self._env})
+        if gpus and self.ranks > gpus:
+            raise LaunchError(
+                f"{self.ranks} ranks asked for, but {gpus} GPU(s) are visible",
+                f"ask for at most {gpus} ranks, or set DS_ACCELERATOR=cpu to train on the CPU",
+            )
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self._rendezvous = Path(tempfile.mkdtemp(prefix="covt-ranks-"))
+        try:
+            for rank in range(self.ranks):
+                self._workers.append(self._start_rank(rank, on_gpu=gpus > 0))
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_rank(self, rank: int, on_gpu: bool) -> _Rank:
+        env = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", **self._env}
+        env.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+        if not on_gpu:
+            # Two threads a rank are up to ten times slower than one when the machine is busy.
+            env["OMP_NUM_THREADS"] = self._env.get("OMP_NUM_THREADS", "1")
+            env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            # Nothing is compiled on a CPU; without this DeepSpeed decorates functions it never calls, for two seconds.
+            env.setdefault("TORCHDYNAMO_DISABLE", "1")
+        env.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(self.ranks),
+            COVT_LOG_DIR=str(self.log_dir),
+            # A file needs no port, so none can be taken between choosing and binding it.
+            COVT_INIT_METHOD=f"file://{self._rendezvous}/store",
+            COVT_PRELOAD=",".join(("torch", *self._preload)),
+        )
+        log = self.log_dir / f"rank_{rank}.log"
+        read_end, write_end = os.pipe()
+        try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "covt_runtime.launch.worker_process", str(write_end)],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(write_end,),
+                    env=env,
+                    process_group=0,
+                )
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        return _Rank(rank, process, read_end, log)
+
+    def run(self, target: str, payload: dict[str, Any], on_event: OnEvent | None = None) -> Any:
+        """Run `target` ("pkg.module:function") on every rank and return rank 0's result; both are JSON-able.
+
+        Raises WorkerUserError for a user error inside a worker, LaunchError when a worker crashes.
+        """
+        self.start()
+        try:
+            if not self._ready:
+                self._collect("ready", on_event)
+                self._ready = True
+            for worker in self._workers:
+                worker.send({"target": target, "payload": payload})
+            return self._collect("result", on_event)[0].get("value")
+        except BaseException:
+            self.close()
+            raise
+
+    def _collect(self, kind: str, on_event: OnEvent | None) -> list[dict[str, Any]]:
+        """Wait for one message of `kind` from every rank, passing events on; raise if a rank fails."""
+        answers: dict[int, dict[str, Any]] = {}
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.events, selectors.EVENT_READ, worker)
+            while len(answers) < len(self._workers):
+                for key, _ in selector.select():
+                    worker: _Rank = key.data
+                    messages = worker.read()
+                    if messages is None:
+                        self._fail(selector, {worker.rank: {"name": "", "message": "", "remedy": None}})
+                    for message in messages or ():
+                        if message["kind"] == "error":
+                            self._fail(selector, {worker.rank: message})
+                        elif message["kind"] == "event":
+                            if on_event is not None:
+                                on_event(message["event"])
+                        else:
+                            assert message["kind"] == kind, message
+                            answers[worker.rank] = message
+        return [answers[rank] for rank in range(len(self._workers))]
+
+    def _fail(self, selector: selectors.BaseSelector, failures: dict[int, dict[str, Any]]) -> None:
+        """Raise the error that explains the failure best: a user error, else a killed process, else the first."""
+        end = time.monotonic() + FAILURE_GRACE_SECONDS
+        while (left := end - time.monotonic()) > 0 and len(failures) < len(self._workers):
+            for key, _ in selector.select(left):
+                worker: _Rank = key.data
+                messages = worker.read()
+                if messages is None:
+                    selector.unregister(worker.events)
+                    failures.setdefault(worker.rank, {"name": "", "message": "", "remedy": None})
+                for message in messages or ():
+                    if message["kind"] == "error":
+                        failures[worker.rank] = message
+        for failure in failures.values():
+            if failure["remedy"] is not None:
+                raise WorkerUserError(failure["message"], failure["remedy"], kind=failure["name"])
+        killed = [rank for rank, failure in failures.items() if not failure["name"]]
+        rank = (killed or list(failures))[0]
+        worker = self._workers[rank]
+        raise LaunchError(self._describe(worker, failures[rank]), f"read {worker.log} for what happened before")
+
+    @staticmethod
+    def _describe(worker: _Rank, failure: dict[str, Any]) -> str:
+        if failure["name"]:
+            what = f"raised {failure['name']}: {failure['message']}"
+        else:
+            code = worker.process.wait()
+            hint = "; the machine may be out of memory" if code == -signal.SIGKILL else ""
+            what = f"was killed by {signal.Signals(-code).name}{hint}" if code < 0 else f"exited with status {code}"
+        return f"rank {worker.rank} {what}\n{worker.tail()}".rstrip()
+
+    def close(self) -> None:
+        """End all workers at once. Nothing of them remains."""
+        for worker in self._workers:
+            worker.kill()
+            os.close(worker.events)
+        self._workers = []
+        self._ready = False
+        if self._rendezvous is not None:
+            shutil.rmtree(self._rendezvous, ignore_errors=True)
+            self._rendezvous = None
+
+    def __enter__(self) -> WorkerGroup:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def launch(
+    target: str,
+    payload: dict[str, Any],
+    *,
+    ranks: int | None = None,
+    log_dir: Path,
+    env: Mapping[str, str] | None = None,
+    on_event: OnEvent | None = None,
+    gpu: int | None = None,
+) -> Any:
+    """Run `target(payload, worker)` on every rank, and return rank 0's result.
+
+    In a process that torchrun, deepspeed, accelerate or srun started, the function runs right here as this process's
+    rank, on the GPU of its local rank or on `gpu`; the result is then None on ranks other than 0.
+    """
+    if launched_from_outside():
+        atexit.unregister(leave_group)
+        worker = join_group(log_dir=Path(log_dir), emit=on_event or (lambda event: None), gpu=gpu)
+        result = resolve_target(target)(payload, worker)
+        # Only after a success: with a rank missing, leaving an NCCL group may wait for it.
+        atexit.register(leave_group)
+        return result if worker.is_main else None
+    with WorkerGroup(ranks, log_dir=log_dir, env=env) as group:
+        return group.run(target, payload, on_event)

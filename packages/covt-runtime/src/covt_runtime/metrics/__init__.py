@@ -1,0 +1,1 @@
+"""Metrics, throughput and progress. Imports no engine."""
