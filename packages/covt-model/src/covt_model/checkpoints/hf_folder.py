@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 
+from covt_model import generation
 from covt_model.checkpoints.model_card import Facts, model_card
 from covt_model.checkpoints.shard_writer import NAMES, SHARD_BYTES, ShardWriter, Stored
-from covt_model.generation import custom_generate
 from covt_model.latent_config import LatentConfig, read_config
 from covt_model.latents.heads import ATTRIBUTE, build_head, save_head
 from covt_model.model_errors import CheckpointError, ModelError
 
 MOST_HEADER = 100_000_000  # bytes, as the format has it
-CUSTOM_GENERATE = Path(custom_generate.__file__)
+# By path: importing the module would import Transformers' generation, which takes seconds.
+CUSTOM_GENERATE = Path(generation.__file__).with_name("custom_generate.py")
 # Files that describe weights we replace, or that belong to another run of ours.
 NOT_COPIED = re.compile(r".*\.(safetensors|bin|pt|pth|gguf)$|.*\.index\.json$|README\.md$")
 _LANGUAGE = re.compile(r"(?:^|\.)model\.language_model\.(.+)$")
