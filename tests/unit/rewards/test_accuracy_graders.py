@@ -12,7 +12,6 @@ from covt_rewards import GoldError, Group, RewardError, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.accuracy.assignment import assign
 from covt_rewards.accuracy.grade import choose_grader
-from covt_rewards.accuracy.vsp import parse_plan, simulate
 from covt_rewards.vision_reasoner import VisionReasonerReward
 
 ANIMALS = ("Grasshopper", "Snake", "Mouse", "Field mouse")
@@ -94,27 +93,6 @@ def test_letter_and_text_of_an_option_are_the_same_answer(gold: int, said: int, 
 
 
 @pytest.mark.parametrize(
-    ("answer", "moves"),
-    [
-        ("R,U,D", "RUD"),
-        ("RUD", "RUD"),
-        ("right, Up -> DOWN", "RUD"),
-        ("[R, U, D]", "RUD"),
-        ("→↑↓", "RUD"),
-        (r"\text{R, U, D}", "RUD"),
-        (r"R \rightarrow", "RR"),
-        ("", ""),
-        ("R,X", None),
-        ("Run", None),
-        ("1,2", None),
-    ],
-)
-def test_plans_are_read(answer: str, moves: str | None) -> None:
-    plan = parse_plan(answer)
-    assert (None if plan is None else "".join(plan)) == moves
-
-
-@pytest.mark.parametrize(
     ("plan", "stops", "ends"),
     [
         ("D,R", True, True),
@@ -151,11 +129,6 @@ def test_a_plan_may_stand_after_a_label_or_in_the_last_line(text: str, right: bo
     metadata = {"rows": list(MAP)}
     assert score(text, metadata=metadata) == float(right)
     assert score(text, metadata=metadata, accuracy=AccuracyReward(lenient=False)) == 0.0
-
-
-def test_an_unknown_judging_rule_is_refused() -> None:
-    with pytest.raises(RewardError, match="stop_at_goal"):
-        simulate(MAP, ["D"], "sometimes")
 
 
 @pytest.mark.parametrize("rows", [None, [], ["SG", "F"], ["SF"], ["SGX"], "SG", ["SG", 1]])

@@ -12,6 +12,7 @@ from typing import cast
 from covt_rewards.accuracy.latex import strip_text_commands
 from covt_rewards.accuracy.spelling import NUMBER_WORDS
 from covt_rewards.reward_errors import RewardError
+from covt_rewards.tasks.vsp_plan import PlanVariant
 from covt_rewards.types import Group
 
 
@@ -43,7 +44,7 @@ class Task:
     options: tuple[str, ...] = ()
     metadata: Mapping[str, object] = field(default_factory=dict[str, object])
     lenient: bool = True
-    vsp_rule: str = "stop_at_goal"
+    vsp_rule: PlanVariant = "stop_at_goal"
     time_limit: float = 5.0
     precision: int = 6
     marked: bool = False

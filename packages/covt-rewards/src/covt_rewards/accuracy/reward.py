@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 from covt_rewards.accuracy.grade import GRADERS, Grade, Task, choose_grader, load_grader
 from covt_rewards.answers import unmarked
 from covt_rewards.reward_errors import RewardError
+from covt_rewards.tasks.vsp_plan import PlanVariant
 from covt_rewards.types import Group, RewardResult, Rollout
 
 
@@ -26,7 +27,7 @@ class AccuracyReward:
 
     grader: str = ""
     lenient: bool = True
-    vsp_rule: Literal["stop_at_goal", "end_on_goal"] = "stop_at_goal"
+    vsp_rule: PlanVariant = "stop_at_goal"
     time_limit: float = 5.0
     precision: int = 6
 
