@@ -1,8 +1,13 @@
-"""Latent spans in token ids: are the markers balanced, and is each span exactly K pads long?"""
+"""Latent spans in token ids: where they are, which are whole, and whether a completion uses the markers correctly.
+
+A whole span is `<|latent_start|>`, exactly K pads, `<|latent_end|>`. Ranges are half-open and cover the pads only.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from covt_rewards.types import Rollout
 
@@ -20,6 +25,83 @@ class LatentFormat:
     pad_id: int
     end_id: int
     size: int
+
+
+class LatentVocabulary(Protocol):
+    """What the functions below need of a checkpoint's latent settings: three ids and the pads per span, K."""
+
+    @property
+    def start_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def end_id(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+class LatentSpan(NamedTuple):
+    """A maximal run of latent pads, `token_ids[start:end]`.
+
+    Attributes:
+        start: position of the first pad.
+        end: position after the last pad.
+        opened: whether the start marker stands right before the pads.
+        closed: whether the end marker stands right after them.
+    """
+
+    start: int
+    end: int
+    opened: bool
+    closed: bool
+
+    def is_whole(self, size: int) -> bool:
+        """Whether both markers are there and exactly `size` pads between them."""
+        return self.opened and self.closed and self.end - self.start == size
+
+
+def find_pad_runs(token_ids: Sequence[int], pad_id: int) -> tuple[tuple[int, int], ...]:
+    """Find the maximal runs of `pad_id` as half-open ranges, whatever stands around them."""
+    runs: list[tuple[int, int]] = []
+    length, end = len(token_ids), 0
+    while True:
+        try:
+            start = token_ids.index(pad_id, end)
+        except ValueError:
+            return tuple(runs)
+        end = start + 1
+        while end < length and token_ids[end] == pad_id:
+            end += 1
+        runs.append((start, end))
+
+
+def find_latent_spans(token_ids: Sequence[int], start_id: int, pad_id: int, end_id: int) -> list[LatentSpan]:
+    """Find all runs of pads and the markers around them, broken spans included.
+
+    Args:
+        token_ids: a list or tuple of ids; the search takes time linear in its length.
+        start_id: id of `<|latent_start|>`.
+        pad_id: id of `<|latent_pad|>`.
+        end_id: id of `<|latent_end|>`.
+
+    Returns:
+        One span per maximal run of pads, in order. A start marker without a pad behind it gives no span.
+    """
+    return [
+        LatentSpan(
+            start,
+            end,
+            opened=start > 0 and token_ids[start - 1] == start_id,
+            closed=end < len(token_ids) and token_ids[end] == end_id,
+        )
+        for start, end in find_pad_runs(token_ids, pad_id)
+    ]
+
+
+def find_whole_spans(token_ids: Sequence[int], latent: LatentVocabulary) -> list[tuple[int, int]]:
+    """Find the pad ranges of spans with both markers and exactly `latent.size` pads; broken spans are left out."""
+    spans = find_latent_spans(token_ids, latent.start_id, latent.pad_id, latent.end_id)
+    return [(span.start, span.end) for span in spans if span.is_whole(latent.size)]
 
 
 @dataclass(frozen=True, slots=True)
