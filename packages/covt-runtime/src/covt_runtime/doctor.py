@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from covt_runtime.launch.distributed import visible_gpus
+from covt_runtime.process_environment import visible_gpus
 
 GIB = 1 << 30
 Status = Literal["pass", "warn", "fail"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from covt_runtime import files
-from covt_runtime.launch.distributed import launched_from_outside
+from covt_runtime.process_environment import launched_from_outside
 from covt_runtime.runtime_errors import RunFolderError
 
 CONFIG = "config.json"

@@ -5,8 +5,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from covt_runtime.launch.distributed import launched_from_outside, place_in_group, visible_gpus
 from covt_runtime.launch.workers import CPU_RANKS
+from covt_runtime.process_environment import launched_from_outside, place_in_group, visible_gpus
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 from covt_sft.sizes import GIB, Memory, ModelSize, adapter_parameters, memory

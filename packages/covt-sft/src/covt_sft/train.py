@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from covt_runtime.launch.distributed import is_main_process
 from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
+from covt_runtime.process_environment import is_main_process
 from covt_runtime.run_folder import RunFolder, run_name
 from covt_sft.fit import Machine, check_fits, planned_ranks
 from covt_sft.plan import SftPlan, plan

@@ -27,8 +27,8 @@ def rl(
     """
     from covt_rl.rl_recipe import RlConfig
     from covt_rl.training.train import plan, train
-    from covt_runtime.launch.distributed import is_main_process
     from covt_runtime.metrics.progress import Progress
+    from covt_runtime.process_environment import is_main_process
 
     overrides = list(arguments or [])
     if rewards is not None:

@@ -20,8 +20,8 @@ def sft(
 
     Starts its own processes, one a GPU or two on a CPU; under torchrun, deepspeed or srun it is one of theirs.
     """
-    from covt_runtime.launch.distributed import is_main_process
     from covt_runtime.metrics.progress import Progress
+    from covt_runtime.process_environment import is_main_process
     from covt_sft.sft_recipe import SftConfig
     from covt_sft.train import plan, train
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from covt_model.latent_config import read_config
 from covt_rl.rl_recipe import RlConfig
 from covt_rollout.rollout_errors import RolloutError
-from covt_runtime.launch.distributed import launched_from_outside, place_in_group, ranks_here, visible_gpus
 from covt_runtime.launch.workers import CPU_RANKS
+from covt_runtime.process_environment import launched_from_outside, place_in_group, ranks_here, visible_gpus
 from covt_runtime.recipe_schema import LoraSection
 
 BF16, FP32 = 2, 4

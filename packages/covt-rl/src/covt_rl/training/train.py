@@ -24,9 +24,9 @@ from covt_rollout.server.options import ServerOptions
 from covt_rollout.server.process import LatentServer
 from covt_rollout.server.watch import Watch
 from covt_rollout.weights.weight_files import remove_left
-from covt_runtime.launch.distributed import is_main_process, launched_from_outside, place_in_group, visible_gpus
 from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
+from covt_runtime.process_environment import is_main_process, launched_from_outside, place_in_group, visible_gpus
 from covt_runtime.run_folder import RunFolder, newest, run_name
 
 TARGET = "covt_rl.training.loop:train_worker"

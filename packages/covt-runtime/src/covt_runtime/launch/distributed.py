@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covt_runtime.runtime_errors import LaunchError
+from covt_runtime.process_environment import place_in_group, visible_gpus
 
 if TYPE_CHECKING:
     import torch
@@ -41,50 +41,6 @@ class Worker:
         import torch.distributed as dist
 
         dist.barrier()
-
-
-def launched_from_outside(env: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun, deepspeed, accelerate or srun already started this process as one rank of several."""
-    return "RANK" in env or ("MASTER_ADDR" in env and int(env.get("SLURM_NTASKS", "1")) > 1)
-
-
-def place_in_group(env: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
-    """(rank, local_rank, world_size) from torchrun's variables, or from Slurm's."""
-    slurm = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if "RANK" in env else slurm
-    missing = [name for name in names if name not in env]
-    if missing:
-        raise LaunchError(
-            f"{names[0]} is set but {', '.join(missing)} is not",
-            "start with torchrun, deepspeed, accelerate launch or srun, which set all of them, or unset RANK",
-        )
-    rank, local_rank, world_size = (int(env[name]) for name in names)
-    return rank, local_rank, world_size
-
-
-def is_main_process(env: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process speaks for a training: it starts the ranks itself, or is rank 0 of another launcher's."""
-    return not launched_from_outside(env) or place_in_group(env)[0] == 0
-
-
-def ranks_here(env: Mapping[str, str] = os.environ) -> tuple[int, bool]:
-    """How many of another launcher's ranks are on this machine, and whether rank 0 is one of them.
-
-    torchrun and accelerate, deepspeed, and Slurm with --ntasks-per-node say how many; without that, all are. Ranks of
-    one machine are taken to follow one another, as they do by default.
-    """
-    rank, local_rank, world_size = place_in_group(env)
-    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
-    return next((int(env[name]) for name in names if name in env), world_size), rank == local_rank
-
-
-def visible_gpus(env: Mapping[str, str] = os.environ) -> int:
-    """How many GPUs this process may use, found without importing torch."""
-    if env.get("DS_ACCELERATOR") == "cpu":
-        return 0
-    if "CUDA_VISIBLE_DEVICES" in env:
-        return len([d for d in env["CUDA_VISIBLE_DEVICES"].split(",") if d.strip() not in ("", "-1")])
-    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()])
 
 
 def join_group(

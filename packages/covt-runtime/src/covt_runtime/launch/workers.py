@@ -21,8 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from covt_runtime.launch.distributed import Event, join_group, launched_from_outside, leave_group, visible_gpus
+from covt_runtime.launch.distributed import Event, join_group, leave_group
 from covt_runtime.launch.worker_process import resolve_target
+from covt_runtime.process_environment import launched_from_outside, visible_gpus
 from covt_runtime.runtime_errors import LaunchError, WorkerUserError
 
 CPU_RANKS = 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from covt_runtime.launch.distributed import (
+from covt_runtime.process_environment import (
     is_main_process,
     launched_from_outside,
     place_in_group,
