@@ -12,8 +12,9 @@ from PIL import Image as Pil
 from safetensors.torch import load_file
 
 from covt_data.schema import Image, Row
-from covt_eval.evaluation.evaluate import MODES, evaluate, request
+from covt_eval.evaluation.evaluate import evaluate, request
 from covt_model.encoding.encode import Encoder
+from covt_model.latents.latent_modes import EVALUATION_MODES as MODES
 from covt_rollout.client.rollout_client import RolloutClient, Sampling
 from covt_rollout.weights.weight_files import ServedNames
 from covt_rollout.weights.weight_sync import publish

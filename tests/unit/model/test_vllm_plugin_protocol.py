@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from covt_model.latent_config import LatentConfig
+from covt_model.latents.latent_modes import LatentMode
 from covt_model.model_errors import ModelError
 from covt_rollout.vllm_plugin import cache_salt, decode_latents, encode_latents, flags, latent_args
 from covt_rollout.vllm_plugin.protocol import LatentOptions, check_prompt, longest_run, read_options
@@ -75,9 +76,9 @@ def test_malformed_fields_are_refused_with_a_remedy(extra: dict[str, Any], messa
     [
         ([1, PAD], LatentOptions(), "1 latent pads and 0 latents"),
         ([1], LatentOptions(data=LATENTS), "0 latent pads and 3 latents"),
-        ([1, PAD], LatentOptions("noise"), "1 latent pads and 0 latents"),
-        ([PAD] * 6, LatentOptions("zeros"), "6 latent pads in a row"),
-        ([1], LatentOptions("given", np.zeros((1, 5), dtype=np.float32)), "5 dimensions"),
+        ([1, PAD], LatentOptions(LatentMode("noise")), "1 latent pads and 0 latents"),
+        ([PAD] * 6, LatentOptions(LatentMode("zeros")), "6 latent pads in a row"),
+        ([1], LatentOptions(LatentMode("given"), np.zeros((1, 5), dtype=np.float32)), "5 dimensions"),
     ],
 )
 def test_prompts_and_latents_must_fit(prompt: list[int], options: LatentOptions, message: str) -> None:
@@ -89,10 +90,10 @@ def test_prompts_and_latents_must_fit(prompt: list[int], options: LatentOptions,
     ("prompt", "options"),
     [
         ([1, PAD, PAD, 2, PAD], LatentOptions(data=LATENTS)),
-        ([1, PAD], LatentOptions("zeros")),
-        ([1, PAD], LatentOptions("none")),
-        ([1, PAD], LatentOptions("given", LATENTS)),
-        ([PAD] * 5 + [1] + [PAD] * 5, LatentOptions("zeros")),
+        ([1, PAD], LatentOptions(LatentMode("zeros"))),
+        ([1, PAD], LatentOptions(LatentMode("none"))),
+        ([1, PAD], LatentOptions(LatentMode("given"), LATENTS)),
+        ([PAD] * 5 + [1] + [PAD] * 5, LatentOptions(LatentMode("zeros"))),
     ],
 )
 def test_fitting_prompts_pass(prompt: list[int], options: LatentOptions) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covt_model.latent_config import LatentConfig
-from covt_rollout.branches.counterfactual import MODES, Cut, continue_from, cut, foreign_latents, whole_spans
+from covt_model.latents.latent_modes import CONTINUATION_MODES as MODES
+from covt_rollout.branches.counterfactual import Cut, continue_from, cut, foreign_latents, whole_spans
 from covt_rollout.client.completions import Completion, PromptRequest, find_spans
 from covt_rollout.client.rollout_client import RolloutClient, Sampling
 from covt_rollout.rollout_errors import RolloutError, StaleWeightsError

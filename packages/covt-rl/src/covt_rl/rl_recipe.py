@@ -1,9 +1,10 @@
 """Recipe of a reinforcement training."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from covt_model.latents.latent_modes import ABLATION_MODES, LatentMode
 from covt_rl.algorithms.aggregation import Aggregation
 from covt_rl.algorithms.importance import Correction, Level
 from covt_rl.algorithms.kl import Estimator
@@ -19,8 +20,17 @@ from covt_runtime.recipe_schema import (
     Section,
 )
 
-AblationMode = Literal["drop_latents", "drop_span", "zeros", "noise", "shuffle"]
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+
+
+def ablation_mode(name: object) -> LatentMode:
+    """The latent mode called `name`; raises ValueError when it ablates nothing."""
+    if name not in ABLATION_MODES:
+        raise ValueError(f"Input should be one of {', '.join(ABLATION_MODES)}")
+    return LatentMode(str(name))
+
+
+AblationMode = Annotated[LatentMode, BeforeValidator(ablation_mode)]
 
 
 class RolloutSection(Section):
@@ -54,7 +64,7 @@ class RewardsSection(Section):
 
     use: str = "format,accuracy,necessity"
     """Names with optional weights: `format=0.2,accuracy,necessity=0.5`."""
-    ablation: AblationMode = "drop_latents"
+    ablation: AblationMode = LatentMode.DROP_LATENTS
     """What happens to the latents in the counterfactual continuations of the necessity reward."""
     continuations: int = Field(default=1, ge=1)
     """M: counterfactual continuations a rollout."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from covt.output import emit
+from covt_model.latents.latent_modes import EVALUATION_MODES
 
 
 def evaluate(
@@ -16,7 +17,7 @@ def evaluate(
     ] = None,
     modes: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="With commas: keep, zeros, noise, shuffle, drop_latents, drop_span, none."),
+        typer.Option(metavar="NAMES", help=f"With commas: {', '.join(EVALUATION_MODES)}."),
     ] = "keep",
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     rows: Annotated[int | None, typer.Option(help="Rows to judge; all without it.")] = None,

@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from covt_data.schema import Row
 from covt_model.encoding.latent_tokens import END, PAD, START
+from covt_model.latents.latent_modes import EVALUATION_MODES, LatentMode
 from covt_rewards import Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.answers import final_answer
@@ -34,10 +35,7 @@ from covt_rollout.rollout_errors import RolloutError
 if TYPE_CHECKING:
     from covt_model.encoding.encode import EncodedPrompt
 
-EvalMode = Literal["keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span", "none"]
-MODES: tuple[EvalMode, ...] = ("keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span", "none")
-ABLATIONS: tuple[EvalMode, ...] = ("zeros", "noise", "shuffle", "drop_latents")
-Progress = Callable[[EvalMode, int, int], None]
+Progress = Callable[[LatentMode, int, int], None]
 
 
 class PromptEncoder(Protocol):
@@ -75,7 +73,7 @@ async def evaluate(
     client: RolloutClient,
     encoder: PromptEncoder,
     rows: Sequence[Row],
-    modes: Sequence[EvalMode] = ("keep",),
+    modes: Sequence[LatentMode | str] = (LatentMode.KEEP,),
     *,
     max_tokens: int,
     samples: int = 1,
@@ -84,7 +82,7 @@ async def evaluate(
     grader: AccuracyReward | None = None,
     seed: int = 0,
     on_progress: Progress | None = None,
-) -> dict[EvalMode, list[EvalRow]]:
+) -> dict[LatentMode, list[EvalRow]]:
     """Answer every row in every mode and judge the answers; rows keep their order, a row's samples follow each other.
 
     samples, temperature: answers a row; more than one need a temperature above 0. concurrency: requests at once, which
@@ -92,7 +90,7 @@ async def evaluate(
     answers so far, all answers. Raises RolloutError for no rows, an unknown mode, or a mode that needs latents where
     the checkpoint has none.
     """
-    _check(client, rows, modes)
+    chosen = _checked(client, rows, modes)
     repeated = [row for row in rows for _ in range(samples)]
     encoded = [request(encoder.encode_prompt(row), row) for row in rows]
     prompts = [prompt for prompt in encoded for _ in range(samples)]
@@ -101,19 +99,19 @@ async def evaluate(
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed if temperature > 0 else None)
     asking = _Asking(client, prompts, sampling, concurrency, on_progress or (lambda _mode, _done, _all: None))
     judge = grader or AccuracyReward()
-    shuffled = "shuffle" in modes
+    shuffled = any(mode.needs_foreign_latents for mode in chosen)
     kept: list[Completion] = []
     kept_seconds: list[float] = []
     own: list[Latents | None] = []
     seconds: Sequence[float | None] = ()
-    if set(modes) & {"keep", "shuffle", "drop_latents", "drop_span"}:
-        kept, kept_seconds = await asking.answers("keep", None, hold_latents=shuffled)
+    if shuffled or any(mode is LatentMode.KEEP or mode.edits_ids for mode in chosen):
+        kept, kept_seconds = await asking.answers(LatentMode.KEEP, None, hold_latents=shuffled)
         own = await client.take_latents(kept) if shuffled else []
-    results: dict[EvalMode, list[EvalRow]] = {}
-    for mode in modes:
-        if mode == "keep":
+    results: dict[LatentMode, list[EvalRow]] = {}
+    for mode in chosen:
+        if mode is LatentMode.KEEP:
             answers, seconds = kept, kept_seconds
-        elif mode == "drop_latents" or mode == "drop_span":
+        elif mode.edits_ids:
             answers = await without_latents(client, prompts, kept, mode, sampling)
             seconds = [None] * len(answers)
         else:
@@ -143,7 +141,7 @@ class _Asking:
     tell: Progress
 
     async def answers(
-        self, mode: EvalMode, inputs: Sequence[LatentInput] | None, *, hold_latents: bool = False
+        self, mode: LatentMode, inputs: Sequence[LatentInput] | None, *, hold_latents: bool = False
     ) -> tuple[list[Completion], list[float]]:
         """The completions and how many seconds each took, in the order of the prompts."""
         places = asyncio.Semaphore(self.concurrency)
@@ -157,7 +155,7 @@ class _Asking:
                     [self.prompts[index]],
                     _seeded(self.sampling, index),
                     inputs=None if inputs is None else [inputs[index]],
-                    mode=None if mode == "keep" else mode,
+                    mode=None if mode is LatentMode.KEEP else mode,
                     hold_latents=hold_latents,
                 )
                 seconds = time.perf_counter() - begun
@@ -177,7 +175,7 @@ async def without_latents(
     client: RolloutClient,
     prompts: Sequence[PromptRequest],
     kept: Sequence[Completion],
-    mode: Literal["drop_latents", "drop_span"],
+    mode: LatentMode,
     sampling: Sampling,
 ) -> list[Completion]:
     """Answers with the latents of every span taken out, also of spans that the continuations begin.
@@ -186,7 +184,7 @@ async def without_latents(
     placeholder as text, is left as it is.
     """
     answers = list(kept)
-    removed = client.latent.size + (2 if mode == "drop_span" else 0)
+    removed = client.latent.size + mode.dropped_markers
     spent = [0] * len(answers)
     left: set[int] = set()
     while open_rows := [
@@ -271,20 +269,22 @@ def write_rows(rows: Sequence[EvalRow], path: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _fed(mode: EvalMode, donor: Latents | None, seed: int) -> LatentInput:
-    if mode != "shuffle":
-        return LatentInput(mode=mode, seed=seed if mode == "noise" else 0)
+def _fed(mode: LatentMode, donor: Latents | None, seed: int) -> LatentInput:
+    if not mode.needs_foreign_latents:
+        return LatentInput(mode=mode.wire_mode, seed=seed if mode.traits.salted_by_seed else 0)
     # A row whose answers hold no latents anywhere can't be given foreign ones; it keeps its own.
-    return LatentInput() if donor is None else LatentInput(mode="given", latents=donor)
+    return LatentInput() if donor is None else LatentInput(mode=mode.wire_mode, latents=donor)
 
 
-def _donors(mode: EvalMode, own: Sequence[Latents | None], count: int, seed: int, samples: int) -> list[Latents | None]:
+def _donors(
+    mode: LatentMode, own: Sequence[Latents | None], count: int, seed: int, samples: int
+) -> list[Latents | None]:
     """For each answer another row's latents: those that have some pass theirs around one circle in random order.
 
     Each sample index has a circle of its own, so that no row is given what another of its samples thought.
     """
     donors: list[Latents | None] = [None] * count
-    if mode != "shuffle":
+    if not mode.needs_foreign_latents:
         return donors
     for sample in range(samples):
         having = [i for i in range(sample, count, samples) if (latents := own[i]) is not None and len(latents)]
@@ -296,14 +296,18 @@ def _donors(mode: EvalMode, own: Sequence[Latents | None], count: int, seed: int
     return donors
 
 
-def _check(client: RolloutClient, rows: Sequence[Row], modes: Sequence[EvalMode]) -> None:
+def _checked(client: RolloutClient, rows: Sequence[Row], modes: Sequence[str]) -> list[LatentMode]:
+    """The modes; raises RolloutError for no rows and for modes that the checkpoint can't be evaluated in."""
     if not rows:
         raise RolloutError("there are no rows to evaluate", "choose a split that has rows")
     for mode in modes:
-        if mode not in MODES:
-            raise RolloutError(f"there is no evaluation mode {mode!r}", f"use some of {', '.join(MODES)}")
-        if mode in ("zeros", "noise", "shuffle") and client.latent.head == "none":
+        if mode not in EVALUATION_MODES:
             raise RolloutError(
-                f"mode {mode!r} replaces latents, and this checkpoint has none (head 'none')",
+                f"there is no evaluation mode {str(mode)!r}", f"use some of {', '.join(EVALUATION_MODES)}"
+            )
+        if LatentMode(mode).replaces_latents and client.latent.head == "none":
+            raise RolloutError(
+                f"mode {str(mode)!r} replaces latents, and this checkpoint has none (head 'none')",
                 "evaluate it with keep, drop_latents or drop_span",
             )
+    return [LatentMode(mode) for mode in modes]

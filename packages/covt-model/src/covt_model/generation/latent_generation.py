@@ -14,13 +14,12 @@ from covt_model.families.qwen2_5_vl.positions import mrope_positions
 from covt_model.generation.decoding_cache import CachedDecoder
 from covt_model.generation.sampling import LatentState
 from covt_model.latent_config import LatentConfig
-from covt_model.latents.feedback import noise
 from covt_model.latents.heads import feedback_rule
+from covt_model.latents.latent_modes import LatentMode
+from covt_model.latents.latent_replacement import replacement_latent
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
-
-LatentMode = Literal["keep", "zeros", "noise", "given"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
-    mode: LatentMode = "keep",
+    mode: LatentMode | str = LatentMode.KEEP,
     latents: Sequence[torch.Tensor] | None = None,
     all_done: Callable[[bool], bool] | None = None,
 ) -> list[Generated]:
@@ -61,8 +60,9 @@ def generate(
     `eos_token_id`. all_done: under ZeRO-3, maps this rank's "every row is finished" to that of all ranks, called once
     a step, so that the ranks run equally many forwards.
     """
-    if (mode == "given") != (latents is not None):
-        raise ValueError(f"mode {mode!r} {'takes no' if latents is not None else 'needs'} latents")
+    mode = LatentMode(mode)
+    if (mode is LatentMode.GIVEN) != (latents is not None):
+        raise ValueError(f"mode {str(mode)!r} {'takes no' if latents is not None else 'needs'} latents")
     rule = feedback_rule(model, latent)
     decoder, hidden = _prefill(model, prompts, image_features, max_new_tokens)
     device = hidden.device
@@ -85,7 +85,7 @@ def generate(
             embeds = embeds.clone()
             for row in pads:
                 given = None if latents is None else latents[row]
-                embeds[row] = _pad_input(own[row], mode, len(fed[row]), given, seed)
+                embeds[row] = replacement_latent(mode, own[row], len(fed[row]), given=given, seed=seed)
                 fed[row].append(embeds[row])
         finished = bool(done.all())
         if number == max_new_tokens - 1 or (all_done(finished) if all_done else finished):
@@ -107,16 +107,6 @@ def generate(
             )
         )
     return results
-
-
-def _pad_input(
-    own: torch.Tensor, mode: LatentMode, ordinal: int, given: torch.Tensor | None, seed: int
-) -> torch.Tensor:
-    if mode == "zeros":
-        return torch.zeros_like(own)
-    if mode == "noise":
-        return noise(seed, ordinal, own)
-    return own if given is None else given[ordinal % len(given)].to(own)
 
 
 def _eos_ids(model: Qwen2_5_VLForConditionalGeneration) -> list[int]:

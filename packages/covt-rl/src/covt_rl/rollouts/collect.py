@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from covt_data.schema import Row
 from covt_eval.evaluation.evaluate import request
 from covt_model.encoding.encode import Encoder
 from covt_model.latent_config import LatentConfig
+from covt_model.latents.latent_modes import LatentMode
 from covt_rl.rl_recipe import RewardsSection, RolloutSection
 from covt_rollout.branches.counterfactual import Begun, continue_from, foreign_latents, whole_spans
 from covt_rollout.branches.speculative_branches import EARLY, EarlyContinuations, SpanCounts
@@ -76,7 +76,12 @@ class Collector:
         self.client, self.encoder = client, encoder
         self.rollout, self.rewards, self.seed, self.replay = rollout, rewards, seed, replay
         self.spans = SpanCounts()
-        self.needs_latents = replay or rewards.control > 0 or rewards.ablation in ("noise", "shuffle")
+        self.needs_latents = (
+            replay
+            or rewards.control > 0
+            or rewards.ablation.needs_own_latents
+            or rewards.ablation.needs_foreign_latents
+        )
 
     def collect(self, rows: Sequence[Row], step: int, turn: int = 0) -> Collected:
         """`rollout.samples` completions of each row, and the continuations of a share of them.
@@ -91,7 +96,7 @@ class Collector:
         rng = np.random.default_rng((self.seed, step, turn) if turn else (self.seed, step))
         chosen = rng.random((len(prompts), n)) < self.rewards.share
         first = np.cumsum(chosen.sum(1)) - chosen.sum(1)
-        later = self.rewards.ablation == "shuffle"
+        later = self.rewards.ablation.needs_foreign_latents
         at_once = self.rewards.early and self.rewards.ablation in EARLY
 
         async def one(index: int) -> tuple[_Prompt, tuple[list[Group], list[Group]]]:
@@ -146,7 +151,7 @@ class Collector:
         numbers = prompt.continued
         own = [prompt.latents[number] for number in numbers] if prompt.latents else None
 
-        async def run(mode: Any, sampling: Sampling | None, begun: Mapping[int, Begun] | None) -> list[Group]:
+        async def run(mode: LatentMode, sampling: Sampling | None, begun: Mapping[int, Begun] | None) -> list[Group]:
             results: list[Group] = [[] for _ in prompt.completions]
             if not numbers or sampling is None:
                 return results
@@ -168,7 +173,7 @@ class Collector:
         n = self.rewards.control
         kept = self._sampling(n, -step - 1, turn, prompt.first * n) if n else None
         ablated, control = await asyncio.gather(
-            run(self.rewards.ablation, self._ablated(prompt, step, turn), begun), run("keep", kept, None)
+            run(self.rewards.ablation, self._ablated(prompt, step, turn), begun), run(LatentMode.KEEP, kept, None)
         )
         return ablated, control
 
@@ -195,14 +200,14 @@ class Collector:
             sum(
                 len(each.token_ids) - self._given(one, mode)
                 for prompt, sides in zip(prompts, found, strict=True)
-                for mode, side in zip((self.rewards.ablation, "keep"), sides, strict=True)
+                for mode, side in zip((self.rewards.ablation, LatentMode.KEEP), sides, strict=True)
                 for one, continuations in zip(prompt.completions, side, strict=True)
                 for each in continuations
             )
             + sum(prompt.abandoned for prompt in prompts),
         )
 
-    def _given(self, completion: Completion, mode: str) -> int:
+    def _given(self, completion: Completion, mode: LatentMode) -> int:
         return given_tokens(completion, mode, self.rewards.span, self.client.client.latent)
 
     def _sampling(self, n: int, salt: int, turn: int, offset: int) -> Sampling:
@@ -214,13 +219,12 @@ class Collector:
         )
 
 
-def given_tokens(completion: Completion, mode: str, which: str, latent: LatentConfig) -> int:
+def given_tokens(completion: Completion, mode: LatentMode, which: str, latent: LatentConfig) -> int:
     """Tokens that a continuation of `completion` is given: up to the end of the span, less what the mode drops."""
     spans = whole_spans(completion.token_ids, latent)
     if not spans:
         return 0
     end = spans[0 if which == "first" else -1][1] + 1
-    if mode not in ("drop_latents", "drop_span"):
+    if not mode.edits_ids:
         return end
-    markers = 2 if mode == "drop_span" else 0
-    return end - sum(stop - start + markers for start, stop in spans if stop < end)
+    return end - sum(stop - start + mode.dropped_markers for start, stop in spans if stop < end)

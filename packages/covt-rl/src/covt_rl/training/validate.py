@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from covt_data.schema import Row
-from covt_eval.evaluation.evaluate import EvalMode, evaluate
+from covt_eval.evaluation.evaluate import evaluate
 from covt_model.encoding.encode import Encoder
+from covt_model.latents.latent_modes import LatentMode
 from covt_rl.rl_recipe import EvalSection
 from covt_rollout.client.blocking import BlockingClient
 
@@ -16,7 +17,8 @@ class Validator:
         self, client: BlockingClient, encoder: Encoder, rows: Sequence[Row], section: EvalSection, max_tokens: int
     ) -> None:
         self.client, self.encoder, self.rows, self.max_tokens = client, encoder, rows, max_tokens
-        self.modes: list[EvalMode] = ["keep", "drop_latents"] if section.drop_latents else ["keep"]
+        ablated = [LatentMode.DROP_LATENTS] if section.drop_latents else []
+        self.modes = [LatentMode.KEEP, *ablated]
 
     def run(self) -> dict[str, float]:
         """`eval/accuracy`, and `eval/accuracy_drop_latents`."""

@@ -16,17 +16,13 @@ from typing import Literal
 import numpy as np
 
 from covt_model.latent_config import LatentConfig
+from covt_model.latents.latent_modes import CONTINUATION_MODES, LatentMode
 from covt_rollout.client.completions import Completion, PromptRequest, find_spans
 from covt_rollout.client.rollout_client import LatentInput, Latents, RolloutClient, Sampling
 from covt_rollout.rollout_errors import RolloutError, StaleWeightsError
 
-Mode = Literal["keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span"]
 Which = Literal["first", "last"]
 Answer = asyncio.Future[list[list[Completion]]]
-MODES: tuple[Mode, ...] = ("keep", "zeros", "noise", "shuffle", "drop_latents", "drop_span")
-# Modes for which the parent's own latents must be known, and those for which another sample's must be.
-NEEDS_OWN = frozenset({"keep", "noise"})
-NEEDS_FOREIGN = frozenset({"shuffle"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ def whole_spans(token_ids: Sequence[int], latent: LatentConfig) -> list[tuple[in
 
 def cut(
     completion: Completion,
-    mode: Mode,
+    mode: LatentMode | str,
     latent: LatentConfig,
     *,
     max_tokens: int,
@@ -84,17 +80,17 @@ def cut(
     checkpoint has none (`head = "none"`).
     """
     spans = whole_spans(completion.token_ids, latent)
-    if latent.head == "none" and mode in ("zeros", "noise", "shuffle"):
-        raise RolloutError(f"mode {mode!r} of a checkpoint without latents", "use keep, drop_latents or drop_span")
-    if mode not in MODES:
-        raise RolloutError(f"there is no latent mode {mode!r}", f"use one of {', '.join(MODES)}")
+    mode = continuation_mode(mode)
+    if latent.head == "none" and mode.replaces_latents:
+        others = ", ".join(one for one in CONTINUATION_MODES if not one.replaces_latents)
+        raise RolloutError(f"mode {str(mode)!r} of a checkpoint without latents", f"use one of {others}")
     if not spans:
         return None
     end = spans[0 if which == "first" else -1][1] + 1
     pads = sum(token == latent.pad_id for token in completion.token_ids[:end])
     left_out: set[int] = set()
-    if mode in ("drop_latents", "drop_span"):
-        around = 1 if mode == "drop_span" else 0
+    if mode.edits_ids:
+        around = mode.dropped_markers // 2
         for start, stop in spans:
             if stop < end:
                 left_out.update(range(start - around, stop + around))
@@ -109,25 +105,34 @@ def cut(
     )
 
 
-def _latent_input(mode: Mode, pads: int, own: Latents | None, foreign: Latents | None, seed: int) -> LatentInput:
-    if mode in NEEDS_OWN:
+def continuation_mode(name: str) -> LatentMode:
+    """The mode called `name`; raises RolloutError when completions can't be continued in it."""
+    if name not in CONTINUATION_MODES:
+        raise RolloutError(f"there is no latent mode {str(name)!r}", f"use one of {', '.join(CONTINUATION_MODES)}")
+    return LatentMode(name)
+
+
+def _latent_input(mode: LatentMode, pads: int, own: Latents | None, foreign: Latents | None, seed: int) -> LatentInput:
+    if mode.needs_own_latents:
         if own is None or len(own) < pads:
             have = "none" if own is None else str(len(own))
-            raise RolloutError(f"mode {mode!r} needs {pads} latents, there are {have}", "sample with hold_latents=True")
-        return LatentInput(mode=mode, latents=own[:pads], seed=seed)
-    if mode in NEEDS_FOREIGN:
+            raise RolloutError(
+                f"mode {str(mode)!r} needs {pads} latents, there are {have}", "sample with hold_latents=True"
+            )
+        return LatentInput(mode=mode.wire_mode, latents=own[:pads], seed=seed)
+    if mode.needs_foreign_latents:
         if foreign is None or len(foreign) == 0:
-            raise RolloutError(f"mode {mode!r} needs another sample's latents", "give a sample that has latents")
+            raise RolloutError(f"mode {str(mode)!r} needs another sample's latents", "give a sample that has latents")
         rows = np.arange(pads) % len(foreign)
-        return LatentInput(mode="given", latents=np.ascontiguousarray(foreign[rows]))
-    return LatentInput(mode="zeros") if mode == "zeros" else LatentInput()
+        return LatentInput(mode=mode.wire_mode, latents=np.ascontiguousarray(foreign[rows]))
+    return LatentInput(mode=mode.wire_mode)
 
 
 async def continue_from(
     client: RolloutClient,
     prompts: Sequence[PromptRequest],
     completions: Sequence[Completion],
-    mode: Mode,
+    mode: LatentMode | str,
     sampling: Sampling,
     *,
     which: Which = "last",
@@ -149,7 +154,10 @@ async def continue_from(
     Each continuation repeats its parent's prompt and holds the given beginning in its `token_ids`, so it is graded
     like any completion.
     """
-    without = [mode in NEEDS_FOREIGN and foreign is not None and foreign[i] is None for i in range(len(completions))]
+    mode = continuation_mode(mode)
+    without = [
+        mode.needs_foreign_latents and foreign is not None and foreign[i] is None for i in range(len(completions))
+    ]
     cuts = [
         None
         if without[index]
@@ -298,7 +306,7 @@ def attach(parent: Completion, point: Cut, answer: Completion, client: RolloutCl
     )
 
 
-def _exhausted(parent: Completion, point: Cut, mode: Mode, number: int, client: RolloutClient) -> Completion:
+def _exhausted(parent: Completion, point: Cut, mode: LatentMode, number: int, client: RolloutClient) -> Completion:
     """The continuation of a completion that ended at its cut: nothing is left to sample."""
     return replace(
         parent,

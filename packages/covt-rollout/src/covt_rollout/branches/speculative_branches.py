@@ -12,12 +12,23 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from covt_rollout.branches.counterfactual import Answer, Ask, Begun, Cut, Mode, Which, cut, share, whole_spans
+from covt_model.latents.latent_modes import ABLATION_MODES, LatentMode
+from covt_rollout.branches.counterfactual import (
+    Answer,
+    Ask,
+    Begun,
+    Cut,
+    Which,
+    continuation_mode,
+    cut,
+    share,
+    whole_spans,
+)
 from covt_rollout.client.completions import Completion, PromptRequest
 from covt_rollout.client.rollout_client import RolloutClient, Sampling
 
 # Modes that need no latents, neither the parent's own nor others'.
-EARLY: frozenset[Mode] = frozenset({"drop_latents", "drop_span", "zeros"})
+EARLY = frozenset(mode for mode in ABLATION_MODES if not (mode.needs_own_latents or mode.needs_foreign_latents))
 # Seconds in which equal beginnings are collected, so that they become one request.
 GATHER = 0.005
 # Completions whose numbers of spans are remembered: a policy that learns to use more or fewer is followed.
@@ -60,13 +71,13 @@ class EarlyContinuations:
         client: RolloutClient,
         prompt: PromptRequest,
         numbers: Sequence[int],
-        mode: Mode,
+        mode: LatentMode | str,
         sampling: Sampling,
         which: Which,
         spans: SpanCounts,
     ) -> None:
         self.client, self.prompt, self.sampling, self.spans = client, prompt, sampling, spans
-        self.mode: Mode = mode
+        self.mode = continuation_mode(mode)
         self.which: Which = which
         self.place = {number: index for index, number in enumerate(numbers)}
         self.begun: dict[int, Begun] = {}

@@ -141,7 +141,7 @@ def without_pads(content: Any) -> Any:
 def check_salt(given: Any, needed: str | None, mode: str) -> None:
     if needed is not None and not (isinstance(given, str) and needed in given):
         raise ModelError(
-            f"latent_mode {mode!r} needs a cache_salt that contains {needed!r}, got {given!r}",
+            f"latent_mode {str(mode)!r} needs a cache_salt that contains {needed!r}, got {given!r}",
             "use covt_rollout.vllm_plugin.protocol.cache_salt, or results of other latents are read from the cache",
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from covt_model.latents.feedback import noise
+from covt_model.latents.latent_replacement import replacement_latent
 from covt_rollout.vllm_plugin.protocol import LatentOptions, Latents
 
 
@@ -57,12 +57,8 @@ class RequestLatents:
     def replacement(self, ordinal: int, own: torch.Tensor) -> torch.Tensor:
         """What the `ordinal`-th pad of the sequence gets in place of its own latent `own` [H]."""
         options = self.options
-        if options.mode == "zeros":
-            return torch.zeros_like(own)
-        if options.mode == "noise":
-            return noise(options.seed, ordinal, own)
-        assert options.mode == "given" and options.data is not None
-        return torch.from_numpy(options.data[ordinal % len(options.data)]).to(own)
+        given = None if options.data is None else torch.from_numpy(options.data)
+        return replacement_latent(options.mode, own, ordinal, given=given, seed=options.seed)
 
     def output_slots(self) -> list[int]:
         return [slot for position, slot in self.slots.items() if position >= self.prompt_length]

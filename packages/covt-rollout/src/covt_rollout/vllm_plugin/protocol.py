@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from covt_model.latents.latent_modes import WIRE_MODES, LatentMode
 from covt_model.model_errors import ModelError
 
 Latents = npt.NDArray[np.float32]
 
-MODES = ("keep", "zeros", "noise", "given", "none")
 FIELDS = ("latent_mode", "latent_data", "latent_shape", "latent_seed", "latent_key")
 MAX_KEY = 200
 
@@ -30,7 +30,7 @@ class LatentOptions:
     can be fetched afterwards. seed: of `noise`.
     """
 
-    mode: str = "keep"
+    mode: LatentMode = LatentMode.KEEP
     data: Latents | None = None
     key: str | None = None
     seed: int = 0
@@ -85,14 +85,15 @@ def read_options(extra: Mapping[str, Any] | None) -> LatentOptions:
     if unknown:
         raise ModelError(f"unknown fields {', '.join(sorted(unknown))}", f"the fields are {', '.join(FIELDS)}")
     mode, key, seed = extra.get("latent_mode", "keep"), extra.get("latent_key"), extra.get("latent_seed", 0)
-    if mode not in MODES:
-        raise ModelError(f"latent_mode is {mode!r}", f"use one of {', '.join(MODES)}")
+    if mode not in WIRE_MODES:
+        raise ModelError(f"latent_mode is {mode!r}", f"use one of {', '.join(WIRE_MODES)}")
+    mode = LatentMode(mode)
     if key is not None and not (isinstance(key, str) and 0 < len(key) <= MAX_KEY):
         raise ModelError(f"latent_key is {key!r:.60}", f"use a string of 1 to {MAX_KEY} characters")
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise ModelError(f"latent_seed is {seed!r}", "use an integer from 0 to 2**63 - 1")
     data = decode_latents(extra) if "latent_data" in extra or "latent_shape" in extra else None
-    if mode == "given" and data is None:
+    if mode is LatentMode.GIVEN and data is None:
         raise ModelError("latent_mode 'given' has no latent_data", "send the latents to use")
     return LatentOptions(mode, data, key, seed)
 
@@ -103,10 +104,11 @@ def cache_salt(mode: str, latents: Latents | None = None, seed: int = 0) -> str 
     The cache is keyed by token ids, and pads have the same id whatever was fed there. A request's own latents follow
     from its ids, so `keep` shares the cache; everything else gets a cache of its own.
     """
-    if mode == "keep":
+    mode = LatentMode(mode)
+    if not mode.salted:
         return None
-    digest = hashlib.sha256(f"{mode}:{seed if mode == 'noise' else 0}:".encode())
-    if latents is not None and mode in ("noise", "given"):
+    digest = hashlib.sha256(f"{mode}:{seed if mode.traits.salted_by_seed else 0}:".encode())
+    if latents is not None and mode.traits.salted_by_latents:
         digest.update(np.ascontiguousarray(latents, dtype="<f4").tobytes())
     return f"latent-{mode}-{digest.hexdigest()[:32]}"
 
@@ -125,7 +127,7 @@ def check_prompt(
             "send latents of the same model",
         )
     pads = token_ids.count(pad_id)
-    if feeds and options.mode in ("keep", "noise") and pads != (0 if options.data is None else len(options.data)):
+    if feeds and options.mode.needs_own_latents and pads != (0 if options.data is None else len(options.data)):
         raise ModelError(
             f"the prompt has {pads} latent pads and {0 if options.data is None else len(options.data)} latents",
             "send one row of latent_data a pad in the prompt, or use the mode 'zeros', 'given' or 'none'",

@@ -13,6 +13,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from covt_model.latents.feedback import feedback
 from covt_model.latents.heads import load_head
+from covt_model.latents.latent_modes import LatentMode
 from covt_rollout.vllm_plugin.engine_settings import EngineSettings, checkpoint_folder
 from covt_rollout.vllm_plugin.latent_store import FinishedLatents, RequestLatents, RowPool
 from covt_rollout.vllm_plugin.protocol import LatentOptions, Latents, read_options
@@ -147,13 +148,15 @@ class LatentRunner(GPUModelRunner):
         positions = (batch.num_tokens_no_spec[rows] - 1).tolist()
         for i, slot, position in zip(range(len(slots)), slots, positions, strict=True):
             state = states[feeding[i]]
-            if state.options.mode != "keep":
+            if state.options.mode is not LatentMode.KEEP:
                 pool.rows[slot] = state.replacement(len(state.slots), own[i].to(pool.rows.dtype))
             state.slots[position] = slot
 
     def feeds(self, options: LatentOptions) -> bool:
         """Whether pads get anything but their own token embedding."""
-        return not (options.mode == "none" or (options.mode == "keep" and self.latents.settings.latent.head == "none"))
+        if options.mode is LatentMode.KEEP:
+            return self.latents.settings.latent.head != "none"
+        return options.mode is not LatentMode.NONE
 
     def state_of(self, req_id: str) -> RequestLatents:
         """The request's latents, with those of its prompt's pads stored when it is seen for the first time."""
@@ -164,7 +167,7 @@ class LatentRunner(GPUModelRunner):
             if options.data is not None and options.data.shape[1] != self.latents.settings.hidden:
                 # As below: only the offline `LLM` class gets here, and a step must not raise.
                 log.error("a request's latents have %d dimensions: they are fed as zeros", options.data.shape[1])
-                options = LatentOptions("zeros", key=options.key)
+                options = LatentOptions(LatentMode.ZEROS, key=options.key)
             state = RequestLatents(options, request.num_prompt_tokens)
             self.latents.requests[req_id] = state
             if self.feeds(options):
@@ -178,13 +181,13 @@ class LatentRunner(GPUModelRunner):
         pool, options = self.latents.pool, state.options
         if options.data is not None:
             own = torch.from_numpy(options.data[np.arange(len(pads)) % len(options.data)]).to(pool.rows)
-        elif options.mode == "zeros" or self.latents.settings.latent.head == "none":
+        elif options.mode is LatentMode.ZEROS or self.latents.settings.latent.head == "none":
             own = self.pad_embedding().to(pool.rows).expand(len(pads), -1)
         else:
             # The front end refuses such requests; only the offline `LLM` class gets here.
             log.error("a prompt has latent pads but no latents: they are fed as zeros")
             own = pool.rows.new_zeros(len(pads), pool.rows.shape[1])
-        if options.mode in ("noise", "zeros"):
+        if options.mode not in (LatentMode.KEEP, LatentMode.GIVEN):
             own = torch.stack([state.replacement(i, row) for i, row in enumerate(own)])
         state.slots.update(zip(pads, pool.put(own), strict=True))
 

@@ -1,5 +1,7 @@
 """The names a reader sees for models, latent modes, phases and metrics, and the color each keeps on every chart."""
 
+from covt_model.latents.latent_modes import EVALUATION_MODES
+
 MODELS = {
     "plain": "Plain",
     "pause": "Pause tokens",
@@ -24,22 +26,8 @@ SHORT = {
     "rl": "RL",
     "latent": "latents",
 }
-MODES = {
-    "keep": "Kept",
-    "zeros": "Zeros",
-    "noise": "Noise",
-    "shuffle": "Shuffled",
-    "drop_latents": "Dropped",
-    "drop_span": "Segment dropped",
-}
-MODE_NOTES = {
-    "keep": "as the model made them",
-    "zeros": "every latent is zero",
-    "noise": "random, same norm",
-    "shuffle": "latents of another row",
-    "drop_latents": "only the markers stay",
-    "drop_span": "markers and latents removed",
-}
+MODES = {mode.value: mode.label for mode in EVALUATION_MODES}
+MODE_NOTES = {mode.value: mode.description for mode in EVALUATION_MODES}
 RUN_NAMES = {
     "plain": "Supervised, plain",
     "pause": "Supervised, pause tokens",

@@ -8,6 +8,7 @@ from covt_eval.report.content.numbers import percent, plain, points
 from covt_eval.report.content.run_files import Record, RunFiles, number, object_or_empty
 from covt_eval.report.sections.results import read_difference
 from covt_eval.report.sections.scores import outcome
+from covt_model.latents.latent_modes import EVALUATION_MODES
 
 CARRIED = 0.4  # share of accuracy lost to an ablation from which on the answer is said to come through the latents
 BYPASSED = 0.05
@@ -65,12 +66,7 @@ def ablation_sentence(summary: Record) -> str:
     if keep is None or not shares:
         return ""
     mode, best = max(shares.items(), key=lambda item: item[1])
-    name = {
-        "zeros": "zeroed",
-        "noise": "replaced by noise",
-        "shuffle": "swapped with another row's",
-        "drop_latents": "dropped",
-    }
+    name = {str(one): one.participle for one in EVALUATION_MODES}
     if keep - best >= CARRIED:
         verdict = "the answer comes through the latents"
     elif keep - best < BYPASSED:
