@@ -15,7 +15,7 @@ from doc_pages import Snippet
 from layouts import numbered, picture, write_comt, write_virl, write_zebra
 from typer.testing import CliRunner
 
-import covt_rewards.cli
+import covt_rewards.command_line.cli
 from covt.main import app
 
 STAND_INS = {"comt": "downloads/comt", "virl39k": "downloads/ViRL39K"}
@@ -100,7 +100,7 @@ class DocRunner:
 
     def _quickly(self, words: list[str], where: str) -> None:
         if words[0] == "covt-rewards":
-            assert covt_rewards.cli.main(words[1:]) == 0, where
+            assert covt_rewards.command_line.cli.main(words[1:]) == 0, where
         elif words[0] == "covt" and (words[1] in ("data", "doctor") or "--dry-run" in words):
             result = CliRunner().invoke(app, words[1:])
             # The doctor's verdict on this machine is not the documentation's.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from covt_rewards import Group, Rollout, parse_rewards, score_groups
-from covt_rewards.accuracy.workers import shared_pool
+from covt_rewards.algebra.worker_pool import shared_pool
 
 LIMIT = 0.5
 GRACE = 2.0

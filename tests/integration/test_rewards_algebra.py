@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from covt_rewards import GoldError, Group, Rollout, parse_rewards, score_groups
 from covt_rewards.accuracy import AccuracyReward
-from covt_rewards.accuracy.constants import Value, constant
 from covt_rewards.accuracy.math import as_latex, fast_verdict
-from covt_rewards.accuracy.workers import WorkerPool, _Worker, shared_pool
+from covt_rewards.algebra.worker_pool import WorkerPool, _Worker, shared_pool
+from covt_rewards.expressions.constants import Value, constant
 
 
 def grade(gold: str, text: str, **options: object) -> float:
@@ -168,7 +168,7 @@ def test_extraction_finds_what_math_verify_finds(shared_data: Path) -> None:
     """On real responses and on math-verify's own cases; patterns are skipped only where they cannot match."""
     from math_verify import parse
 
-    from covt_rewards.accuracy.extraction import extract
+    from covt_rewards.algebra.extraction import extract
 
     folder = shared_data / "reference_vectors"
     texts = [
@@ -315,7 +315,7 @@ def test_threads_share_the_workers() -> None:
 
 def test_workers_end_with_their_process() -> None:
     code = (
-        "import json, os; from covt_rewards.accuracy.workers import shared_pool; p = shared_pool();"
+        "import json, os; from covt_rewards.algebra.worker_pool import shared_pool; p = shared_pool();"
         "p.verify('$x$', ['$x$'], 60.0); print(p._slots.get()._process.pid, flush=True); os._exit(1)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from covt_rewards import GoldError, Group, RewardError, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.accuracy.assignment import assign
-from covt_rewards.accuracy.grade import choose_grader
-from covt_rewards.vision_reasoner import VisionReasonerReward
+from covt_rewards.accuracy.graders import choose_grader
+from covt_rewards.rewards.vision_reasoner import VisionReasonerReward
 
 ANIMALS = ("Grasshopper", "Snake", "Mouse", "Field mouse")
 MIRAGE = AccuracyReward(vsp_rule="end_on_goal")

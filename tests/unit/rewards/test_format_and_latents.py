@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covt_rewards import Group, LatentFormat, RewardError, Rollout
-from covt_rewards.format import FormatReward
 from covt_rewards.latents import read_spans
-from covt_rewards.usage import UsageReward
+from covt_rewards.rewards.format import FormatReward
+from covt_rewards.rewards.usage import UsageReward
 
 START, PAD, END = 100, 101, 102
 LATENT = LatentFormat(START, PAD, END, 3)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from covt_rewards import Group, LatentFormat, Rollout, parse_rewards
 from covt_rewards.accuracy import AccuracyReward
-from covt_rewards.necessity import NecessityReward, mean_nu
+from covt_rewards.rewards.necessity import NecessityReward, mean_nu
 
 RIGHT, WRONG = "<answer>A1</answer>", "<answer>B2</answer>"
 SPAN = ((1, 3),)

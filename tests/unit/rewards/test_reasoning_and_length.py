@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covt_rewards import Group, RewardError, Rollout
-from covt_rewards.length import LengthReward
 from covt_rewards.normalize import normalize, normalize_then_sum, sum_then_normalize
-from covt_rewards.reasoning import ReasoningReward
+from covt_rewards.rewards.length import LengthReward
+from covt_rewards.rewards.reasoning import ReasoningReward
 
 GOOD = (
     "The marker stands on B2. The first arrow points right, so it moves to C2. "

@@ -88,7 +88,7 @@ def test_equal_completions_are_judged_once_also_in_a_later_run(endpoint: Endpoin
 
 
 def test_a_failure_is_tried_again(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("covt_rewards.judge._WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("covt_rewards.rewards.judge._WAIT_SECONDS", 0.01)
     endpoint.replies = [(500, ""), (429, ""), (200, "Grade: 10")]
     (result,) = reward(endpoint)(Group("4", (Rollout(TEXT),)))
     assert result.parts["judge"] == 1.0
@@ -101,7 +101,7 @@ def test_a_failure_is_tried_again(endpoint: Endpoint, monkeypatch: pytest.Monkey
 def test_without_a_judgement_the_rules_count_and_the_reason_says_so(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, status: int, said: str, asked: int
 ) -> None:
-    monkeypatch.setattr("covt_rewards.judge._WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("covt_rewards.rewards.judge._WAIT_SECONDS", 0.01)
     endpoint.replies = [(status, said)]
     (result,) = reward(endpoint, judge_retries=1)(Group("4", (Rollout(TEXT),)))
     assert result.value == result.parts["rules"]

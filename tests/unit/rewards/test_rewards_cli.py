@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from covt_rewards import Group, Rollout, iter_scores, load, parse_rewards
-from covt_rewards.cli import main
-from covt_rewards.explain import explain
+from covt_rewards.command_line.cli import main
+from covt_rewards.command_line.explain import explain
+from covt_rewards.command_line.summary import Summary
 from covt_rewards.registry import BUILTIN, ENTRY_POINTS, setting_names
-from covt_rewards.summary import Summary
 
 ROWS = [
     {"id": 1, "answer": "A1", "grader": "text", "completions": ["<answer>A1</answer>", "?"]},
@@ -179,7 +179,7 @@ def test_a_wrong_option_is_one_line_too(capsys: pytest.CaptureFixture[str], argu
 def test_standard_input_may_hold_broken_bytes() -> None:
     """A real pipe: as UTF-8, a lone 0xff is no character."""
     row = b'{"id": 1, "answer": "A1", "grader": "text", "completions": ["<answer>A1</answer> \xff"]}\n'
-    command = [sys.executable, "-m", "covt_rewards.cli", "score", "-", "--rewards", "accuracy", "--json"]
+    command = [sys.executable, "-m", "covt_rewards.command_line.cli", "score", "-", "--rewards", "accuracy", "--json"]
     done = subprocess.run(command, input=row, capture_output=True, check=False)
     assert json.loads(done.stdout)["total"] == [1.0], done.stderr
 
@@ -189,7 +189,7 @@ def test_list_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
     listed = capsys.readouterr().out
     assert "were the latents needed" in listed
     assert main(["list", "--json"]) == 0
-    assert {"name": "format", "from": "covt_rewards.format:FormatReward"} in json.loads(capsys.readouterr().out)
+    assert {"name": "format", "from": "covt_rewards.rewards.format:FormatReward"} in json.loads(capsys.readouterr().out)
     assert main(["explain", "necessity"]) == 0
     explained = capsys.readouterr().out
     assert "w_harm = 0.5\n      of being wrong with the latents" in explained

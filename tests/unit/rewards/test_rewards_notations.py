@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from covt_rewards import Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
-from covt_rewards.accuracy.constants import constant
-from covt_rewards.accuracy.grade import is_words
-from covt_rewards.accuracy.notations import letters, verdict
-from covt_rewards.accuracy.spelling import respell
+from covt_rewards.accuracy.graders import is_words
+from covt_rewards.expressions.constants import constant
+from covt_rewards.expressions.notations import letters, verdict
+from covt_rewards.expressions.respell import respell
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Reward
 
 BUILTIN: Mapping[str, str] = {
-    "accuracy": "covt_rewards.accuracy.reward:AccuracyReward",
-    "format": "covt_rewards.format:FormatReward",
-    "length": "covt_rewards.length:LengthReward",
-    "necessity": "covt_rewards.necessity:NecessityReward",
-    "reasoning": "covt_rewards.reasoning:ReasoningReward",
-    "usage": "covt_rewards.usage:UsageReward",
-    "vision_reasoner": "covt_rewards.vision_reasoner:VisionReasonerReward",
+    "accuracy": "covt_rewards.accuracy.accuracy_reward:AccuracyReward",
+    "format": "covt_rewards.rewards.format:FormatReward",
+    "length": "covt_rewards.rewards.length:LengthReward",
+    "necessity": "covt_rewards.rewards.necessity:NecessityReward",
+    "reasoning": "covt_rewards.rewards.reasoning:ReasoningReward",
+    "usage": "covt_rewards.rewards.usage:UsageReward",
+    "vision_reasoner": "covt_rewards.rewards.vision_reasoner:VisionReasonerReward",
 }
 ENTRY_POINTS = "covt.rewards"
 

@@ -1,5 +1,5 @@
 """`accuracy`: the gold answer against the completion's, one grader a file."""
 
-from covt_rewards.accuracy.reward import AccuracyReward
+from covt_rewards.accuracy.accuracy_reward import AccuracyReward
 
 __all__ = ["AccuracyReward"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from covt_rewards.accuracy.assignment import assign
-from covt_rewards.accuracy.grade import Grade, Task
+from covt_rewards.accuracy.graders import Grade, Task
 from covt_rewards.answers import final_answer, first_tag
 from covt_rewards.reward_errors import GoldError
 

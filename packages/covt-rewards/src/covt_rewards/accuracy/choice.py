@@ -10,13 +10,13 @@ import math
 import re
 from collections.abc import Sequence
 
-from covt_rewards.accuracy.constants import Value, constant
-from covt_rewards.accuracy.grade import Grade, Task
-from covt_rewards.accuracy.latex import compact, strip_text_commands
-from covt_rewards.accuracy.notations import letters
-from covt_rewards.accuracy.spelling import respell
+from covt_rewards.accuracy.graders import Grade, Task
 from covt_rewards.accuracy.text import normalize_text
 from covt_rewards.answers import FinalAnswer, final_answer, strip_special_tokens
+from covt_rewards.expressions.constants import Value, constant
+from covt_rewards.expressions.latex import compact, strip_text_commands
+from covt_rewards.expressions.notations import letters
+from covt_rewards.expressions.respell import respell
 from covt_rewards.reward_errors import GoldError
 
 _LETTER = re.compile(r"\(?\s?([A-Za-z])\s?\)?\s?[.:,)]?")

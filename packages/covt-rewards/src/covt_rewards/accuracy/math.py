@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from covt_rewards.accuracy.choice import grade as grade_choice
-from covt_rewards.accuracy.constants import compare, constant
-from covt_rewards.accuracy.grade import Grade, Task, is_letter
-from covt_rewards.accuracy.latex import strip_text_commands
-from covt_rewards.accuracy.notations import verdict as notation_verdict
-from covt_rewards.accuracy.spelling import respell
-from covt_rewards.accuracy.workers import Verdict, shared_pool
+from covt_rewards.accuracy.graders import Grade, Task, is_letter
+from covt_rewards.algebra.worker_pool import Verdict, shared_pool
 from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
+from covt_rewards.expressions.constants import compare, constant
+from covt_rewards.expressions.latex import strip_text_commands
+from covt_rewards.expressions.notations import verdict as notation_verdict
+from covt_rewards.expressions.respell import respell
 from covt_rewards.reward_errors import GoldError
 
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")

@@ -6,9 +6,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from covt_rewards.accuracy.grade import Grade, Task
-from covt_rewards.accuracy.latex import strip_text_commands
+from covt_rewards.accuracy.graders import Grade, Task
 from covt_rewards.answers import final_answer
+from covt_rewards.expressions.latex import strip_text_commands
 from covt_rewards.reward_errors import GoldError
 
 _AROUND = " \t\r\n.,;:!?\"'`*$«»“”‘’。，、"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from covt_rewards.accuracy.grade import Grade, Task
+from covt_rewards.accuracy.graders import Grade, Task
 from covt_rewards.answers import final_answer, strip_special_tokens
 from covt_rewards.tasks.vsp_plan import MAX_PLAN_CHARACTERS, check_map, parse_plan, walk_plan
 

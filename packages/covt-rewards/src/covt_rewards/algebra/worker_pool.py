@@ -66,7 +66,7 @@ class _Worker:
         control, self._control = os.pipe()
         # The worker ends by itself when this process does: also when it is killed.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "covt_rewards.accuracy.worker_main", str(control)],
+            [sys.executable, "-P", "-m", "covt_rewards.algebra.worker_main", str(control)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from covt_rewards.accuracy.constants import constant
-from covt_rewards.accuracy.latex import strip_text_commands
+from covt_rewards.expressions.constants import constant
+from covt_rewards.expressions.latex import strip_text_commands
 
 _PERCENT = re.compile(r"(.{1,60}?)(?:\\?%|(?:\\ |\s)?\bpercent)")
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s?(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)

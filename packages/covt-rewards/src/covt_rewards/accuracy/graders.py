@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import cast
 
-from covt_rewards.accuracy.latex import strip_text_commands
-from covt_rewards.accuracy.spelling import NUMBER_WORDS
+from covt_rewards.expressions.latex import strip_text_commands
+from covt_rewards.expressions.respell import NUMBER_WORDS
 from covt_rewards.reward_errors import RewardError
 from covt_rewards.tasks.vsp_plan import PlanVariant
 from covt_rewards.types import Group

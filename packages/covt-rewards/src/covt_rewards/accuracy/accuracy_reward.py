@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from covt_rewards.accuracy.grade import GRADERS, Grade, Task, choose_grader, load_grader
+from covt_rewards.accuracy.graders import GRADERS, Grade, Task, choose_grader, load_grader
 from covt_rewards.answers import unmarked
 from covt_rewards.reward_errors import RewardError
 from covt_rewards.tasks.vsp_plan import PlanVariant

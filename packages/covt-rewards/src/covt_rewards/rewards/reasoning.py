@@ -15,8 +15,8 @@ from functools import lru_cache
 from statistics import fmean
 
 from covt_rewards.answers import final_answer, marked_answers, strip_special_tokens
-from covt_rewards.judge import Judge, Opinion
 from covt_rewards.reward_errors import RewardError
+from covt_rewards.rewards.judge import Judge, Opinion
 from covt_rewards.types import Group, RewardResult, Rollout
 
 LONGEST = 50_000

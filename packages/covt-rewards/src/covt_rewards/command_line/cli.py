@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from covt_rewards.accuracy.grade import GRADERS
-from covt_rewards.explain import explain
+from covt_rewards.accuracy.graders import GRADERS
+from covt_rewards.command_line.explain import explain
+from covt_rewards.command_line.rows import read_rows
+from covt_rewards.command_line.settings import parse_settings, read_latent_format
+from covt_rewards.command_line.summary import Summary
 from covt_rewards.registry import BUILTIN, available, load, parse_rewards
 from covt_rewards.reward_errors import RewardError
-from covt_rewards.rows import read_rows
 from covt_rewards.score import GroupScore, iter_scores
-from covt_rewards.settings import parse_settings, read_latent_format
-from covt_rewards.summary import Summary
 from covt_rewards.types import Group
 
 

@@ -40,7 +40,7 @@ def _load() -> None:
     """Import sympy and math-verify and let them fill their caches, once for all children."""
     from math_verify import verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
-    from covt_rewards.accuracy.extraction import extract
+    from covt_rewards.algebra.extraction import extract
 
     logging.disable(logging.CRITICAL)
     verify(extract(r"$\frac{x}{2}$"), extract(r"$\boxed{0.5x}$"), timeout_seconds=None)
@@ -66,7 +66,7 @@ def serve(requests: TextIO, replies: TextIO, asked: bool) -> None:
     # math-verify ships no types.
     from math_verify import verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
-    from covt_rewards.accuracy.extraction import extract
+    from covt_rewards.algebra.extraction import extract
 
     gold_of = lru_cache(maxsize=4096)(extract)
 

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO, cast
 
-from covt_rewards.accuracy.grade import GRADERS
+from covt_rewards.accuracy.graders import GRADERS
 from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group
 

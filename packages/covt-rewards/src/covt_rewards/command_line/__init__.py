@@ -1,0 +1,1 @@
+"""The `covt-rewards` command: score, list, explain. Nothing else in the package imports it."""

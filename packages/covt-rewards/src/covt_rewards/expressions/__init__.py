@@ -1,0 +1,1 @@
+"""Reading and comparing written answers without computer algebra. Imports nothing of the other folders."""
