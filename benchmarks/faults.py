@@ -182,10 +182,10 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
     """All rounds on one server that is watched and restarted, and the count of what it leaves behind."""
     from covt_rollout.client.rollout_client import RolloutClient
     from covt_rollout.rollout_errors import ServerError
-    from covt_rollout.server.options import ServerOptions
-    from covt_rollout.server.process import LatentServer, check_port
+    from covt_rollout.server.server_options import ServerOptions
+    from covt_rollout.server.server_process import LatentServer, check_port
     from covt_rollout.server.supervisor import descendants
-    from covt_rollout.server.watch import Watch
+    from covt_rollout.server.watchdog import ServerWatchdog
     from covt_rollout.weights.weight_files import ServedNames
     from covt_rollout.weights.weight_sync import Publisher
 
@@ -208,7 +208,7 @@ def run(checkpoint: Path, faults: Sequence[Fault], log: Path, note: Callable[[st
                 return rounds.counts
 
     with LatentServer.start(checkpoint, options=options, log_path=log) as server:
-        with Watch(server, interval=0.5, patience=PATIENCE, limit=10 * len(faults), on_note=note) as watch:
+        with ServerWatchdog(server, interval=0.5, patience=PATIENCE, limit=10 * len(faults), on_note=note) as watch:
             counts = asyncio.run(work(server))
         counts.restarts = watch.restarts
     counts.left_processes, counts.left_shared_memory = left.count()

@@ -153,7 +153,7 @@ def ours(latents: bool, *, cells: int | None = None, size: Size = QUICKSTART) ->
     cells: of a picture's side, see `prepare_prompts`.
     """
     from covt_data.store.prepared_set import PreparedSet
-    from covt_rollout.server.process import LatentServer
+    from covt_rollout.server.server_process import LatentServer
     from covt_runtime.launch.workers import WorkerGroup
 
     with tempfile.TemporaryDirectory() as name:

@@ -102,8 +102,8 @@ def plain_command(checkpoint: Path, port: int) -> list[str]:
 @contextmanager
 def serving(checkpoint: Path, log: Path, *, plugin: bool = True, **options: Any) -> Iterator[Any]:
     """A running `LatentServer` with our plugin, or of plain vLLM in the same environment."""
-    from covt_rollout.server.options import ServerOptions
-    from covt_rollout.server.process import LatentServer, free_port
+    from covt_rollout.server.server_options import ServerOptions
+    from covt_rollout.server.server_process import LatentServer, free_port
 
     if plugin:
         with LatentServer.start(checkpoint, options=ServerOptions(**options), log_path=log) as server:
@@ -122,7 +122,7 @@ class Load:
     """
 
     def __init__(self, server: Any, prompts: Prompts, *, count: int, samples: int, tokens: int, bias: float) -> None:
-        from covt_rollout.client.blocking import BlockingClient
+        from covt_rollout.client.blocking_client import BlockingClient
         from covt_rollout.client.rollout_client import RolloutClient
 
         client = RolloutClient.for_checkpoint(server.url, server.checkpoint, timeout=300)

@@ -59,7 +59,7 @@ class Pushes:
     """Both ways to give a server `tensors`, its checkpoint's weights by name."""
 
     def __init__(self, server: Any, tensors: dict[str, Any]) -> None:
-        from covt_rollout.client.blocking import BlockingClient
+        from covt_rollout.client.blocking_client import BlockingClient
         from covt_rollout.client.rollout_client import RolloutClient
         from covt_rollout.weights.weight_files import ServedNames
 

@@ -21,8 +21,8 @@ from covt_rl.training.gpu_handover import first_sleep, waking
 from covt_rl.training.train import plan, train
 from covt_rollout.client.completions import PromptRequest
 from covt_rollout.client.rollout_client import RolloutClient, Sampling
-from covt_rollout.server.options import ServerOptions
-from covt_rollout.server.process import LatentServer
+from covt_rollout.server.server_options import ServerOptions
+from covt_rollout.server.server_process import LatentServer
 from covt_rollout.weights.weight_sync import load_files, push_weights
 from covt_runtime.metrics.progress import Progress
 

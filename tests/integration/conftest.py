@@ -19,8 +19,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def latent_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The server, started once. COVT_TEST_SERVER="URL CHECKPOINT" uses one that is already there."""
-    from covt_rollout.server.options import ServerOptions
-    from covt_rollout.server.process import LatentServer
+    from covt_rollout.server.server_options import ServerOptions
+    from covt_rollout.server.server_process import LatentServer
 
     if existing := os.environ.get("COVT_TEST_SERVER"):
         url, checkpoint = existing.split(maxsplit=1)

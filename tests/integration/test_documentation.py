@@ -13,7 +13,7 @@ from doc_runner import DocRunner, make_downloads
 
 from covt_data.ingest.prepare import prepare
 from covt_data.store.prepared_set import PreparedSet
-from covt_rollout.server.process import free_port
+from covt_rollout.server.server_process import free_port
 
 EXECUTABLE = {
     page: [s for s in snippets(page) if (s.language in EXECUTED or s.file) and not s.elsewhere] for page in PAGES

@@ -19,7 +19,7 @@ import pytest
 
 from covt_rollout.client.completions import PromptRequest
 from covt_rollout.client.rollout_client import RolloutClient, Sampling
-from covt_rollout.server.process import check_port
+from covt_rollout.server.server_process import check_port
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from PIL import Image
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.latent_modes import CONTINUATION_MODES as MODES
 from covt_rollout.branches.counterfactual import continue_from
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.completions import Completion, PromptRequest, find_spans
 from covt_rollout.client.rollout_client import LatentInput, RolloutClient, Sampling
 from covt_rollout.rollout_errors import ServerRefusedError

@@ -18,9 +18,9 @@ from covt_rollout.client.completions import PromptRequest
 from covt_rollout.client.rollout_client import RolloutClient, Sampling
 from covt_rollout.rollout_errors import WeightPushError
 from covt_rollout.server import supervisor
-from covt_rollout.server.options import ServerOptions
-from covt_rollout.server.process import LatentServer
-from covt_rollout.server.watch import Watch
+from covt_rollout.server.server_options import ServerOptions
+from covt_rollout.server.server_process import LatentServer
+from covt_rollout.server.watchdog import ServerWatchdog
 from covt_rollout.weights.weight_files import ServedNames
 from covt_rollout.weights.weight_sync import Publisher
 
@@ -63,7 +63,7 @@ def test_every_prompt_is_answered_once_with_the_right_weights(server: LatentServ
                 os.kill(below[0] if whom == "api server" else below[-1], sent)
                 return expected, await running
 
-    with Watch(server, interval=0.5, patience=10, limit=50, on_note=notes.append) as watch:
+    with ServerWatchdog(server, interval=0.5, patience=10, limit=50, on_note=notes.append) as watch:
         expected, answered = asyncio.run(work())
     # A busy machine may let the watch find a slow server hanging, which starts it once more than needed.
     assert watch.restarts >= 1, notes

@@ -17,10 +17,11 @@ import pytest
 
 from covt_model.model_errors import ModelError
 from covt_rollout.rollout_errors import ServerError
-from covt_rollout.server import options, supervisor
-from covt_rollout.server.process import LatentServer, check_port, free_port
+from covt_rollout.server import server_options as options
+from covt_rollout.server import supervisor
 from covt_rollout.server.replicas import Stages, serving
-from covt_rollout.server.watch import Watch
+from covt_rollout.server.server_process import LatentServer, check_port, free_port
+from covt_rollout.server.watchdog import ServerWatchdog
 
 # A server that says it is healthy and has a child in a session of its own, whose id it writes to a file.
 HEALTHY = """
@@ -214,7 +215,7 @@ if started.read_text() == "xx": raise RuntimeError("no room just now")
     notes: list[str] = []
     with stand_in(tmp_path, program) as server:
         server.launch()
-        with Watch(server, interval=0.1, on_note=notes.append) as watch:
+        with ServerWatchdog(server, interval=0.1, on_note=notes.append) as watch:
             assert server.pid is not None
             os.kill(supervisor.descendants(server.pid)[0], signal.SIGKILL)
             assert eventually(lambda: watch.restarts == 2 and server.responds())
@@ -302,5 +303,5 @@ def test_the_key_is_in_the_environment_and_not_on_the_command_line(monkeypatch, 
     env = options.environment("secret")
     assert "secret" not in " ".join(line)
     assert env["VLLM_API_KEY"] == "secret"
-    assert "covt_rollout.server.guard.RequireKey" in line
+    assert "covt_rollout.server.api_key_check.RequireKey" in line
     assert not {"RANK", "PYTHONDONTWRITEBYTECODE"} & set(env)

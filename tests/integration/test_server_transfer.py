@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from covt_rollout.client.completions import PromptRequest
 from covt_rollout.client.rollout_client import RolloutClient, Sampling
 from covt_rollout.rollout_errors import WeightPushError
-from covt_rollout.server.options import ServerOptions
-from covt_rollout.server.process import LatentServer
+from covt_rollout.server.server_options import ServerOptions
+from covt_rollout.server.server_process import LatentServer
 from covt_rollout.weights.weight_files import ServedNames
 from covt_rollout.weights.weight_sync import Publisher, push_weights
 from covt_rollout.weights.weight_transfer import (

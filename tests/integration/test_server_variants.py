@@ -24,8 +24,8 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def serving(checkpoint: Path, **options: Any) -> Iterator[RunningServer]:
-    from covt_rollout.server.options import ServerOptions
-    from covt_rollout.server.process import LatentServer
+    from covt_rollout.server.server_options import ServerOptions
+    from covt_rollout.server.server_process import LatentServer
 
     log = checkpoint.parent / "vllm.log"
     with LatentServer.start(checkpoint, options=ServerOptions(max_model_len=512, **options), log_path=log) as server:
@@ -142,8 +142,8 @@ def test_tensor_parallel_2(tiny_checkpoint: Path, tmp_path: Path, tied: bool) ->
 
 def test_without_the_plugin_the_comparison_fails(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Plain vLLM loads the same checkpoint and answers, but neither closes spans nor feeds latents."""
-    from covt_rollout.server.options import ServerOptions, command
-    from covt_rollout.server.process import LatentServer, free_port
+    from covt_rollout.server.server_options import ServerOptions, command
+    from covt_rollout.server.server_process import LatentServer, free_port
 
     port = free_port("127.0.0.1")
     ours = ("--worker-cls", "--logits-processors", "--middleware", "--logprobs-mode")

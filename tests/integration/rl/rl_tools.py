@@ -9,7 +9,7 @@ from server_tools import RunningServer
 from covt_data.ingest.prepare import prepare
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.training.train import plan, train
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.weights.weight_sync import push_weights
 from covt_runtime.launch.workers import WorkerGroup

@@ -13,7 +13,7 @@ from covt_model.encoding.encode import Encoder
 from covt_rl.rl_recipe import RewardsSection, RolloutSection
 from covt_rl.rollouts.collect import Collected, Collector
 from covt_rollout.branches.counterfactual import whole_spans
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.completions import Completion
 from covt_rollout.client.rollout_client import GENERATE, RolloutClient
 

@@ -12,7 +12,7 @@ import pytest
 from rl_tools import run, settings
 from server_tools import MODEL_LENGTH, RunningServer
 
-from covt_rollout.server.process import free_port
+from covt_rollout.server.server_process import free_port
 from covt_runtime.launch.workers import WorkerGroup
 
 COMPARED = ("reward", "reward_std", "loss", "grad_norm", "entropy", "completions/mean_length")

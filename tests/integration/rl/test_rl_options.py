@@ -11,7 +11,7 @@ from server_tools import RunningServer
 
 from covt_rl.training.checks import check_server
 from covt_rl.training.train import plan, train
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.launch.workers import WorkerGroup

@@ -14,11 +14,11 @@ from covt_rl.rl_recipe import RlConfig
 from covt_rl.training.gpu_handover import Turns, check_sleep_mode, first_sleep, lay_down, turn_event, waking
 from covt_rl.training.memory import Memory, Placement, check_machine
 from covt_rl.training.train import hand_over
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, ServerError, StaleWeightsError
-from covt_rollout.server.options import ServerOptions, command, require_vllm
-from covt_rollout.server.watch import Watch
+from covt_rollout.server.server_options import ServerOptions, command, require_vllm
+from covt_rollout.server.watchdog import ServerWatchdog
 from covt_rollout.weights.weight_sync import load_files, push_weights
 from covt_rollout.weights.weight_transfer import way
 
@@ -149,7 +149,7 @@ class NothingShown:
 
 def test_a_server_that_died_asleep_is_started_when_its_turn_comes():
     server, progress = DeadServer(), NothingShown()
-    watch = Watch(cast(Any, server), interval=0.01)
+    watch = ServerWatchdog(cast(Any, server), interval=0.01)
     hand_over([watch], cast(Any, progress), turn_event("trainer"))
     with watch:
         time.sleep(0.2)

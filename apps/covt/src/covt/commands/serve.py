@@ -41,8 +41,8 @@ def serve(
 
     An unmodified vLLM with the latent plugin, until Ctrl-C or SIGTERM.
     """
-    from covt_rollout.server.options import ServerOptions
     from covt_rollout.server.replicas import serving, watch
+    from covt_rollout.server.server_options import ServerOptions
     from covt_runtime.metrics.progress import Progress
 
     options = ServerOptions(

@@ -28,7 +28,7 @@ def judge(
     from covt_eval.evaluation.evaluate import evaluate, write_rows
     from covt_model.encoding.encode import Encoder
     from covt_model.latent_config import LatentConfig
-    from covt_rollout.client.blocking import BlockingClient
+    from covt_rollout.client.blocking_client import BlockingClient
     from covt_rollout.client.rollout_client import RolloutClient
     from covt_rollout.weights.weight_sync import push_weights
 

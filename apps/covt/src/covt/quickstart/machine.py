@@ -26,7 +26,7 @@ class Machine:
         return self
 
     def _start_server(self) -> Any:
-        from covt_rollout.server.process import LatentServer
+        from covt_rollout.server.server_process import LatentServer
 
         return LatentServer.start(self.model, log_path=self.out / "logs" / "server.log")
 

@@ -19,7 +19,7 @@ from covt.error_lines import UsageError
 if TYPE_CHECKING:
     from covt_data.schema import Row
     from covt_eval.evaluation.evaluate import EvalRow
-    from covt_rollout.client.blocking import BlockingClient
+    from covt_rollout.client.blocking_client import BlockingClient
     from covt_runtime.metrics.progress import Progress
 
 CHUNK_ROWS = 256
@@ -125,9 +125,9 @@ def summarise_all(plan: EvalPlan, answers: dict[tuple[str, str, str], list[EvalR
 
 @contextmanager
 def _connected(model: Path, base_url: str, progress: Progress) -> Iterator[BlockingClient]:
-    from covt_rollout.client.blocking import BlockingClient
+    from covt_rollout.client.blocking_client import BlockingClient
     from covt_rollout.client.rollout_client import RolloutClient
-    from covt_rollout.server.process import LatentServer
+    from covt_rollout.server.server_process import LatentServer
 
     with ExitStack() as stack:
         if not base_url:

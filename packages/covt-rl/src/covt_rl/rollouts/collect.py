@@ -16,7 +16,7 @@ from covt_model.latents.latent_modes import LatentMode
 from covt_rl.rl_recipe import RewardsSection, RolloutSection
 from covt_rollout.branches.counterfactual import Begun, continue_from, foreign_latents, whole_spans
 from covt_rollout.branches.speculative_branches import EARLY, EarlyContinuations, SpanCounts
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.completions import Completion, PromptRequest
 from covt_rollout.client.concurrency import run_all
 from covt_rollout.client.rollout_client import Latents, Sampling, Watch

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from covt_rl.training.checks import check_server
-from covt_rollout.client.blocking import BlockingClient
-from covt_rollout.client.http import Transport
+from covt_rollout.client.blocking_client import BlockingClient
+from covt_rollout.client.http_transport import Transport
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, ServerError
 from covt_rollout.weights.weight_sync import Load, serve_as

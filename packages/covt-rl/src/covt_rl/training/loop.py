@@ -31,7 +31,7 @@ from covt_rl.training.live_view import live_values
 from covt_rl.training.objective import GrpoObjective
 from covt_rl.training.update import Updater
 from covt_rl.training.validate import Validator
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.weights.weight_files import ServedNames, drain
 from covt_rollout.weights.weight_sync import Publisher, load_files

@@ -17,12 +17,12 @@ from covt_rl.training.checks import check_golds
 from covt_rl.training.gpu_handover import EVENT as TURN
 from covt_rl.training.gpu_handover import first_sleep, turn_event
 from covt_rl.training.memory import Memory, Placement, check_machine, estimate
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError
-from covt_rollout.server.options import ServerOptions
-from covt_rollout.server.process import LatentServer
-from covt_rollout.server.watch import Watch
+from covt_rollout.server.server_options import ServerOptions
+from covt_rollout.server.server_process import LatentServer
+from covt_rollout.server.watchdog import ServerWatchdog
 from covt_rollout.weights.weight_files import remove_left
 from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
@@ -123,7 +123,7 @@ def train(
                 stack.enter_context(start_server(planned.model, run, progress, config.server, number))
                 for number in range(planned.placement.replicas)
             ]
-            watches = [stack.enter_context(Watch(server, on_note=progress.note)) for server in servers]
+            watches = [stack.enter_context(ServerWatchdog(server, on_note=progress.note)) for server in servers]
             base_url = ",".join(server.url for server in servers)
         payload = {
             "config": config.model_dump(mode="json"),
@@ -153,7 +153,7 @@ def put_to_sleep(config: RlConfig, model: Path, base_url: str) -> int:
         return blocking.run(first_sleep(blocking.client))
 
 
-def hand_over(watches: Sequence[Watch], progress: Progress, event: Mapping[str, Any]) -> None:
+def hand_over(watches: Sequence[ServerWatchdog], progress: Progress, event: Mapping[str, Any]) -> None:
     """What the workers say: who has shared GPUs is for the watches, which must not start a server on the trainer's."""
     if event["event"] != TURN:
         progress.handle(event)

@@ -7,7 +7,7 @@ from covt_eval.evaluation.evaluate import evaluate
 from covt_model.encoding.encode import Encoder
 from covt_model.latents.latent_modes import LatentMode
 from covt_rl.rl_recipe import EvalSection
-from covt_rollout.client.blocking import BlockingClient
+from covt_rollout.client.blocking_client import BlockingClient
 
 
 class Validator:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from covt_model.latent_config import LatentConfig, read_config
 from covt_rollout.client.completions import Completion, PromptRequest, find_spans
 from covt_rollout.client.concurrency import run_all
-from covt_rollout.client.http import Transport
-from covt_rollout.client.streaming import PIECE, Pieces
+from covt_rollout.client.http_transport import Transport
+from covt_rollout.client.streamed_answer import PIECE, Pieces
 from covt_rollout.rollout_errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
 from covt_rollout.vllm_plugin.protocol import cache_salt, decode_latents, latent_args
 

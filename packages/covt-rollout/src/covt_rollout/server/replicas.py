@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from covt_rollout.rollout_errors import ServerError
-from covt_rollout.server.options import ServerOptions
-from covt_rollout.server.process import STAGE_NAMES, LatentServer, Progress, free_ports
+from covt_rollout.server.server_options import ServerOptions
+from covt_rollout.server.server_process import STAGE_NAMES, LatentServer, Progress, free_ports
 
 POLL = 0.5
 

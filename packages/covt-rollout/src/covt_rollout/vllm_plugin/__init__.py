@@ -19,7 +19,7 @@ _PACKAGE = "covt_rollout.vllm_plugin"
 Device = Literal["cpu", "gpu"]
 WORKERS: dict[Device, str] = {
     "cpu": f"{_PACKAGE}.cpu_worker.LatentCPUWorker",
-    "gpu": f"{_PACKAGE}.worker.LatentWorker",
+    "gpu": f"{_PACKAGE}.latent_worker.LatentWorker",
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from covt_rollout.vllm_plugin.latent_runner import LatentRunner
 from covt_rollout.vllm_plugin.latent_worker import LatentWorker
-from covt_rollout.vllm_plugin.runner import LatentRunner
 
 
 class LatentCPUModelRunner(LatentRunner, CPUModelRunner):

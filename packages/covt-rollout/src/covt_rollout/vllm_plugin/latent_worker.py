@@ -12,8 +12,8 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from covt_rollout.vllm_plugin import reload_weights as weights
 from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_supported
+from covt_rollout.vllm_plugin.latent_runner import LatentRunner
 from covt_rollout.vllm_plugin.protocol import encode_latents
-from covt_rollout.vllm_plugin.runner import LatentRunner
 
 # The version of weights of which only a part has been replaced.
 BROKEN = -1

@@ -13,7 +13,7 @@ from covt_model.model_errors import CheckpointError, ModelError
 from covt_rollout.vllm_plugin.engine_settings import checkpoint_folder
 
 if TYPE_CHECKING:
-    from covt_rollout.vllm_plugin.runner import LatentRunner
+    from covt_rollout.vllm_plugin.latent_runner import LatentRunner
 
 OUTPUT = "language_model.lm_head.weight"
 VISION = "visual."

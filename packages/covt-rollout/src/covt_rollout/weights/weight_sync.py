@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from covt_rollout.client.http import Transport
+from covt_rollout.client.http_transport import Transport
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, ServerError, StaleWeightsError, WeightPushError
 from covt_rollout.weights.weight_files import ServedNames, drain, scratch, write_weights

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from covt_model.latents import heads
-from covt_rollout.client.http import Transport
+from covt_rollout.client.http_transport import Transport
 from covt_rollout.rollout_errors import RolloutError, ServerUnreachableError
-from covt_rollout.server.options import is_loopback
-from covt_rollout.server.process import free_port
+from covt_rollout.server.server_options import is_loopback
+from covt_rollout.server.server_process import free_port
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,47 @@
+"""The asynchronous client for code that isn't: an event loop in a thread of its own, kept for the client's life."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from covt_rollout.client.rollout_client import RolloutClient
+
+T = TypeVar("T")
+
+
+class BlockingClient:
+    """Runs a client's coroutines to their end: `with BlockingClient(client) as c: c.run(client.generate(...))`.
+
+    The connections stay open between calls. Ctrl-C during `run` cancels the coroutine and is raised.
+    """
+
+    def __init__(self, client: RolloutClient) -> None:
+        self.client = client
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rollout-client", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.run(self.client.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.run(self.client.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result; its exceptions are raised here."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise

@@ -1,0 +1,33 @@
+"""A server that other machines can reach asks for the key on every path.
+
+vLLM's own check leaves out everything outside `/v1`, `/v2` and `/inference`, and so the endpoints that pause the
+engine and call into its workers. Loaded by vLLM through `--middleware`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+OPEN_PATHS = ("/health", "/ping")
+
+
+class RequireKey:
+    """ASGI middleware: 401 unless the bearer token is VLLM_API_KEY; health checks stay open."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+        self.expected = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
+
+    async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self.expected):
+                headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
+                await send({"type": "http.response.start", "status": 401, "headers": headers})
+                await send({"type": "http.response.body", "body": b'{"error": "a valid API key is required"}'})
+                return
+        await self.app(scope, receive, send)

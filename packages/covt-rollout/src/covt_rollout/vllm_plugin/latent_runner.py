@@ -1,0 +1,222 @@
+"""Feeds latents inside vLLM's V1 model runner, for the rows of a step that stand at a pad."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+from covt_model.latents.feedback import feedback
+from covt_model.latents.heads import load_head
+from covt_model.latents.latent_modes import LatentMode
+from covt_rollout.vllm_plugin.engine_settings import EngineSettings, checkpoint_folder
+from covt_rollout.vllm_plugin.latent_store import FinishedLatents, RequestLatents, RowPool
+from covt_rollout.vllm_plugin.protocol import LatentOptions, Latents, read_options
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+log = logging.getLogger("vllm.covt_latent")
+
+FINISHED_LIMIT = 4096
+
+
+@dataclass
+class LatentState:
+    """Everything the plugin keeps beside the runner.
+
+    head: of the feedback rule, None for those without weights. requests: running requests that came to a pad, by id.
+    """
+
+    settings: EngineSettings
+    pool: RowPool
+    head: torch.nn.Module | None = None
+    requests: dict[str, RequestLatents] = field(default_factory=dict)
+    finished: FinishedLatents = field(default_factory=lambda: FinishedLatents(FINISHED_LIMIT))
+    # Ended for the client, who took the latents before the engine told the runner about the end.
+    taken: set[str] = field(default_factory=set)
+
+
+class LatentRunner(GPUModelRunner):
+    """The V1 runner with latent feedback: the GPU's as it is, the CPU's in `cpu_worker`.
+
+    The base class calls, in each step: `_preprocess` (embeddings of the scheduled tokens), the model, `_sample`,
+    `_bookkeeping_sync` (sampled ids are known). A pad sampled at position t stores the feedback of the hidden state
+    that sampled it, under (request, t); the step that computes position t overwrites the pad's embedding with it.
+    """
+
+    latents: LatentState
+    sample_hidden: torch.Tensor | None
+
+    def start_latents(self, settings: EngineSettings) -> None:
+        self.latents = LatentState(settings, RowPool(settings.hidden, self.dtype, self.device))
+        self.latents.head = self.read_head(checkpoint_folder(self.model_config.model))
+        self.sample_hidden = None
+
+    def read_head(self, folder: Path) -> torch.nn.Module | None:
+        """The head that lies beside the weights in `folder`; raises CheckpointError or ModelError when it doesn't."""
+        head = load_head(folder, self.latents.settings.latent, self.latents.settings.hidden)
+        return None if head is None else head.to(self.device, self.dtype).requires_grad_(False)
+
+    def execute_model(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().execute_model(*args, **kwargs)
+        state = self.execute_model_state
+        self.sample_hidden = None if state is None else state.sample_hidden_states
+        return output
+
+    def _preprocess(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._preprocess(scheduler_output, *args, **kwargs)
+        self.feed(scheduler_output.total_num_scheduled_tokens)
+        return prepared
+
+    def _sample(self, logits: Any, spec_decode_metadata: Any) -> Any:
+        # A partial prefill's sample is thrown away. The base class then turns the request's generator back with
+        # `set_offset`, which a CPU generator refuses; so its state is kept here and the base class doesn't see it.
+        generators = self.input_batch.generators
+        rows = np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs]) if generators else ()
+        states = {row: generators[row].get_state() for row in map(int, rows) if row in generators}
+        output = super()._sample(logits, spec_decode_metadata)
+        for row, state in states.items():
+            generators[row].set_state(state)
+        return output
+
+    def _bookkeeping_sync(self, scheduler_output: Any, sampler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        generators = self.input_batch.generators
+        discarded = self.discard_request_mask.np[: self.input_batch.num_reqs]
+        hidden_away = {row: generators.pop(row) for row in map(int, np.flatnonzero(discarded)) if row in generators}
+        booked = super()._bookkeeping_sync(scheduler_output, sampler_output, *args, **kwargs)
+        generators.update(hidden_away)
+        sampled = sampler_output.sampled_token_ids[:, 0].cpu().numpy()
+        self.keep_sampled(np.flatnonzero((sampled == self.latents.settings.latent.pad_id) & ~discarded))
+        return booked
+
+    def _on_request_state_removed(self, req_id: str, req_state: Any) -> None:
+        """The request is over (a preempted one is not)."""
+        super()._on_request_state_removed(req_id, req_state)
+        latents = self.latents
+        if req_id in latents.taken:
+            latents.taken.discard(req_id)
+        elif req_state is not None and (key := latent_key(req_state.sampling_params)):
+            latents.finished.add(key, choice_index(req_id), self.fed(req_id))
+        if (state := latents.requests.pop(req_id, None)) is not None:
+            latents.pool.release(list(state.slots.values()))
+
+    def feed(self, scheduled: int) -> None:
+        """Overwrite the embeddings of the step's pads; `scheduled` tokens lie in row order in the input buffers."""
+        pads = np.flatnonzero(self.input_ids.np[:scheduled] == self.latents.settings.latent.pad_id)
+        if not pads.size:
+            return
+        batch = self.input_batch
+        starts = self.query_start_loc.np[: batch.num_reqs + 1]
+        rows = np.searchsorted(starts, pads, side="right") - 1
+        positions = batch.num_computed_tokens_cpu[rows] + pads - starts[rows]
+        targets: list[int] = []
+        slots: list[int] = []
+        for pad, row, position in zip(pads.tolist(), rows.tolist(), positions.tolist(), strict=True):
+            slot = self.state_of(batch.req_ids[row]).slots.get(position)
+            if slot is not None:
+                targets.append(pad)
+                slots.append(slot)
+        if targets:
+            embeds = self.inputs_embeds.gpu
+            embeds[torch.tensor(targets, device=embeds.device)] = self.latents.pool.read(slots).to(embeds.dtype)
+
+    def keep_sampled(self, rows: np.ndarray) -> None:
+        """Store the feedback of the batch rows whose sampled token is a pad."""
+        if not rows.size:
+            return
+        assert self.sample_hidden is not None
+        batch, pool = self.input_batch, self.latents.pool
+        states = [self.state_of(batch.req_ids[row]) for row in rows.tolist()]
+        feeding = [i for i, state in enumerate(states) if self.feeds(state.options)]
+        if not feeding:
+            return
+        rows = rows[feeding]
+        latent = self.latents.settings.latent
+        if latent.head == "none":
+            own = self.pad_embedding().expand(len(rows), -1)
+        else:
+            own = feedback(self.sample_hidden[torch.from_numpy(rows)], latent.normalize)
+            if self.latents.head is not None:
+                own = self.latents.head(own)
+        slots = pool.put(own)
+        positions = (batch.num_tokens_no_spec[rows] - 1).tolist()
+        for i, slot, position in zip(range(len(slots)), slots, positions, strict=True):
+            state = states[feeding[i]]
+            if state.options.mode is not LatentMode.KEEP:
+                pool.rows[slot] = state.replacement(len(state.slots), own[i].to(pool.rows.dtype))
+            state.slots[position] = slot
+
+    def feeds(self, options: LatentOptions) -> bool:
+        """Whether pads get anything but their own token embedding."""
+        if options.mode is LatentMode.KEEP:
+            return self.latents.settings.latent.head != "none"
+        return options.mode is not LatentMode.NONE
+
+    def state_of(self, req_id: str) -> RequestLatents:
+        """The request's latents, with those of its prompt's pads stored when it is seen for the first time."""
+        state = self.latents.requests.get(req_id)
+        if state is None:
+            request = self.requests[req_id]
+            options = read_options(request.sampling_params.extra_args if request.sampling_params else None)
+            if options.data is not None and options.data.shape[1] != self.latents.settings.hidden:
+                # As below: only the offline `LLM` class gets here, and a step must not raise.
+                log.error("a request's latents have %d dimensions: they are fed as zeros", options.data.shape[1])
+                options = LatentOptions(LatentMode.ZEROS, key=options.key)
+            state = RequestLatents(options, request.num_prompt_tokens)
+            self.latents.requests[req_id] = state
+            if self.feeds(options):
+                self.store_prompt(state, np.asarray(request.prompt_token_ids))
+        return state
+
+    def store_prompt(self, state: RequestLatents, prompt: np.ndarray) -> None:
+        pads = np.flatnonzero(prompt == self.latents.settings.latent.pad_id).tolist()
+        if not pads:
+            return
+        pool, options = self.latents.pool, state.options
+        if options.data is not None:
+            own = torch.from_numpy(options.data[np.arange(len(pads)) % len(options.data)]).to(pool.rows)
+        elif options.mode is LatentMode.ZEROS or self.latents.settings.latent.head == "none":
+            own = self.pad_embedding().to(pool.rows).expand(len(pads), -1)
+        else:
+            # The front end refuses such requests; only the offline `LLM` class gets here.
+            log.error("a prompt has latent pads but no latents: they are fed as zeros")
+            own = pool.rows.new_zeros(len(pads), pool.rows.shape[1])
+        if options.mode not in (LatentMode.KEEP, LatentMode.GIVEN):
+            own = torch.stack([state.replacement(i, row) for i, row in enumerate(own)])
+        state.slots.update(zip(pads, pool.put(own), strict=True))
+
+    def pad_embedding(self) -> torch.Tensor:
+        """The pad's own token embedding [1, H], which the pause control feeds."""
+        model: Any = self.get_model()
+        return model.embed_input_ids(torch.tensor([self.latents.settings.latent.pad_id], device=self.device))
+
+    def fed(self, req_id: str) -> Latents:
+        """float32 [n, H]: what was fed at the request's output pads so far."""
+        state = self.latents.requests.get(req_id)
+        slots = state.output_slots() if state is not None else []
+        return self.latents.pool.read(slots).float().cpu().numpy()
+
+    def take_latents(self, key: str) -> dict[int, Latents]:
+        """Latents by choice of the requests with this key, running or over; forgotten afterwards."""
+        found = self.latents.finished.take(key)
+        for req_id, request in self.requests.items():
+            if req_id not in self.latents.taken and latent_key(request.sampling_params) == key:
+                found[choice_index(req_id)] = self.fed(req_id)
+                self.latents.taken.add(req_id)
+        return found
+
+
+def latent_key(params: SamplingParams | None) -> str | None:
+    return params.extra_args.get("latent_key") if params is not None and params.extra_args else None
+
+
+def choice_index(req_id: str) -> int:
+    """vLLM names the requests of `n > 1` samples `<index>_<id>`; a single sample has no index."""
+    index, separator, _ = req_id.partition("_")
+    return int(index) if separator and index.isdigit() else 0
