@@ -27,11 +27,11 @@ from covt_runtime.metrics.metric_log import MetricsLog
 from covt_runtime.metrics.progress import advance_event, note_event, phase_event
 from covt_runtime.recipe_schema import LatentSection
 from covt_runtime.run_folder import RunFolder
+from covt_sft.accuracy_probe import AccuracyProbe
 from covt_sft.checks import RowChecks
 from covt_sft.data import SampleSource, StepRows
 from covt_sft.objective import Objective
 from covt_sft.plan import training_stream
-from covt_sft.probe import Probe
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig, StageSection
 from covt_sft.stage import StageLoss
@@ -129,8 +129,8 @@ class Trainer:
         checks = RowChecks(refused, config.latent.size, selects=selects)
         return SampleSource(rows, self.encoder, config.data, checks, device=self.worker.device)
 
-    def _probe(self, rows: Sequence[Row]) -> Probe | None:
-        return Probe(rows, self.encoder, self.features, self.config.eval.max_tokens) if rows else None
+    def _probe(self, rows: Sequence[Row]) -> AccuracyProbe | None:
+        return AccuracyProbe(rows, self.encoder, self.features, self.config.eval.max_tokens) if rows else None
 
     def optim(self, stage: StageSection) -> OptimConfig:
         """The recipe's optimizer with the stage's rate and schedule."""
@@ -236,7 +236,7 @@ class Trainer:
         """Log accuracy and loss on held-out rows; whether this is the best the last stage has had."""
         metrics = {}
         if self.probe is not None:
-            metrics["eval/accuracy"] = self.probe.accuracy(self.engine, self.policy)
+            metrics["eval/accuracy"] = self.probe.measure(self.engine, self.policy)
             self.shown = {"accuracy": metrics["eval/accuracy"]}
         if self.held_out.rows:
             indices = range(len(self.held_out.rows))

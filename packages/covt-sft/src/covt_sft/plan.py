@@ -1,6 +1,6 @@
 """What a training is about to do, worked out and checked before any process starts."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,11 @@ from covt_data.store.prepared_set import PreparedSet
 from covt_data.stream.row_stream import RowStream, mixture
 from covt_model.families.qwen2_5_vl.published_sizes import published
 from covt_model.latent_config import read_config
+from covt_runtime.engine.memory_estimate import MemoryEstimate
+from covt_runtime.process_environment import visible_gpus
 from covt_runtime.run_folder import newest
+from covt_sft.answer_grading import check_golds
+from covt_sft.memory_check import planned_ranks, training_memory
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 from covt_sft.start import TINY, find_checkpoint
@@ -25,13 +29,22 @@ class SftPlan:
     rows: int
     stage1_steps: int
     stage2_steps: int
-    size: dict[str, Any] | None = None
-    """The model's config.json where it is known before anything is downloaded; None for `tiny`."""
+    ranks: int
+    """Training processes on all machines."""
+    memory: MemoryEstimate | None = None
+    """Memory of one rank, where the model's sizes are known before anything is downloaded; None for `tiny`."""
 
     def as_dict(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
-        shown = {key: value for key, value in asdict(self).items() if key != "size"}
-        return {key: str(value) if isinstance(value, Path) else value for key, value in shown.items()}
+        return {
+            "data": str(self.data),
+            "model": self.model,
+            "rows": self.rows,
+            "stage1_steps": self.stage1_steps,
+            "stage2_steps": self.stage2_steps,
+            "ranks": self.ranks,
+            "memory": None if self.memory is None else self.memory.as_dict(),
+        }
 
     def __str__(self) -> str:
         return (
@@ -39,12 +52,19 @@ class SftPlan:
             f"stage 1: {self.stage1_steps} steps, stage 2: {self.stage2_steps} steps"
         )
 
+    def details(self) -> str:
+        """For `--dry-run`: the plan with the memory estimate."""
+        owner = f"one of {self.ranks} ranks"
+        return "\n".join([str(self), *([] if self.memory is None else self.memory.lines(owner))])
+
 
 def plan(config: SftConfig) -> SftPlan:
-    """Find the data and the model, and count the steps.
+    """Find the data and the model, count the steps, and estimate the memory.
 
     Raises:
-        SftError: a split that doesn't exist, or batch sizes that don't divide.
+        SftError: a split that doesn't exist, fewer rows than a batch, a held-out row whose gold answer can't be read,
+            or a model folder that doesn't exist.
+        ConfigError: `lora.targets` names a layer that the model doesn't have.
     """
     data = Path(config.data.path) if config.data.path else newest(Path("data"), "data")
     prepared = PreparedSet(data)
@@ -56,11 +76,16 @@ def plan(config: SftConfig) -> SftPlan:
     batch = config.data.batch_size
     if rows < batch:
         raise SftError(f"data.batch_size = {batch} is more than the {rows} rows of {data}", "use a smaller batch")
+    if config.eval.split in prepared.splits:
+        check_golds(prepared.rows(config.eval.split, config.eval.rows) if config.eval.rows else ())
     model = config.model.path or TINY
     if model != TINY and model.startswith((".", "/")) and not Path(model).is_dir():
         raise SftError(f"model.path = {model!r} is not a folder", "give a checkpoint folder or a hub id")
     steps = config.stage1.length(rows, batch), config.stage2.length(rows, batch)
-    return SftPlan(data, model, rows, *steps, size=_size(model))
+    ranks = planned_ranks(config, visible_gpus())
+    shape = _known_config(model)
+    memory = None if shape is None else training_memory(config, shape, ranks)
+    return SftPlan(data, model, rows, *steps, ranks=ranks, memory=memory)
 
 
 def training_stream(data: Path | str, config: SftConfig) -> RowStream:
@@ -71,7 +96,8 @@ def training_stream(data: Path | str, config: SftConfig) -> RowStream:
     return RowStream(parts, seed=config.run.seed, limits=limits_of(config.data.min_pixels, most))
 
 
-def _size(model: str) -> dict[str, Any] | None:
+def _known_config(model: str) -> dict[str, Any] | None:
+    """The model's config.json from its folder or the table of published models; None where neither has it."""
     if model == TINY:
         return None
     return read_config(find_checkpoint(model)) if Path(model).is_dir() else published(model)

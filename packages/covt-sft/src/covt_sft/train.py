@@ -5,9 +5,9 @@ from typing import Any
 
 from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
-from covt_runtime.process_environment import is_main_process
+from covt_runtime.process_environment import Machine, is_main_process
 from covt_runtime.run_folder import RunFolder, run_name
-from covt_sft.fit import Machine, check_fits, planned_ranks
+from covt_sft.memory_check import check_memory
 from covt_sft.plan import SftPlan, plan
 from covt_sft.sft_recipe import SftConfig
 from covt_sft.start import build_tiny_start, make_start, start_folder
@@ -32,9 +32,8 @@ def train(
     starts and ends its own.
     """
     name = run_name(config.run.name, f"sft-{config.method}")
-    if planned.size is not None:
-        machine = Machine.here()
-        check_fits(config, planned.size, planned.model, machine, planned_ranks(config, machine))
+    if planned.memory is not None:
+        check_memory(planned.memory, planned.model, Machine.here(), planned.ranks)
     folder = Path(config.run.out) / name
     model = start_folder(planned.model, folder)
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(model), "data": str(planned.data)}}

@@ -30,7 +30,7 @@ def sft(
     if dry_run:
         if is_main_process():
             shown = {"config": config.model_dump(mode="json"), "plan": planned.as_dict()}
-            emit(shown, as_json=as_json, text=str(planned))
+            emit(shown, as_json=as_json, text=planned.details())
         return
     with Progress(quiet=not is_main_process()) as progress:
         progress.note(str(planned))

@@ -5,11 +5,11 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED
-from covt_runtime.engine.optimizer_settings import ZeroConfig
+from covt_runtime.engine.memory_estimate import adapter_parameters
+from covt_runtime.recipe_schema import LoraSection
+from covt_sft.memory_check import training_memory
+from covt_sft.model_shape import model_shape
 from covt_sft.sft_recipe import SftConfig
-from covt_sft.sizes import ModelSize, adapter_parameters, memory
-
-GIB = 2**30
 
 
 def on_meta(config: dict) -> Qwen2_5_VLForConditionalGeneration:
@@ -21,7 +21,7 @@ def on_meta(config: dict) -> Qwen2_5_VLForConditionalGeneration:
     ("name", "parameters"), [("3B", 3_754_622_976), ("7B", 8_292_166_656), ("32B", 33_452_718_336)]
 )
 def test_parameters_are_those_of_the_published_model(name, parameters):
-    size = ModelSize.of(PUBLISHED[name])
+    size = model_shape(PUBLISHED[name])
     model = on_meta(PUBLISHED[name])
     vision = sum(p.numel() for p in model.model.visual.parameters())
     assert size.vision == vision
@@ -33,30 +33,20 @@ def test_the_sharded_state_is_the_sum_over_the_real_parameters():
     model, ranks = on_meta(PUBLISHED["7B"]), 8
     model.model.visual = None
     shards = sum(-(-p.numel() // ranks) for p in model.parameters())
-    size = ModelSize.of(PUBLISHED["7B"])
     config = SftConfig.model_validate({"model": {"gradient_checkpointing": True}})
-    need = memory(size, config, ranks, trainable=size.language, tokens=4096)
-    held = need.device["weights"] + need.device["optimizer"] + need.device["gradients"] + need.device["teacher"]
+    device = training_memory(config, PUBLISHED["7B"], ranks).at("none")
+    held = device["weights"] + device["optimizer"] + device["gradients"] + device["teacher"]
     assert held == pytest.approx(shards * (2 + 12 + 4 + 4), rel=1e-4)
 
 
-def test_adapters_have_as_many_parameters_as_peft_makes():
+@pytest.mark.parametrize("targets", [LoraSection().targets, ("q_proj", "v_proj"), ("down_proj",)])
+def test_adapters_have_as_many_parameters_as_peft_makes(targets):
     from covt_model.checkpoints.lora import add_lora
     from covt_model.latent_config import LatentConfig
-    from covt_runtime.recipe_schema import LoraSection
 
-    config = PUBLISHED["3B"]
+    config, section = PUBLISHED["3B"], LoraSection(rank=16, targets=targets)
     model = on_meta(config)
     with torch.device("meta"):
-        add_lora(model, LatentConfig(start_id=1, pad_id=2, end_id=3), **LoraSection(rank=16).model_dump())
+        add_lora(model, LatentConfig(start_id=1, pad_id=2, end_id=3), **section.model_dump())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trained == adapter_parameters(ModelSize.of(config), config, 16) + 3 * config["hidden_size"]
-
-
-def test_offloading_moves_state_to_the_host():
-    size = ModelSize.of(PUBLISHED["7B"])
-    plain = memory(size, SftConfig(), 8, trainable=size.language, tokens=4096)
-    moved = SftConfig(zero=ZeroConfig(offload_optimizer="cpu"))
-    offloaded = memory(size, moved, 8, trainable=size.language, tokens=4096)
-    assert offloaded.device_total + offloaded.host_total == pytest.approx(plain.device_total)
-    assert offloaded.host_total == pytest.approx(16 * size.language / 8)
+    assert trained == adapter_parameters(model_shape(config), section) + 3 * config["hidden_size"]

@@ -3,13 +3,18 @@
 import pytest
 
 from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED, published
-from covt_sft.fit import Machine, check_fits
+from covt_runtime.process_environment import Machine
+from covt_sft.memory_check import check_memory, training_memory
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 
 GIB = 2**30
 FULL = SftConfig.model_validate({"model": {"gradient_checkpointing": True}, "data": {"micro_batch": 1}})
 EIGHT_80 = Machine(8, 80 * GIB, 1000 * GIB)
+
+
+def check_fits(config: SftConfig, model: dict, name: str, machine: Machine, ranks: int) -> None:
+    check_memory(training_memory(config, model, ranks), name, machine, ranks)
 
 
 def test_the_full_size_fits_eight_large_gpus():
@@ -44,3 +49,16 @@ def test_published_sizes_are_found_by_name():
 def test_a_small_model_fits_a_small_machine():
     tiny = PUBLISHED["3B"] | {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 192, "vocab_size": 512}
     check_fits(SftConfig(), tiny, "tiny", Machine(0, 0, 6 * GIB), 2)
+
+
+def test_adapters_on_fewer_layers_need_less():
+    one = SftConfig.model_validate({"lora": {"rank": 16, "targets": ["q_proj"]}})
+    all_layers = SftConfig.model_validate({"lora": {"rank": 16}})
+    sizes = [training_memory(config, PUBLISHED["7B"], 8).at("none")["optimizer"] for config in (one, all_layers)]
+    assert sizes[0] == 12 * 16 * 28 * 2 * 3584 / 8 < sizes[1]
+
+
+def test_the_teacher_is_counted_only_where_it_is_a_moving_average():
+    frozen = SftConfig.model_validate({"latent": {"teacher": "frozen"}})
+    assert "teacher" in training_memory(SftConfig(), PUBLISHED["7B"], 8).at("none")
+    assert "teacher" not in training_memory(frozen, PUBLISHED["7B"], 8).at("none")

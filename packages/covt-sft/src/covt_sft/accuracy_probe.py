@@ -1,31 +1,23 @@
-"""Accuracy while training: held-out rows answered greedily by the model itself, latents and all."""
+"""Accuracy while training: the model answers held-out rows greedily, latents included, and covt-rewards grades them."""
 
 from collections.abc import Sequence
 
 import torch
 
 from covt_data.schema import Row
-from covt_data.tasks.vsp_maps import simulate
 from covt_model.encoding.encode import EncodedPrompt, Encoder
 from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.generation.latent_generation import generate
 from covt_model.latents.policy import LatentPolicy
 from covt_runtime.engine.zero_engine import ZeroEngine
+from covt_sft.answer_grading import grade_answer
 
 BATCH = 64
-BOXED = "\\boxed{"
+"""Prompts per forward on one rank."""
 
 
-def is_correct(row: Row, text: str) -> bool:
-    """Whether the last boxed answer is the row's: the same text, or for `vsp` any plan that reaches the goal."""
-    answer = text.rpartition(BOXED)[2].partition("}")[0].strip() if BOXED in text else ""
-    if row.grader == "vsp":
-        return bool(answer) and simulate(row.meta["rows"], answer)
-    return answer == row.answer.strip()
-
-
-class Probe:
-    """Judges the same rows each time; every rank answers its share."""
+class AccuracyProbe:
+    """Grades the same rows each time. The ranks divide the rows among themselves."""
 
     def __init__(self, rows: Sequence[Row], encoder: Encoder, features: VisionFeatures, max_tokens: int) -> None:
         self.rows = rows
@@ -35,31 +27,32 @@ class Probe:
         self._prompts: dict[int, EncodedPrompt] = {}
 
     @torch.no_grad()
-    def accuracy(self, engine: ZeroEngine, policy: LatentPolicy) -> float:
-        """Share of rows answered right (collective: all ranks run equally many forwards)."""
-        ranks, right = engine.world_size, 0.0
-        turns = -(-len(self.rows) // (ranks * BATCH))
+    def measure(self, engine: ZeroEngine, policy: LatentPolicy) -> float:
+        """Mean score of the rows (collective: all ranks run equally many forwards)."""
+        ranks, total = engine.world_size, 0.0
+        rounds = -(-len(self.rows) // (ranks * BATCH))
         with engine.forwards():
-            for turn in range(turns):
-                start = turn * ranks * BATCH
+            for number in range(rounds):
+                start = number * ranks * BATCH
                 mine = range(start + engine.rank, min(start + ranks * BATCH, len(self.rows)), ranks)
-                # A rank without rows left answers one all the same, uncounted.
-                counted = self._answer(mine or [0], engine, policy)
-                right += counted if mine else 0.0
-        return float(engine.global_sum(right)) / len(self.rows)
+                # A rank without rows left answers the first row again, which adds nothing to the total.
+                scores = self._answer(mine or [0], engine, policy)
+                total += scores if mine else 0.0
+        return float(engine.global_sum(total)) / len(self.rows)
 
     def _answer(self, indices: Sequence[int], engine: ZeroEngine, policy: LatentPolicy) -> float:
+        """Summed scores of these rows."""
         prompts = [self._prompt(index) for index in indices]
         answers = generate(
             policy.model,
             prompts,
-            self.features([picture for prompt in prompts for picture in prompt.pictures]),
+            self.features([image for prompt in prompts for image in prompt.pictures]),
             policy.latent,
             max_new_tokens=self.max_tokens,
             all_done=lambda done: float(engine.global_sum(float(done))) == engine.world_size,
         )
         texts = [self.encoder.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in answers]
-        return float(sum(is_correct(self.rows[index], text) for index, text in zip(indices, texts, strict=True)))
+        return float(sum(grade_answer(self.rows[index], text) for index, text in zip(indices, texts, strict=True)))
 
     def _prompt(self, index: int) -> EncodedPrompt:
         if index not in self._prompts:
