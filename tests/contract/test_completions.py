@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from covt_rewards import LatentFormat, Rollout
-from covt_rewards.latents import read_spans
+from covt_rewards.latents import check_spans
 from covt_rollout.client.completions import Completion, find_spans
 
 COMPLETION = Completion(
@@ -39,5 +39,5 @@ def test_a_rollout_goes_back_to_json_that_completions_read() -> None:
 
 
 def test_both_sides_find_the_same_spans() -> None:
-    report = read_spans(COMPLETION.token_ids, LatentFormat(start_id=100, pad_id=101, end_id=102, size=2))
+    report = check_spans(COMPLETION.token_ids, LatentFormat(start_id=100, pad_id=101, end_id=102, size=2))
     assert report.spans == COMPLETION.latent_spans == find_spans(COMPLETION.token_ids, 101)

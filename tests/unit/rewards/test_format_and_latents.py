@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covt_rewards import Group, LatentFormat, RewardError, Rollout
-from covt_rewards.latents import read_spans
+from covt_rewards.latents import check_spans
 from covt_rewards.rewards.format import FormatReward
 from covt_rewards.rewards.usage import UsageReward
 
@@ -91,7 +91,7 @@ def test_spans_are_found_where_they_were_put(pieces: list[list[int]]) -> None:
         if piece == list(SPAN):
             expected.append((len(ids) + 1, len(ids) + 4))
         ids += piece
-    report = read_spans(tuple(ids), LATENT)
+    report = check_spans(tuple(ids), LATENT)
     assert (report.problem, list(report.spans)) == ("", expected)
 
 
@@ -101,7 +101,7 @@ def test_acceptance_equals_the_grammar(ids: list[int]) -> None:
     text = "".join({START: "S", PAD: "P", END: "E", 1: "x"}[token] for token in ids)
     accepted = not set(text.replace("SPPPE", "")) & set("SPE")
     # Deleting can bring markers together that were apart; a second look at what remains would be wrong, so only once.
-    assert (read_spans(tuple(ids), LATENT).problem == "") == accepted
+    assert (check_spans(tuple(ids), LATENT).problem == "") == accepted
 
 
 def test_usage_counts_spans_within_bounds() -> None:

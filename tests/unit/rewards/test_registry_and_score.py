@@ -1,7 +1,9 @@
 """Names, weights, settings; and a faulty reward costing its own items only."""
 
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from covt_rewards import (
     RewardResult,
     Rollout,
     available,
+    grade,
     iter_scores,
     load,
     parse_rewards,
@@ -107,6 +110,92 @@ def test_a_function_in_a_file_is_a_reward(tmp_path: Path) -> None:
     file.write_text("def short(group:\n")
     with pytest.raises(RewardError, match=r"mine.py cannot be imported: SyntaxError.*line 1"):
         load(f"{file}:short")
+
+
+def user_file(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("returned", ["[1, 0.5]", "(1.0, 0.5)", "np.array([1, 0.5])", "(x for x in (1, 0.5))"])
+def test_a_function_in_a_file_may_return_numbers(tmp_path: Path, returned: str) -> None:
+    file = user_file(tmp_path, f"import numpy as np\ndef mine(group):\n    return {returned}\n")
+    score = score_groups([GROUP], parse_rewards(f"{file}:mine")).groups[0]
+    assert not score.failures
+    assert score.values == {"mine": [1.0, 0.5]}
+
+
+def test_a_dataclass_in_a_file_is_a_reward_with_settings(tmp_path: Path) -> None:
+    file = user_file(
+        tmp_path,
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine:\n"
+        "    factor: float = 1.0\n"
+        "    def __call__(self, group):\n"
+        "        return [self.factor for _ in group.rollouts]\n",
+    )
+    name = f"{file}:Mine"
+    assert score_groups([GROUP], parse_rewards(name, {name: {"factor": 2}})).groups[0].totals == (2.0, 2.0)
+    with pytest.raises(RewardError, match=r"factor is 'x' .give a number"):
+        parse_rewards(name, {name: {"factor": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("def mine(group): ...", "mime", "has no 'mime' .did you mean 'mine'"),
+        ("def mine(group): ...", "", "names no function .give ./file.py:function"),
+        ("def mine(): ...", "mine", r"takes no group .define it as function\(group\)"),
+        ("def mine(group, limit): ...", "mine", "needs the setting 'limit'"),
+        ("raise OSError('no disk')", "mine", "cannot be imported: OSError: no disk .correct the file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_what_to_change(tmp_path: Path, text: str, name: str, message: str) -> None:
+    file = user_file(tmp_path, text)
+    with pytest.raises(RewardError, match=message):
+        parse_rewards(f"{file}:{name}" if name else str(file))
+
+
+@pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        ("3", "returned int, not a list .return a list with one number"),
+        ("None", "returned NoneType, not a list"),
+        ("['a', 1]", "returned a str at 0"),
+        ("[1]", "gave 1 results for 2 rollouts"),
+        ("[1, float('nan')]", "value nan"),
+    ],
+)
+def test_a_function_that_returns_something_else_is_a_failure(tmp_path: Path, returned: str, why: str) -> None:
+    file = user_file(tmp_path, f"def mine(group):\n    return {returned}\n")
+    score = score_groups([GROUP], parse_rewards(f"{file}:mine")).groups[0]
+    assert re.search(why, score.failures["mine"])
+    assert score.totals == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("completion", "gold", "fields", "expected"),
+    [
+        (r"so \boxed{\frac{1}{2}}", "0.5", {}, 1.0),
+        (r"\boxed{(B)}", "B", {}, 1.0),
+        ("<answer>B</answer>", "B", {}, 1.0),
+        ("B", "snake", {"options": ["cat", "snake"]}, 1.0),
+        (r"\boxed{L,R,D}", "R,D", {"grader": "vsp", "metadata": {"rows": ["SFH", "FGF"]}}, 1.0),
+        (r"\boxed{R,R}", "R,D", {"metadata": {"rows": ["SFH", "FGF"]}}, 0.0),
+    ],
+)
+def test_one_completion_is_graded_by_one_function(
+    completion: str, gold: str, fields: dict[str, Any], expected: float
+) -> None:
+    assert grade(completion, gold, **fields) == expected
+
+
+def test_an_unknown_grader_is_refused() -> None:
+    with pytest.raises(RewardError, match=r"'maths', which is no grader .the graders are boxes, choice, math"):
+        grade("4", "4", grader="maths")
 
 
 def test_totals_are_the_weighted_sum() -> None:

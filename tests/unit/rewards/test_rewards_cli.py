@@ -210,10 +210,10 @@ def test_a_broken_package_hides_no_other_reward(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = metadata.EntryPoint("theirs", "no_such_module:reward", ENTRY_POINTS)
-    monkeypatch.setattr(metadata, "entry_points", lambda **wanted: [broken] if wanted.get("name") != "format" else [])
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: [broken])
     assert main(["list"]) == 0
     listed = capsys.readouterr().out
     assert "cannot be used: reward 'theirs' (no_such_module:reward) cannot be imported: ModuleNotFoundError" in listed
     assert "were the latents needed" in listed
     assert main(["score", "-", "--rewards", "theirs"]) == 2
-    assert "mend or remove the package" in capsys.readouterr().err
+    assert "correct or remove the package" in capsys.readouterr().err

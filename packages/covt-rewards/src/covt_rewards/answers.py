@@ -1,8 +1,8 @@
-r"""Where a completion's final answer stands: the one place that decides it, for every grader and for `format`.
+r"""Reading the final answer from a completion: the only reader, for every grader and for `format`.
 
-A final answer is a well-formed `\boxed{…}` with balanced braces or an `<answer>…</answer>` tag; of several the last
-one counts. Texts without either are read leniently: the phrase "the answer is …", then a text that is nothing but a
-short line. One pass over the text, so a hostile completion costs time linear in its length.
+A final answer is a well-formed `\boxed{…}` with balanced braces or an `<answer>…</answer>` tag; the last of several
+counts. Texts without either are read leniently: first the phrase "the answer is …", then a text that is nothing but one
+short line. Every search is linear in the text, so that a hostile completion cannot take long.
 """
 
 from __future__ import annotations
@@ -18,14 +18,23 @@ _PHRASE = re.compile(
     r"(?:final\s{1,4}answer|answer|option|choice)\s{0,4}(?:is|are|=|:|：)\s{0,4}:?\s{0,4}([^\n]{1,400})", re.IGNORECASE
 )
 _END_OF_SENTENCE = re.compile(r"[.;!?](?=\s|$)|。")
-SHORT_LINE = 100
-LONGEST = 400_000
+MAX_LINE_CHARACTERS = 100
+"""A text of one line up to this length is an answer by itself."""
+MAX_CHARACTERS = 400_000
 """Characters read for marked answers: far more than models write, read in a fraction of a second."""
+MAX_TAIL_CHARACTERS = 20_000
+"""Characters read from the end for answers without a marker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One marked answer: `kind` is `boxed` or `tag`, `start:end` its place in the text, markers included."""
+    """One marked answer.
+
+    Attributes:
+        kind: `boxed` or `tag`.
+        start, end: half-open range of the answer in the text, markers included.
+        content: the text between the markers.
+    """
 
     kind: str
     start: int
@@ -39,7 +48,7 @@ class FinalAnswer:
 
     Attributes:
         text: the answer without its markers, stripped; empty when there is none.
-        kind: `boxed`, `tag`, `phrase`, `line` or `none`: how it was found.
+        kind: how it was found: `boxed`, `tag`, `phrase`, `line` or `none`.
     """
 
     text: str
@@ -48,19 +57,24 @@ class FinalAnswer:
 
 @dataclass(frozen=True, slots=True)
 class MarkedAnswers:
-    """All marked answers of a text in their order, and what was left open."""
+    """All marked answers of a text, in order.
+
+    Attributes:
+        candidates: the answers.
+        problems: markers that were left open, in words.
+    """
 
     candidates: tuple[Candidate, ...]
     problems: tuple[str, ...] = field(default=())
 
 
 def strip_special_tokens(text: str) -> str:
-    """The text without `<|…|>` tokens, which a server that keeps special tokens writes into it."""
+    """Remove `<|…|>` tokens, which servers that keep special tokens write into the text."""
     return _SPECIAL.sub("", text) if "<|" in text else text
 
 
 def find_boxed(text: str) -> tuple[list[Candidate], int]:
-    r"""All outermost well-formed `\boxed{…}` (and `\fbox{…}`), and how many were opened and never closed."""
+    r"""Find all outermost well-formed `\boxed{…}` and `\fbox{…}`, and count those that are never closed."""
     if "boxed" not in text and "fbox" not in text:
         return [], 0
     open_braces: list[tuple[bool, int, int]] = []
@@ -73,7 +87,7 @@ def find_boxed(text: str) -> tuple[list[Candidate], int]:
             if open_braces:
                 is_box, start, inner = open_braces.pop()
                 if is_box:
-                    while found and found[-1].start > start:  # boxes inside this one belong to its content
+                    while found and found[-1].start > start:  # nested boxes belong to this box's content
                         found.pop()
                     found.append(Candidate("boxed", start, match.end(), text[inner : match.start()]))
         elif token.endswith("{") and len(token) > 2:
@@ -82,7 +96,7 @@ def find_boxed(text: str) -> tuple[list[Candidate], int]:
 
 
 def find_tags(text: str) -> tuple[list[Candidate], int]:
-    """All `<answer>…</answer>` pairs, and how many tags have no partner."""
+    """Find all `<answer>…</answer>` pairs, and count the tags without a partner."""
     found: list[Candidate] = []
     opened: re.Match[str] | None = None
     strays = 0
@@ -99,25 +113,25 @@ def find_tags(text: str) -> tuple[list[Candidate], int]:
 
 
 def first_tag(text: str) -> str | None:
-    """What stands in the first `<answer>…</answer>`; None without one. Linear in the text, as a regex is not."""
+    """Return the content of the first `<answer>…</answer>`, or None. Linear in the text, unlike a regex."""
     start = text.find("<answer>")
     end = text.find("</answer>", start + len("<answer>")) if start >= 0 else -1
     return text[start + len("<answer>") : end] if end >= 0 else None
 
 
 def marked_answers(text: str) -> MarkedAnswers:
-    r"""All marked answers; a `\boxed{…}` inside an `<answer>` tag is that tag's content and not counted again.
+    r"""Find all marked answers; a `\boxed{…}` inside an `<answer>` tag is part of the tag and not counted again.
 
-    Of a text beyond `LONGEST` characters only the end is read, and that is a problem of its own.
+    Only the end of a text beyond `MAX_CHARACTERS` is read, which is reported as a problem.
     """
-    if len(text) > LONGEST:
-        found = marked_answers(text[-LONGEST:])
-        return MarkedAnswers(found.candidates, (f"longer than {LONGEST} characters", *found.problems))
+    if len(text) > MAX_CHARACTERS:
+        found = marked_answers(text[-MAX_CHARACTERS:])
+        return MarkedAnswers(found.candidates, (f"longer than {MAX_CHARACTERS} characters", *found.problems))
     tags, open_tags = find_tags(text)
     boxes, open_boxes = find_boxed(text)
     outside: list[Candidate] = []
     i = 0
-    for box in boxes:  # both lists are ordered by place, so one sweep finds the boxes inside tags
+    for box in boxes:  # both lists are ordered by position, so one sweep finds the boxes inside tags
         while i < len(tags) and tags[i].end < box.end:
             i += 1
         if i == len(tags) or tags[i].start > box.start:
@@ -131,7 +145,7 @@ def marked_answers(text: str) -> MarkedAnswers:
 
 
 def _unwrap(content: str) -> str:
-    r"""The content of the last `\boxed{…}` in it, if it has one: `<answer>\boxed{3}</answer>` answers 3."""
+    r"""Return the content of the innermost last `\boxed{…}`, if any: `<answer>\boxed{3}</answer>` answers 3."""
     for _ in range(8):
         boxes, _ = find_boxed(content)
         if not boxes:
@@ -140,8 +154,8 @@ def _unwrap(content: str) -> str:
     return content.strip()
 
 
-def unmarked(gold: str) -> str:
-    r"""A gold answer without the one `\boxed{…}` or `<answer>…</answer>` it stands in, as many data sets write it."""
+def unwrap_gold(gold: str) -> str:
+    r"""Remove the one `\boxed{…}` or `<answer>…</answer>` around a gold answer, which many datasets write."""
     marked = marked_answers(gold)
     if len(marked.candidates) != 1 or marked.problems:
         return gold
@@ -149,23 +163,26 @@ def unmarked(gold: str) -> str:
 
 
 def final_answer(text: str, lenient: bool = True) -> FinalAnswer:
-    """The answer a completion ends on.
+    """Read the final answer of a completion.
 
     Args:
         text: the completion; special tokens in it are ignored.
         lenient: also accept "the answer is …" and a text that is one short line.
+
+    Returns:
+        The answer and how it was found; `kind` is `none` when there is no answer.
     """
-    text = strip_special_tokens(text[-LONGEST:])
+    text = strip_special_tokens(text[-MAX_CHARACTERS:])
     marked = marked_answers(text).candidates
     if marked:
         return FinalAnswer(_unwrap(marked[-1].content), marked[-1].kind)
     if lenient:
-        tail = text[-20_000:]
+        tail = text[-MAX_TAIL_CHARACTERS:]
         phrases = _PHRASE.findall(tail)
         if phrases:
             sentence = _END_OF_SENTENCE.split(phrases[-1].strip(), maxsplit=1)[0]
             return FinalAnswer(sentence.strip(), "phrase")
         line = tail.strip()
-        if line and len(line) <= SHORT_LINE and "\n" not in line and len(text) <= 20_000:
+        if line and len(line) <= MAX_LINE_CHARACTERS and "\n" not in line and len(text) <= MAX_TAIL_CHARACTERS:
             return FinalAnswer(line, "line")
     return FinalAnswer("", "none")

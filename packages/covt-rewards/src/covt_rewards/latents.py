@@ -18,7 +18,7 @@ class LatentFormat:
 
     Attributes:
         start_id, pad_id, end_id: ids of `<|latent_start|>`, `<|latent_pad|>`, `<|latent_end|>`.
-        size: pads of one span, K.
+        size: pads per span, K.
     """
 
     start_id: int
@@ -105,43 +105,56 @@ def find_whole_spans(token_ids: Sequence[int], latent: LatentVocabulary) -> list
 
 
 @dataclass(frozen=True, slots=True)
-class SpanReport:
-    """The spans found, half-open over the pads only, and the first thing wrong (empty when all is well)."""
+class SpanCheck:
+    """The latent spans of a completion.
+
+    Attributes:
+        spans: half-open ranges of the pads; those before the problem when there is one.
+        problem: the first misuse of a marker, in words; empty when there is none.
+    """
 
     spans: tuple[tuple[int, int], ...]
     problem: str = ""
 
 
-def read_spans(token_ids: tuple[int, ...], latent: LatentFormat) -> SpanReport:
-    """Walk the ids once: every start is followed by exactly K pads and an end; no marker stands elsewhere."""
+def check_spans(token_ids: tuple[int, ...], latent: LatentFormat) -> SpanCheck:
+    """Check that every start marker is followed by exactly K pads and an end marker, and no marker stands elsewhere.
+
+    Args:
+        token_ids: the completion's ids.
+        latent: the checkpoint's latent vocabulary.
+
+    Returns:
+        The spans up to the first problem, and the problem.
+    """
     spans: list[tuple[int, int]] = []
     markers = (latent.start_id, latent.pad_id, latent.end_id)
-    at = 0
-    while at < len(token_ids):
-        token = token_ids[at]
+    position = 0
+    while position < len(token_ids):
+        token = token_ids[position]
         if token not in markers:
-            at += 1
+            position += 1
             continue
         if token != latent.start_id:
             name = "pad" if token == latent.pad_id else "end"
-            return SpanReport(tuple(spans), f"latent {name} at token {at} outside a span")
-        first = at + 1
+            return SpanCheck(tuple(spans), f"latent {name} at token {position} outside a span")
+        first = position + 1
         end = first
         while end < len(token_ids) and token_ids[end] == latent.pad_id:
             end += 1
         if end == len(token_ids):
-            return SpanReport(tuple(spans), f"latent span at token {at} is never closed")
+            return SpanCheck(tuple(spans), f"latent span at token {position} is never closed")
         if token_ids[end] != latent.end_id:
-            return SpanReport(tuple(spans), f"latent span at token {at} is broken by id {token_ids[end]}")
+            return SpanCheck(tuple(spans), f"latent span at token {position} is broken by id {token_ids[end]}")
         if end - first != latent.size:
-            return SpanReport(tuple(spans), f"latent span at token {at} has {end - first} pads, not {latent.size}")
+            return SpanCheck(tuple(spans), f"latent span at token {position} has {end - first} pads, not {latent.size}")
         spans.append((first, end))
-        at = end + 1
-    return SpanReport(tuple(spans))
+        position = end + 1
+    return SpanCheck(tuple(spans))
 
 
-def well_formed_spans(rollout: Rollout, latent: LatentFormat | None) -> SpanReport:
-    """Spans by token ids where the vocabulary and the ids are known, else the spans the trainer recorded."""
+def check_rollout_spans(rollout: Rollout, latent: LatentFormat | None) -> SpanCheck:
+    """Check the spans by token ids where vocabulary and ids are known, else take the spans the trainer recorded."""
     if latent is not None and rollout.token_ids:
-        return read_spans(rollout.token_ids, latent)
-    return SpanReport(tuple(span for span in rollout.latent_spans if span[1] > span[0]))
+        return check_spans(rollout.token_ids, latent)
+    return SpanCheck(tuple(span for span in rollout.latent_spans if span[1] > span[0]))

@@ -1,7 +1,10 @@
-"""Names to rewards: built-in, third-party (entry-point group `covt.rewards`), or a function in a file.
+"""Rewards by name. To add one:
 
-A reward is a callable `reward(group) -> one RewardResult per rollout`. A class is instantiated with its settings; a
-function takes them as keyword arguments. Nothing is imported before its name is asked for.
+1. Write `rewards/NAME.py` with a callable `reward(group: Group) -> list[RewardResult]`, one result per rollout.
+   A class gets its settings as fields of a frozen dataclass, a function as further keyword arguments.
+2. Add one line to `BUILTIN` below. Nothing is imported before its name is asked for.
+3. Outside this package: name `./file.py:function`, or register it in the entry-point group `covt.rewards`. Such a
+   reward may return plain numbers in place of `RewardResult`s.
 """
 
 from __future__ import annotations
@@ -9,16 +12,18 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from importlib import import_module, metadata, util
-from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from covt_rewards.reward_errors import RewardError
-from covt_rewards.types import Reward
+from covt_rewards.types import Group, Reward, RewardResult
+from covt_rewards.user_code import check_callable, is_file_reference, load_from_file, report_import_errors
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 BUILTIN: Mapping[str, str] = {
     "accuracy": "covt_rewards.accuracy.accuracy_reward:AccuracyReward",
@@ -41,91 +46,132 @@ class ConfiguredReward:
     reward: Reward
 
 
+@dataclass(frozen=True, slots=True)
+class UserReward:
+    """A reward from outside this package: plain numbers that it returns become `RewardResult`s.
+
+    Attributes:
+        name: as errors call it.
+        function: maps a group to one number or `RewardResult` per rollout.
+    """
+
+    name: str
+    function: Callable[[Group], object]
+
+    def __call__(self, group: Group) -> list[RewardResult]:
+        """Call the function.
+
+        Raises:
+            RewardError: when it does not return a list of numbers or `RewardResult`s.
+        """
+        remedy = "return a list with one number or RewardResult per rollout"
+        given = self.function(group)
+        try:
+            items = list(cast("Iterable[object]", given))
+        except TypeError as error:
+            raise RewardError(f"reward {self.name!r} returned {type(given).__name__}, not a list", remedy) from error
+        results: list[RewardResult] = []
+        for i, item in enumerate(items):
+            if isinstance(item, RewardResult):
+                results.append(item)
+            elif isinstance(item, str) or not hasattr(item, "__float__"):
+                raise RewardError(f"reward {self.name!r} returned a {type(item).__name__} at {i}", remedy)
+            else:
+                results.append(RewardResult(float(cast("float", item))))  # also numpy's and torch's scalars
+        return results
+
+
+def _find_entry_points(name: str = "") -> Iterable[EntryPoint]:
+    """Find the entry points of rewards in installed packages; with a name, only those of this name."""
+    # importlib.metadata takes as long to import as all of this package.
+    from importlib import metadata
+
+    points = metadata.entry_points(group=ENTRY_POINTS)
+    return [point for point in points if not name or point.name == name]
+
+
 def available() -> dict[str, str]:
-    """All names that `load` knows, with where each comes from, sorted."""
-    third_party = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+    """List all names that `load` knows, with where each comes from, sorted."""
+    third_party = {point.name: point.value for point in _find_entry_points()}
     return dict(sorted({**third_party, **BUILTIN}.items()))
 
 
 def load(name: str) -> Callable[..., Any]:
-    """The class or function behind a name or `path/to/file.py:function`.
+    """Import the class or function behind a name or `path/to/file.py:function`.
 
     Raises:
         RewardError: for an unknown name (with the nearest one), a missing file or a missing function.
     """
-    if ".py:" in name:
-        return _from_file(name)
+    if is_file_reference(name):
+        return load_from_file(name)
     target = BUILTIN.get(name)
     if target is None:
-        for point in metadata.entry_points(group=ENTRY_POINTS, name=name):
-            with _importing(f"reward {name!r} ({point.value})", "mend or remove the package it comes from"):
-                found = point.load()
-            return _callable(found, name)
-        known = list(available())
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RewardError(
-            f"there is no reward {name!r}", f"{hint}the rewards are {', '.join(known)}; or ./file.py:function"
-        )
+        return _load_entry_point(name)
     module, _, attribute = target.partition(":")
-    return _callable(getattr(import_module(module), attribute), name)
+    return check_callable(getattr(import_module(module), attribute), name)
 
 
-@contextmanager
-def _importing(what: str, remedy: str) -> Generator[None]:
-    """Errors of foreign code at its import, as the user's."""
-    try:
-        yield
-    except Exception as error:
-        raise RewardError(f"{what} cannot be imported: {type(error).__name__}: {error}", remedy) from error
-
-
-def _callable(found: object, name: str) -> Callable[..., Any]:
-    if not callable(found):
-        raise RewardError(f"{name!r} is {type(found).__name__}, which cannot be called", "name a function or a class")
-    return found
-
-
-def _from_file(name: str) -> Callable[..., Any]:
-    file, _, attribute = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise RewardError(f"there is no file {file}", "give ./file.py:function with an existing file")
-    spec = util.spec_from_file_location(f"covt_rewards_user_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # a .py path always has a loader
-    module = util.module_from_spec(spec)
-    with _importing(file, "mend the file"):
-        spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise RewardError(f"{file} has no {attribute!r}", "name a function or class that the file defines")
-    return _callable(getattr(module, attribute), name)
+def _load_entry_point(name: str) -> Callable[..., Any]:
+    for point in _find_entry_points(name):
+        with report_import_errors(f"reward {name!r} ({point.value})", "correct or remove the package it comes from"):
+            found = point.load()
+        return check_callable(found, name)
+    known = list(available())
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    remedy = f"{hint}the rewards are {', '.join(known)}; or ./file.py:function"
+    raise RewardError(f"there is no reward {name!r}", remedy)
 
 
 def make(name: str, settings: Mapping[str, object] | None = None) -> Reward:
-    """A ready reward: `load(name)` with its settings.
+    """Load a reward and give it its settings.
+
+    Args:
+        name: a registered name or `path/to/file.py:function`.
+        settings: fields of the class, or keyword arguments of the function.
 
     Raises:
-        RewardError: also for a setting the reward does not have.
+        RewardError: for an unknown name, or a setting that is unknown, missing or of the wrong type.
     """
-    target = load(name)
-    given = dict(settings or {})
+    return _configure(name, load(name), settings or {})
+
+
+def _configure(name: str, target: Callable[..., Any], settings: Mapping[str, object]) -> Reward:
     known = setting_names(target)
-    for key in given:
+    for key in settings:
         if known is not None and key not in known:
             has = f"its settings are {', '.join(known)}" if known else "it has no settings"
             raise RewardError(f"reward {name!r} has no setting {key!r}", has)
+    _check_required(name, target, settings)
     if inspect.isclass(target):
-        _check_types(name, target, given)
-        return cast("Reward", target(**given))
-    return cast("Reward", partial(target, **given) if given else target)
+        _check_types(name, target, settings)
+        reward = cast("Callable[[Group], Sequence[RewardResult]]", target(**settings))
+    else:
+        reward = partial(target, **settings) if settings else target
+    return reward if name in BUILTIN else UserReward(name, reward)
 
 
-def _check_types(name: str, target: type, given: Mapping[str, object]) -> None:
+def _check_required(name: str, target: Callable[..., Any], settings: Mapping[str, object]) -> None:
+    """Refuse a function that takes no group, and settings without a default that are not given."""
+    parameters = list(inspect.signature(target).parameters.values())
+    if not inspect.isclass(target):
+        if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+            raise RewardError(f"reward {name!r} takes no group", "define it as function(group) -> list of numbers")
+        parameters = parameters[1:]
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for parameter in parameters:
+        needed = parameter.default is parameter.empty and parameter.kind not in optional
+        if needed and parameter.name not in settings:
+            key = parameter.name
+            raise RewardError(f"reward {name!r} needs the setting {key!r}", f"give {key!r} a value or a default")
+
+
+def _check_types(name: str, target: type, settings: Mapping[str, object]) -> None:
     """Refuse a setting of the wrong plain type, or one that is not among a setting's named choices."""
     if not is_dataclass(target):
         return
     kinds = get_type_hints(target)
-    for key, value in given.items():
+    for key, value in settings.items():
         kind = kinds[key]
         choices: tuple[object, ...] = get_args(kind) if get_origin(kind) is Literal else ()
         if choices and value not in choices:
@@ -147,7 +193,7 @@ def _is_a(value: object, kind: type) -> bool:
 
 
 def setting_names(target: Callable[..., Any]) -> tuple[str, ...] | None:
-    """Names of a reward's settings; None when it takes any (`**settings`)."""
+    """Return the names of a reward's settings; None when it takes any (`**settings`)."""
     if inspect.isclass(target) and is_dataclass(target):
         return tuple(f.name for f in fields(target) if f.init)
     parameters = list(inspect.signature(target).parameters.values())
@@ -165,8 +211,8 @@ def parse_rewards(
 
     Args:
         spec: comma-separated names, or a list of them, each with an optional `=weight`.
-        settings: for each reward by name; those of `accuracy` also say what `necessity` holds for right.
-        common: settings given to every reward that has them, such as `latent` or `grader`.
+        settings: for each reward by name. Those of `accuracy` also decide what counts as right for `necessity`.
+        common: settings for every reward that has them, such as `latent` or `grader`.
 
     Raises:
         RewardError: for unknown names or settings, a name given twice, a weight that is no finite number.
@@ -182,20 +228,26 @@ def parse_rewards(
         if key not in {name for name, _ in split} | {"accuracy"}:
             raise RewardError(f"settings are given for {key!r}, which is not among the rewards", f"add it to {spec!r}")
     for name, weight in split:
-        shown = name.rpartition(":")[2] if ".py:" in name else name
+        shown = name.rpartition(":")[2] if is_file_reference(name) else name
         if any(reward.name == shown for reward in rewards):
             raise RewardError(f"reward {shown!r} is named twice", "name each reward once")
-        rewards.append(ConfiguredReward(shown, weight, make(name, _settings(name, by_name, common or {}))))
+        target = load(name)
+        reward = _configure(name, target, _settings(name, target, by_name, common or {}))
+        rewards.append(ConfiguredReward(shown, weight, reward))
     return rewards
 
 
 def _settings(
-    name: str, by_name: Mapping[str, Mapping[str, object]], common: Mapping[str, object]
+    name: str,
+    target: Callable[..., Any],
+    by_name: Mapping[str, Mapping[str, object]],
+    common: Mapping[str, object],
 ) -> dict[str, object]:
-    known = setting_names(load(name)) or ()
+    known = setting_names(target) or ()
     own = {key: value for key, value in common.items() if key in known} | dict(by_name.get(name, {}))
-    if "accuracy" in known and "accuracy" not in own and BUILTIN.get(name):
-        own["accuracy"] = make("accuracy", _settings("accuracy", by_name, common))
+    if "accuracy" in known and "accuracy" not in own and name in BUILTIN:
+        accuracy = load("accuracy")
+        own["accuracy"] = _configure("accuracy", accuracy, _settings("accuracy", accuracy, by_name, common))
     return own
 
 

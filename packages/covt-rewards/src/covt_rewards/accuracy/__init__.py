@@ -1,5 +1,5 @@
-"""`accuracy`: the gold answer against the completion's, one grader a file."""
+"""`accuracy` and its graders, one per file. Imports nothing of `rewards`, `registry`, `adapters`, `command_line`."""
 
-from covt_rewards.accuracy.accuracy_reward import AccuracyReward
+from covt_rewards.accuracy.accuracy_reward import AccuracyReward, grade
 
-__all__ = ["AccuracyReward"]
+__all__ = ["AccuracyReward", "grade"]

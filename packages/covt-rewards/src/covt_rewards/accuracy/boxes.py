@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from covt_rewards.accuracy.assignment import assign
-from covt_rewards.accuracy.graders import Grade, Task
+from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.answers import final_answer, first_tag
 from covt_rewards.reward_errors import GoldError
 
@@ -118,7 +118,7 @@ def answer_text(text: str, lenient: bool = True) -> str:
     return final_answer(text, lenient).text if content is None else content.strip()
 
 
-def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
+def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     """The matching's points over 3. Parts: `points` (0 to 3, as published), `objects`."""
     gold = read_gold(task.gold)
     grades: list[Grade] = []

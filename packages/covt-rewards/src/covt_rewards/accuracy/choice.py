@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from covt_rewards.accuracy.graders import Grade, Task
+from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.accuracy.text import normalize_text
 from covt_rewards.answers import FinalAnswer, final_answer, strip_special_tokens
 from covt_rewards.expressions.constants import Value, constant
@@ -107,7 +107,7 @@ def _stands_in(needle: str, text: str) -> bool:
     return False
 
 
-def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
+def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     options = task.options
     if not options:
         # Without options all that can be compared is a letter.

@@ -1,4 +1,9 @@
-"""What every grader gives and the table of graders. A grader is one file and one function."""
+"""The table of graders, and what a grader takes and gives. To add one:
+
+1. Write `accuracy/NAME.py` with a function `grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]`.
+2. Return one grade per text, whatever a model wrote. Raise `GoldError` only for a gold answer that cannot be read.
+3. Add one line to `GRADERS` below; the name then works in rows, in `accuracy.grader` and in `--grader`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,13 @@ from covt_rewards.types import Group
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A grader's verdict on one completion: `score` in 0..1, named parts, and why."""
+    """A grader's verdict on one completion.
+
+    Attributes:
+        score: 0 to 1.
+        reason: why it is not 1, in a few words.
+        parts: named numbers for logging.
+    """
 
     score: float
     reason: str = ""
@@ -26,17 +37,17 @@ class Grade:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What a grader knows of the prompt, and its settings.
+class GradingTask:
+    r"""The prompt as a grader sees it, with the settings of `accuracy`.
 
     Attributes:
         gold: the gold answer, without a `\boxed{…}` or `<answer>` around it.
-        marked: whether there was one.
+        marked: whether the gold answer had such a marker.
         options: texts of a multiple-choice question.
-        metadata: the group's.
-        lenient: read answers that carry no marker.
+        metadata: the group's metadata.
+        lenient: whether to read answers that carry no marker.
         vsp_rule: `stop_at_goal` or `end_on_goal`.
-        time_limit: seconds for one completion, for graders that compute (math).
+        time_limit: seconds for one completion, for graders that run computer algebra (math).
         precision: decimals to which numbers must agree (math).
     """
 
@@ -50,32 +61,37 @@ class Task:
     marked: bool = False
 
 
-Grader = Callable[[Task, Sequence[str]], list[Grade]]
-"""Texts of completions in, one grade each out. Raises `GoldError` for a gold answer it cannot read, nothing else."""
+Grader = Callable[[GradingTask, Sequence[str]], list[Grade]]
+"""Maps the texts of completions to one grade each. Raises `GoldError` for an unreadable gold answer, nothing else."""
 
-_MODULES = {
+GRADERS: Mapping[str, str] = {
     "boxes": "covt_rewards.accuracy.boxes",
     "choice": "covt_rewards.accuracy.choice",
     "math": "covt_rewards.accuracy.math",
     "text": "covt_rewards.accuracy.text",
     "vsp": "covt_rewards.accuracy.vsp",
 }
-GRADERS = tuple(_MODULES)
+"""Graders by name, with the module that holds the `grade` function."""
+
+
+def check_grader(name: str, where: str = "grader") -> None:
+    """Raise `RewardError` when there is no grader of this name; `where` is what the error calls the value."""
+    if name not in GRADERS:
+        raise RewardError(f"{where} is {name!r}, which is no grader", f"the graders are {', '.join(GRADERS)}")
 
 
 def load_grader(name: str) -> Grader:
-    """The `grade` function of the grader's module, imported on first use.
+    """Import the grader's module and return its `grade` function.
 
     Raises:
         RewardError: for an unknown name.
     """
-    if name not in _MODULES:
-        raise RewardError(f"there is no grader {name!r}", f"the graders are {', '.join(GRADERS)}")
-    return cast("Grader", import_module(_MODULES[name]).grade)
+    check_grader(name)
+    return cast("Grader", import_module(GRADERS[name]).grade)
 
 
 def is_letter(gold: str) -> bool:
-    """Whether a gold answer is one capital letter, bare or in brackets: a choice even where no options are given."""
+    """Whether a gold answer is one capital letter, bare or in parentheses. It is then a choice even without options."""
     return re.fullmatch(r"\s*\(?[A-Z]\)?\s*", gold) is not None
 
 
@@ -84,7 +100,7 @@ _WORDS = re.compile(r"[^\W\d_]+(?:[\s'’-]+[^\W\d_]+)*[.!]?")
 
 
 def is_words(gold: str) -> bool:
-    """Whether a gold answer is plain words, such as `right triangle`: no product of variables, no name like `ABC`."""
+    """Whether a gold answer is plain words, such as `right triangle`, not a product of variables or a name (`ABC`)."""
     plain = strip_text_commands(gold).strip(" $")
     if plain.casefold() in ("no", *NUMBER_WORDS):
         return plain.casefold() == "no"
@@ -94,10 +110,12 @@ def is_words(gold: str) -> bool:
 
 
 def choose_grader(group: Group, gold: str, default: str = "") -> str:
-    """The group's own grader, else `default`, else the one its options, metadata and gold answer ask for.
+    """Choose the grader's name: the group's own, else `default`, else by options, metadata and gold answer.
 
     Args:
-        gold: the gold answer without a marker around it.
+        group: the prompt.
+        gold: its gold answer without a marker around it.
+        default: the grader for groups that name none; empty chooses by the group.
     """
     if group.grader or default:
         return group.grader or default

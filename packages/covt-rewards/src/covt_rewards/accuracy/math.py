@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from covt_rewards.accuracy.choice import grade as grade_choice
-from covt_rewards.accuracy.graders import Grade, Task, is_letter
+from covt_rewards.accuracy.graders import Grade, GradingTask, is_letter
 from covt_rewards.algebra.worker_pool import Verdict, shared_pool
 from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
 from covt_rewards.expressions.constants import compare, constant
@@ -79,7 +79,7 @@ def _without_full_stop(answer: FinalAnswer) -> str:
     return answer.text.rstrip(" .")
 
 
-def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
+def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     """1 when math-verify holds answer and gold for equal.
 
     Raises:
@@ -100,7 +100,7 @@ def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
     return [grade for grade in grades if grade is not None]
 
 
-def _by_algebra(task: Task, shown: Sequence[str]) -> Sequence[Verdict]:
+def _by_algebra(task: GradingTask, shown: Sequence[str]) -> Sequence[Verdict]:
     """math-verify's verdicts; without anything shown, only the gold answer is checked."""
     gold, pool = as_latex(task.gold), shared_pool()
     if shown:
@@ -114,7 +114,7 @@ def _by_algebra(task: Task, shown: Sequence[str]) -> Sequence[Verdict]:
     return items
 
 
-def _without_algebra(task: Task, answer: FinalAnswer, text: str) -> Grade | None:
+def _without_algebra(task: GradingTask, answer: FinalAnswer, text: str) -> Grade | None:
     if not task.lenient and answer.kind == "none":
         return Grade(0.0, "no answer found")
     if len(answer.text) > LONGEST:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from covt_rewards.accuracy.graders import Grade, Task
+from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.answers import final_answer
 from covt_rewards.expressions.latex import strip_text_commands
 from covt_rewards.reward_errors import GoldError
@@ -35,7 +35,7 @@ def _same(gold: str, answer: str) -> bool:
     return answer == gold or _ARTICLE.sub("", answer, count=1) == _ARTICLE.sub("", gold, count=1)
 
 
-def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
+def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     gold = normalize_text(task.gold)
     if not gold:
         raise GoldError(f"the gold answer {task.gold!r} is empty text", "mend or drop the row")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from covt_rewards.accuracy.graders import Grade, Task
+from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.answers import final_answer, strip_special_tokens
 from covt_rewards.tasks.vsp_plan import MAX_PLAN_CHARACTERS, check_map, parse_plan, walk_plan
 
@@ -14,7 +14,7 @@ _LABEL = re.compile(
 )
 
 
-def grade(task: Task, texts: Sequence[str]) -> list[Grade]:
+def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     """Give 1 to any plan that succeeds, not only to the gold one.
 
     Raises:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from covt_rewards.answers import marked_answers, strip_special_tokens
-from covt_rewards.latents import LatentFormat, well_formed_spans
+from covt_rewards.latents import LatentFormat, check_rollout_spans
 from covt_rewards.types import Group, RewardResult, Rollout
 
 _THINK = re.compile(r"</?think>", re.IGNORECASE)
@@ -57,7 +57,7 @@ class FormatReward:
         return "" if found.content.strip() else "the final answer is empty"
 
     def _latent_problem(self, rollout: Rollout) -> str:
-        report = well_formed_spans(rollout, self.latent)
+        report = check_rollout_spans(rollout, self.latent)
         if report.problem:
             return report.problem
         return "no latent span" if self.requires_latent and not report.spans else ""

@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Literal
 
 from covt_rewards.accuracy import AccuracyReward
-from covt_rewards.latents import LatentFormat, well_formed_spans
+from covt_rewards.latents import LatentFormat, check_rollout_spans
 from covt_rewards.types import Group, RewardResult, Rollout
 
 
@@ -51,7 +51,7 @@ class NecessityReward:
         return self._counterfactual(group, used)
 
     def _used(self, rollout: Rollout) -> bool:
-        report = well_formed_spans(rollout, self.latent)
+        report = check_rollout_spans(rollout, self.latent)
         return bool(report.spans) and not report.problem
 
     def _counterfactual(self, group: Group, used: Sequence[bool]) -> list[RewardResult]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from covt_rewards.latents import LatentFormat, well_formed_spans
+from covt_rewards.latents import LatentFormat, check_rollout_spans
 from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group, RewardResult, Rollout
 
@@ -33,7 +33,7 @@ class UsageReward:
 
     def _of(self, rollout: Rollout) -> RewardResult:
         """Parts: `spans`, `latent_tokens`, `used` (1 when there is a span)."""
-        report = well_formed_spans(rollout, self.latent)
+        report = check_rollout_spans(rollout, self.latent)
         count = len(report.spans)
         parts = {
             "spans": float(count),
