@@ -84,9 +84,11 @@ def follow_teacher(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     from covt_sft.loop import Trainer
+    from covt_sft.sft_job import SftJob
     from covt_sft.stage import StageLoss
 
-    trainer = Trainer(payload, worker)
+    job = SftJob.model_validate(payload)
+    trainer = Trainer(job, worker)
     engine, targets = trainer.engine, trainer.targets
     teacher = targets.teacher
     assert teacher is not None
@@ -112,11 +114,11 @@ def follow_teacher(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
                 hook.remove()
 
     targets._targets = measured
-    decay, steps = teacher.decay, payload["steps"][0]
+    decay, steps = teacher.decay, job.stage1_steps
     students = [{name: shard.double() for name, shard in engine.trainable_shards().items()}]
     loss = StageLoss(trainer.config.stage1, "latent", engine, trainer.features, targets)
     for number in range(steps):
-        trainer.stepper.step(loss, trainer._rows(number))
+        trainer.stepper.step(loss, trainer.deal_rows(number))
         students.append({name: shard.double() for name, shard in engine.trainable_shards().items()})
     error, moved = 0.0, 0.0
     for name, average in teacher.average.items():

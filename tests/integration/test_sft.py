@@ -123,3 +123,14 @@ def test_the_vision_tower_stays_frozen(place: Path, reference: Path):
     assert frozen
     assert all(torch.equal(before[key], after[key]) for key in frozen)
     assert not torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+
+
+def test_chosen_steps_are_traced_on_each_rank_without_changing_the_losses(
+    place: Path, reference: Path, two_ranks: WorkerGroup, tmp_path: Path
+):
+    traced = run(settings(place, "traced"), two_ranks, profile=tmp_path, profile_steps=(2, STAGE1 + 1))
+    assert losses(traced) == losses(reference)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"rank{rank}-step{step}.json" for rank in (0, 1) for step in (2, STAGE1 + 1)}
+    events = json.loads((tmp_path / "rank1-step2.json").read_text())["traceEvents"]
+    assert {"step 2", "aten::mm"} <= {event.get("name") for event in events}

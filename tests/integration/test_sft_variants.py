@@ -72,8 +72,8 @@ def test_the_teacher_is_the_closed_form_and_never_whole(place: Path, two_ranks: 
         "run": str(place / "runs" / f"teacher-{gather}"),
         "data": str(place / "data"),
         "model": str(place / "model"),
-        "steps": [5, 0],
-        "resume": False,
+        "stage1_steps": 5,
+        "stage2_steps": 0,
     }
     seen = two_ranks.run("sft_runs:follow_teacher", payload)
     assert seen["dtype"] == "torch.bfloat16"

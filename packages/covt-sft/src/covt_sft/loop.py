@@ -1,190 +1,235 @@
-"""One rank of a supervised training: set-up, stages, evaluation, checkpoints."""
+"""One rank of a supervised training, read top to bottom: stages → steps → evaluation → checkpoints → export.
+
+`Trainer.run` trains the stages one after another. A step deals rows, computes and updates, logs, evaluates where the
+recipe says so, reports, and saves. `training_setup` builds the parts; `step` and `stage` compute.
+"""
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from covt_data.schema import Row
 from covt_data.store.prepared_set import PreparedSet
 from covt_model.checkpoints.hf_folder import write_checkpoint
-from covt_model.checkpoints.lora import add_lora, merged
-from covt_model.encoding.encode import Encoder
-from covt_model.encoding.prompt import PromptConfig
-from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.latent_config import LatentConfig
-from covt_model.latents.policy import LatentPolicy, load_split
+from covt_model.checkpoints.lora import merged
 from covt_runtime.checkpoints.checkpoint import CheckpointStore, Loaded
-from covt_runtime.engine.optimizer_settings import OptimConfig
-from covt_runtime.engine.weights import DTYPES
+from covt_runtime.engine.profiler import StepProfiler
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.launch.distributed import Worker
-from covt_runtime.metrics.metric_log import MetricsLog
-from covt_runtime.metrics.progress import advance_event, note_event, phase_event
-from covt_runtime.recipe_schema import LatentSection
 from covt_runtime.run_folder import RunFolder
 from covt_sft.accuracy_probe import AccuracyProbe
-from covt_sft.checks import RowChecks
-from covt_sft.data import SampleSource, StepRows
+from covt_sft.data import StepRows
 from covt_sft.objective import Objective
 from covt_sft.plan import training_stream
+from covt_sft.run_reporter import RunReporter
 from covt_sft.sft_errors import SftError
-from covt_sft.sft_recipe import SftConfig, StageSection
+from covt_sft.sft_job import SftJob
+from covt_sft.sft_recipe import StageSection
 from covt_sft.stage import StageLoss
 from covt_sft.step import Stepper, decoder_work
 from covt_sft.targets import TargetMaker
+from covt_sft.training_setup import build_encoder, build_policy, build_source, stage_optimizer
 
 
 def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
-    """Target of `covt_runtime.launch.workers`: train as `payload` says and return the run's results."""
-    trainer = Trainer(payload, worker)
+    """Target of `covt_runtime.launch.workers`: run the `SftJob` in `payload` and return the run's results."""
+    trainer = Trainer(SftJob.model_validate(payload), worker)
     try:
         return trainer.run()
     finally:
         trainer.engine.close()
 
 
-def check_settings(served: LatentConfig, section: LatentSection, checkpoint: Path) -> None:
-    """Raise SftError where a checkpoint has other latent settings than the recipe."""
-    found = {"size": served.size, "normalize": served.normalize, "head": served.head}
-    wanted = {"size": section.size, "normalize": section.normalize, "head": section.head}
-    for key, value in found.items():
-        if value != wanted[key] and value != "none":
-            raise SftError(
-                f"{checkpoint} has latent {key} {value!r}; the recipe says {wanted[key]!r}",
-                f"set latent.{key} to the checkpoint's",
-            )
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the training and its place among the optimizer steps."""
+
+    name: str
+    section: StageSection
+    first: int
+    """Steps before this stage."""
+    last: int
+    """Steps at the end of this stage."""
+    is_final: bool
+
+    @property
+    def steps(self) -> int:
+        """Length in optimizer steps."""
+        return self.last - self.first
+
+
+def planned_stages(job: SftJob) -> list[Stage]:
+    """The stages that have steps, in order.
+
+    Raises:
+        SftError: no stage has steps.
+    """
+    sections = [("stage1", job.config.stage1, job.stage1_steps), ("stage2", job.config.stage2, job.stage2_steps)]
+    chosen = [section for section in sections if section[2]]
+    if not chosen:
+        raise SftError("neither stage has steps", "set stage1.steps or stage2.steps")
+    stages: list[Stage] = []
+    for name, section, steps in chosen:
+        first = stages[-1].last if stages else 0
+        stages.append(Stage(name, section, first, first + steps, is_final=name == chosen[-1][0]))
+    return stages
 
 
 class Trainer:
     """The model, its data and its optimizer on one rank."""
 
-    def __init__(self, payload: dict[str, Any], worker: Worker) -> None:
-        self.config = config = SftConfig.model_validate(payload["config"])
+    def __init__(self, job: SftJob, worker: Worker) -> None:
+        self.job = job
+        self.config = config = job.config
         self.worker = worker
-        self.folder = RunFolder(Path(payload["run"]))
-        self.source_checkpoint = Path(payload["model"])
-        stages = [("stage1", config.stage1, payload["steps"][0]), ("stage2", config.stage2, payload["steps"][1])]
-        self.stages: list[tuple[str, StageSection, int]] = [stage for stage in stages if stage[2]]
-        if not self.stages:
-            raise SftError("neither stage has steps", "set stage1.steps or stage2.steps")
+        self.folder = RunFolder(job.run)
+        self.stages = planned_stages(job)
         torch.manual_seed(config.run.seed)
         self.noise = torch.Generator().manual_seed(config.run.seed * 1000 + worker.rank)
-        self.encoder = self._encoder()
-        self.policy, self.features = self._model()
-        prepared = PreparedSet(payload["data"])
-        self.stream = training_stream(payload["data"], config)
-        self.data = self._source(self.stream.rows)
-        judged = config.eval.split in prepared.splits
-        rows = max(config.eval.rows, config.eval.loss_rows) if judged else 0
+        self.encoder = build_encoder(config, job.model)
+        self.policy, self.features = build_policy(config, self.encoder, job.model, worker.device)
+        prepared = PreparedSet(job.data)
+        self.stream = training_stream(job.data, config)
+        self.data = build_source(config, self.encoder, self.stream.rows, worker.device)
+        rows = max(config.eval.rows, config.eval.loss_rows) if config.eval.split in prepared.splits else 0
         held_out = list(prepared.rows(config.eval.split, rows, limits=self.stream.limits)) if rows else []
-        self.probe = self._probe(held_out[: config.eval.rows])
-        self.held_out = self._source([row for row in held_out[: config.eval.loss_rows] if row.steps])
-        self.named: set[int] = set()
-        self.shown: dict[str, float] = {}
+        graded = held_out[: config.eval.rows]
+        self.probe = AccuracyProbe(graded, self.encoder, self.features, config.eval.max_tokens) if graded else None
+        scored = [row for row in held_out[: config.eval.loss_rows] if row.steps]
+        self.held_out = build_source(config, self.encoder, scored, worker.device)
         self.best: float | None = None
         self.store = CheckpointStore(self.folder.checkpoints, config.log.keep)
-        self.resume: bool = payload["resume"]
-        _, stage, steps = self.stages[0]
+        self.reporter = RunReporter(self.folder, config.log, worker)
+        self.profiler = StepProfiler(job.profile, job.profile_steps, rank=worker.rank)
         work = decoder_work(self.policy.model)
-        self.engine = ZeroEngine(Objective(self.policy), self.optim(stage), config.zero, total_steps=steps)
+        optim = stage_optimizer(config, self.stages[0].section)
+        self.engine = ZeroEngine(Objective(self.policy), optim, config.zero, total_steps=self.stages[0].steps)
         self.targets = TargetMaker(self.engine, self.policy, self.encoder, self.features, config.latent)
         self.stepper = Stepper(self.engine, work, self.noise, skips=config.data.on_bad == "skip")
 
-    def _encoder(self) -> Encoder:
-        """For the recipe's prompt and method; raises SftError where the checkpoint has other latent settings."""
-        config = self.config
-        encoder = Encoder(
-            self.source_checkpoint,
-            PromptConfig(system=config.prompt.system, template=config.prompt.template),
-            mode=config.method,
-            selection=config.latent.selection,
-            max_length=config.data.max_length,
-            require_latent=config.latent.required,
-        )
-        check_settings(encoder.latent, config.latent, self.source_checkpoint)
-        return encoder
-
-    def _model(self) -> tuple[LatentPolicy, VisionFeatures]:
-        config = self.config
-        dtype = DTYPES[config.zero.dtype]
-        model, visual = load_split(self.source_checkpoint, dtype, self.worker.device, attention=config.model.attention)
-        if config.lora.rank:
-            add_lora(model, self.encoder.latent, **config.lora.model_dump())
-        # The pause control keeps the pads' own embedding, and its checkpoint says so.
-        latent = replace(self.encoder.latent, head="none") if config.method == "pause" else self.encoder.latent
-        policy = LatentPolicy(model, latent, config.method, checkpoint=config.model.gradient_checkpointing)
-        return policy, VisionFeatures(
-            visual, self.encoder.settings, capacity_bytes=int(config.data.feature_cache_gib * 2**30)
-        )
-
-    def _source(self, rows: Sequence[Row]) -> SampleSource:
-        config = self.config
-        selects = config.method == "latent" and config.latent.selection == "ilvr"
-        refused = config.data.max_pixels if config.data.oversize == "refuse" else None
-        checks = RowChecks(refused, config.latent.size, selects=selects)
-        return SampleSource(rows, self.encoder, config.data, checks, device=self.worker.device)
-
-    def _probe(self, rows: Sequence[Row]) -> AccuracyProbe | None:
-        return AccuracyProbe(rows, self.encoder, self.features, self.config.eval.max_tokens) if rows else None
-
-    def optim(self, stage: StageSection) -> OptimConfig:
-        """The recipe's optimizer with the stage's rate and schedule."""
-        values = {"lr": stage.lr, "schedule": stage.schedule, "warmup_steps": stage.warmup_steps}
-        return self.config.optim.model_copy(update=values)
-
-    def _note(self, text: str) -> None:
-        self.worker.emit(note_event(text))
-
     def run(self) -> dict[str, Any]:
-        """All stages, one after another, each from a fresh optimizer."""
-        begun = time.monotonic()
-        with MetricsLog(self.folder, self.config.log.wandb, self.config.log.project) as log:
-            self._prepare_targets()
-            done = self._restore(log)
-            first = 0
-            for name, stage, steps in self.stages:
-                if done < first + steps:
-                    if done == first and first:
-                        self.engine.reset_optimizer(self.optim(stage), steps)
-                    done = self.train_stage(name, stage, first, steps, done, log)
-                    if name != self.stages[-1][0]:
-                        self.save(self.folder.path / name / "hf")
-                first += steps
-        seconds = time.monotonic() - begun
-        self.save(self.folder.hf)
+        """Train all stages, each from a fresh optimizer, and export the model."""
+        started = time.monotonic()
+        with self.reporter:
+            self.prepare_targets()
+            done = self.restore() if self.job.resume else 0
+            for stage in self.stages:
+                if done >= stage.last:
+                    continue
+                if done == stage.first and stage.first:
+                    self.engine.reset_optimizer(stage_optimizer(self.config, stage.section), stage.steps)
+                done = self.train_stage(stage, done)
+                if not stage.is_final:
+                    self.export(self.folder.path / stage.name / "hf")
+        seconds = time.monotonic() - started
+        self.export(self.folder.hf)
         return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": done, "seconds": seconds}
 
-    def _prepare_targets(self) -> None:
-        """A frozen teacher is asked once, while the model still is the teacher."""
-        if not self.targets.frozen or self.stages[0][0] != "stage1":
+    def train_stage(self, stage: Stage, done: int) -> int:
+        """Train a stage from step `done` on.
+
+        Returns:
+            The step it ended at, which is before `stage.last` when the stage's time is up.
+        """
+        limit, every = stage.section.seconds, self.config.log.save_every
+        self.reporter.begin_phase(f"sft {self.config.method}, {stage.name}", None if limit else stage.steps)
+        stage_started = time.monotonic()
+        loss = StageLoss(stage.section, self.config.method, self.engine, self.features, self.targets)
+        if loss.aligned is None:
+            self.targets.finish()
+        ended = False
+        while not ended:
+            step_started = time.monotonic()
+            with self.profiler.trace(done + 1):
+                _, metrics = self.stepper.step(loss, self.deal_rows(done))
+            done += 1
+            metrics["time/step"] = time.monotonic() - step_started
+            ended = done == stage.last or self.time_is_up(limit, stage_started)
+            if (done - stage.first - 1) % self.config.log.every == 0 or ended:
+                self.reporter.log_metrics(done, stage.name, metrics)
+            improved = False
+            if ended or (self.config.eval.every and (done - stage.first) % self.config.eval.every == 0):
+                improved = self.evaluate(stage, loss, done)
+            self.reporter.report_progress(done - stage.first, metrics["loss"])
+            if ended or improved or (every and done % every == 0):
+                self.save(stage.name, done, best=improved)
+        return done
+
+    def deal_rows(self, number: int) -> StepRows:
+        """This rank's rows of step `number`, counted from 0 and independent of earlier steps (collective)."""
+        batch = self.config.data.batch_size
+        indices = [self.stream.index(place) for place in range(number * batch, (number + 1) * batch)]
+        rows = self.data.deal(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
+        self.reporter.name_skipped_rows(self.data, rows.skipped)
+        return rows
+
+    def evaluate(self, stage: Stage, loss: StageLoss, done: int) -> bool:
+        """Log accuracy and loss on held-out rows (collective).
+
+        Returns:
+            Whether `eval.best` has its best value so far; only the final stage counts.
+        """
+        metrics: dict[str, float] = {}
+        if self.probe is not None:
+            metrics["eval/accuracy"] = self.probe.measure(self.engine, self.policy)
+        if self.held_out.rows:
+            indices = range(len(self.held_out.rows))
+            rows = self.held_out.deal(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
+            metrics |= {f"eval/{key}": value for key, value in loss.held_out(rows).items()}
+        if metrics:
+            self.reporter.log_metrics(done, stage.name, metrics)
+        judge = self.config.eval.best
+        if not stage.is_final or f"eval/{judge}" not in metrics:
+            return False
+        value = metrics[f"eval/{judge}"]
+        better = self.best is None or (value < self.best if judge == "loss" else value > self.best)
+        self.best = value if better else self.best
+        return better
+
+    def time_is_up(self, limit: float | None, started: float) -> bool:
+        """Whether any rank has spent `limit` seconds since `started`; None is no limit (collective)."""
+        if limit is None:
+            return False
+        return float(self.engine.global_max(time.monotonic() - started)) >= limit
+
+    def prepare_targets(self) -> None:
+        """Compute a frozen teacher's targets once, while the model still has the teacher's weights."""
+        if not self.targets.frozen or self.stages[0].name != "stage1":
             return
-        self.worker.emit(phase_event("targets of the frozen teacher", None))
+        self.reporter.begin_phase("targets of the frozen teacher")
         usable = chain(self.data.usable(), self.held_out.usable())
         cache = Path(self.config.latent.target_cache or self.folder.path.parent / ".targets")
-        made, found = self.targets.prepare(usable, cache, self.source_checkpoint, self.config.data.micro_batch)
-        self._note(f"targets: {made} rows computed, {found} found in {cache}")
+        made, found = self.targets.prepare(usable, cache, self.job.model, self.config.data.micro_batch)
+        self.reporter.note(f"targets: {made} rows computed, {found} found in {cache}")
 
-    def _restore(self, log: MetricsLog) -> int:
-        """Steps done before, when resuming; the engine then continues in the stage it was in."""
-        if not self.resume:
-            return 0
-        loaded = self.store.load(self.engine, on_note=self._note)
+    def save(self, stage: str, done: int, *, best: bool) -> None:
+        """Write a checkpoint (collective)."""
+        skipped = [self.stepper.skipped_rows, self.stepper.skipped_steps]
+        extra = {"stage": stage, "best": self.best, "skipped": skipped, "data": self.stream.state()}
+        tensors = {"rank/noise": self.noise.get_state()} | self.targets.state()
+        self.store.save(done, self.engine, extra=extra, tensors=tensors, best=best)
+
+    def restore(self) -> int:
+        """Load the newest checkpoint (collective).
+
+        Returns:
+            Its step; 0 where there is none. The engine continues in the stage it was in.
+        """
+        loaded = self.store.load(self.engine, on_note=self.reporter.note)
         if loaded is None:
             return 0
         self.stream.resume(loaded.extra["data"])
-        stage = next(stage for name, stage, _ in self.stages if name == loaded.extra["stage"])
-        self.engine.use(self.optim(stage))
-        self._adopt(loaded)
-        log.forget_after(loaded.step)
+        stage = next(stage for stage in self.stages if stage.name == loaded.extra["stage"])
+        self.engine.use(stage_optimizer(self.config, stage.section))
+        self.restore_own_state(loaded)
+        self.reporter.forget_after(loaded.step)
         return loaded.step
 
-    def _adopt(self, loaded: Loaded) -> None:
-        """This package's own state; the noise starts afresh on another number of ranks."""
+    def restore_own_state(self, loaded: Loaded) -> None:
+        """Restore what the engine doesn't hold. On another number of ranks the noise gets a fresh seed."""
         if "rank/noise" in loaded.tensors:
             self.noise.set_state(loaded.tensors["rank/noise"])
         else:
@@ -195,76 +240,9 @@ class Trainer:
         self.best = loaded.extra["best"]
         self.stepper.skipped_rows, self.stepper.skipped_steps = loaded.extra["skipped"]
 
-    def train_stage(self, name: str, stage: StageSection, first: int, steps: int, done: int, log: MetricsLog) -> int:
-        """Steps `done` to `first + steps` of the training; returns where it ended, earlier when its time is up."""
-        self.worker.emit(phase_event(f"sft {self.config.method}, {name}", None if stage.seconds else steps))
-        begun = time.monotonic()
-        every, last = self.config.log.save_every, first + steps
-        loss = StageLoss(stage, self.config.method, self.engine, self.features, self.targets)
-        if loss.aligned is None:
-            self.targets.finish()
-        while done < last:
-            started = time.monotonic()
-            _, metrics = self.stepper.step(loss, self._rows(done))
-            done += 1
-            metrics["time/step"] = time.monotonic() - started
-            ended = done == last or self._time_is_up(stage, begun)
-            if (done - first - 1) % self.config.log.every == 0 or ended:
-                log.log(done, name, metrics)
-            improved = False
-            if ended or (self.config.eval.every and (done - first) % self.config.eval.every == 0):
-                improved = self._evaluate(name, loss, done, log)
-            self.worker.emit(advance_event(done - first, {"loss": metrics["loss"]} | self.shown))
-            if ended or improved or (every and done % every == 0):
-                self._checkpoint(name, done, best=improved)
-            if ended:
-                break
-        return done
-
-    def _rows(self, number: int) -> StepRows:
-        """The rows of step `number` (from 0), whatever came before (collective)."""
-        batch = self.config.data.batch_size
-        indices = [self.stream.index(place) for place in range(number * batch, (number + 1) * batch)]
-        rows = self.data.deal(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
-        for index in rows.skipped:
-            if self.worker.is_main and index not in self.named:
-                self.named.add(index)
-                self._note(f"row {self.data.rows[index].id} is left out: {self.data.problem(index)}")
-        return rows
-
-    def _evaluate(self, name: str, loss: StageLoss, done: int, log: MetricsLog) -> bool:
-        """Log accuracy and loss on held-out rows; whether this is the best the last stage has had."""
-        metrics = {}
-        if self.probe is not None:
-            metrics["eval/accuracy"] = self.probe.measure(self.engine, self.policy)
-            self.shown = {"accuracy": metrics["eval/accuracy"]}
-        if self.held_out.rows:
-            indices = range(len(self.held_out.rows))
-            rows = self.held_out.deal(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
-            metrics |= {f"eval/{key}": value for key, value in loss.held_out(rows).items()}
-        if metrics:
-            log.log(done, name, metrics)
-        if name != self.stages[-1][0] or f"eval/{self.config.eval.best}" not in metrics:
-            return False
-        value = metrics[f"eval/{self.config.eval.best}"]
-        better = self.best is None or (value < self.best if self.config.eval.best == "loss" else value > self.best)
-        self.best = value if better else self.best
-        return better
-
-    def _checkpoint(self, name: str, done: int, *, best: bool) -> None:
-        skipped = [self.stepper.skipped_rows, self.stepper.skipped_steps]
-        extra = {"stage": name, "best": self.best, "skipped": skipped, "data": self.stream.state()}
-        tensors = {"rank/noise": self.noise.get_state()} | self.targets.state()
-        self.store.save(done, self.engine, extra=extra, tensors=tensors, best=best)
-
-    def _time_is_up(self, stage: StageSection, begun: float) -> bool:
-        if stage.seconds is None:
-            return False
-        return float(self.engine.global_max(time.monotonic() - begun)) >= stage.seconds
-
-    def save(self, out: Path) -> None:
-        """Write the model as a stock Hugging Face folder (all ranks call this)."""
+    def export(self, out: Path) -> None:
+        """Write the model as a stock Hugging Face folder (collective)."""
         tensors = self.engine.gathered_named_parameters()
         if self.config.lora.rank:
             tensors = merged(tensors, self.config.lora.scale, self.encoder.latent)
-        write_checkpoint(tensors, self.source_checkpoint, out, self.policy.latent, is_main=self.worker.is_main)
+        write_checkpoint(tensors, self.job.model, out, self.policy.latent, is_main=self.worker.is_main)
