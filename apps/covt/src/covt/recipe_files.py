@@ -68,10 +68,10 @@ def read_recipe(job: str, recipe: str) -> tuple[dict[str, Any], str]:
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """`optim.clip_norm=0.5` → (["optim", "clip_norm"], 0.5). Values are TOML; anything else is taken as a string."""
+    """`optim.clip=0.5` → (["optim", "clip"], 0.5). Values are TOML; anything else is taken as a string."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
-        raise UsageError(f"{text!r} is not an override", "write section.key=value, as in optim.clip_norm=0.5")
+        raise UsageError(f"{text!r} is not an override", "write section.key=value, as in optim.clip=0.5")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

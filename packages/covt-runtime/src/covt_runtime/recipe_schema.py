@@ -1,7 +1,8 @@
 """Recipe sections that supervised and reinforcement training share.
 
-A recipe is a TOML file of named sections (`[run]`, `[model]`, …). Each stage package composes its configuration from
-these and its own. Unknown keys are refused: a misspelt key must not silently keep its default.
+A recipe is a TOML file of named sections (`[run]`, `[model]`, …). Each training package composes its recipe from these
+sections and its own. Unknown keys are refused, because a misspelled key would silently keep its default. The docstring
+below a field is its description in `model_fields`.
 """
 
 from pathlib import Path
@@ -10,103 +11,128 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CELL_PIXELS = 28 * 28
-"""Of one visual token: no picture can have fewer."""
+"""Pixels of one visual token: no image can have fewer."""
 
 
 class Section(BaseModel):
-    """Base of every recipe section: frozen, and unknown keys fail."""
+    """Base of every recipe section: frozen, with unknown keys refused and docstrings as descriptions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RunSection(Section):
-    """`[run]`: where the run lives and what makes it repeatable."""
+    """`[run]`: where the run is stored and what makes it repeatable."""
 
     name: str = ""
-    """Folder name under `out`; empty means `<job>-<date>-<time>`."""
+    """Name of the run's folder below `out`; empty means `<job>-<date>-<time>`."""
     out: Path = Path("runs")
+    """Folder that holds the runs."""
     seed: int = 0
+    """Seed of everything random: row order, noise, sampling and new weights."""
     ranks: int | None = Field(default=None, ge=1)
-    """Training processes on this machine; None means one per GPU, or 2 on a CPU."""
+    """Training processes on this machine; unset means one per GPU, or 2 on a CPU."""
 
 
 class TinySection(Section):
-    """`[model.tiny]`: shape of a Qwen2.5-VL made from scratch when `model.path = "tiny"`."""
+    """`[model.tiny]`: shape of the small model that `model.path = "tiny"` makes from scratch.
+
+    The defaults train in minutes on two CPU cores and still learn to trace paths.
+    """
 
     hidden: int = 64
+    """Width of the language model's hidden states."""
     layers: int = 2
+    """Decoder layers."""
     heads: int = 2
+    """Attention heads of a decoder layer."""
     intermediate: int = 192
+    """Inner width of a decoder layer's MLP: three times `hidden`."""
     vision_depth: int = 1
+    """Blocks of the vision tower."""
     vision_hidden: int = 64
+    """Width of the vision tower."""
     init_std: float = 0.08
+    """Standard deviation of new weights; above the usual 0.02 because the model is narrow."""
     vocab_size: int = 512
+    """Most entries of the tokenizer, which is trained on the data's text."""
 
 
 class ModelSection(Section):
     """`[model]`: the checkpoint to start from."""
 
     path: str = ""
-    """A checkpoint folder or hub id; `tiny` builds one from scratch; empty takes the newest fitting run."""
+    """A checkpoint folder or hub id. `tiny` makes a small model from scratch; empty means `tiny` in `covt sft` and the
+    newest model of `covt sft` in `covt rl`."""
     gradient_checkpointing: bool = False
+    """Recompute each layer's activations in the backward pass: less memory, about a third more computation."""
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
-    """The language model's attention while training; flash-attention needs a GPU and `zero.dtype = "bf16"`."""
+    """Attention kernel of the language model while training. `flash_attention_2` needs a GPU, the package flash-attn
+    and `zero.dtype = "bf16"`; `sdpa` runs anywhere."""
     tiny: TinySection = TinySection()
+    """Shape of the model where `path` is `tiny`."""
 
 
 class LatentSection(Section):
-    """`[latent]`: latent tokens, the feedback rule, and how stage 1 picks its targets."""
+    """`[latent]`: latent tokens, the feedback rule, and how stage 1 chooses its targets."""
 
     size: int = Field(default=8, ge=1)
-    """K: pads in a latent segment."""
+    """K: latent tokens per segment. 8 is the published setting of ILVR."""
     normalize: Literal["none", "rms"] = "none"
+    """What is applied to a hidden state before it is fed back: nothing, as published, or scaling to unit RMS."""
     head: Literal["identity", "linear", "mlp"] = "identity"
-    """What a fed-back hidden state goes through before it is an input; the last two have weights that are trained."""
+    """Map from a normalized hidden state to the next input. `identity` is the published rule; `linear` and `mlp` have
+    weights of their own, which are trained."""
     required: bool = True
-    """Refuse rows without a latent step; false trains them as text, beside those that have one."""
+    """Refuse rows without a latent step; false trains them as text beside those that have one."""
     selection: Literal["ilvr", "focus"] = "ilvr"
-    """`ilvr` selects helper-image features by the text's query; `focus` crops helper images to the data's boxes."""
+    """How stage 1 chooses targets: `ilvr` selects helper-image features by the text's query, `focus` crops the helper
+    images to the data's boxes."""
     top_p: float = Field(default=0.9, gt=0, le=1)
+    """Probability mass of the features that `ilvr` selects from."""
     temperature: float = Field(default=1.0, gt=0)
-    """Softmax temperature of the selection scores."""
+    """Softmax temperature of the selection scores; 1 leaves them as they are."""
     teacher: Literal["ema", "frozen"] = "ema"
-    """What `ilvr` selects with: a moving average of the student, or the model as it was before the training, whose
-    targets are computed once and kept on disk."""
+    """The model that `ilvr` selects with: a moving average of the student, or the model as it was before training,
+    whose targets are computed once and kept on disk. `frozen` needs no extra memory per step."""
     teacher_decay: float = Field(default=0.999, ge=0, lt=1)
-    """Of the moving average, after every optimizer step."""
+    """Decay of the moving average per optimizer step."""
     target_cache: str = ""
-    """Folder of a frozen teacher's targets; empty means `.targets` beside the runs."""
+    """Folder for a frozen teacher's targets; empty means `.targets` beside the runs."""
 
 
 class MixSection(Section):
     """One of `[[data.mix]]`: a further prepared set."""
 
     path: str
+    """Folder of the prepared set."""
     split: str = "train"
+    """Split of the set to train on."""
     weight: float = Field(default=1.0, gt=0)
-    """How often a row is drawn from this set, where `data.path` has 1."""
+    """How often a row is drawn from this set, relative to `data.path`, whose weight is 1."""
 
 
 class DataSection(Section):
-    """`[data]`: a prepared set (see `covt data prepare`)."""
+    """`[data]`: a prepared set, made by `covt data prepare`."""
 
     path: str = ""
-    """Folder of a prepared set; empty takes the newest under `data/`."""
+    """Folder of a prepared set; empty takes the newest set below `data/`."""
     split: str = "train"
+    """Split of the set to train on."""
     limit: int | None = Field(default=None, ge=1)
+    """Use only the first rows, up to this number; unset uses all."""
     mix: tuple[MixSection, ...] = ()
-    """Further sets: each row of the training is drawn from one of the sets, and each set is passed over by itself."""
+    """Further sets. Each row of the training is drawn from one of the sets by weight; each set has its own epochs."""
     min_pixels: int | None = Field(default=None, ge=CELL_PIXELS)
-    """Pictures with fewer pixels are enlarged when a row is read; None leaves them to the checkpoint's own limits."""
+    """Images with fewer pixels are enlarged when a row is read; unset leaves them to the checkpoint's own limits."""
     max_pixels: int | None = Field(default=None, ge=CELL_PIXELS)
-    """Pictures with more pixels are made smaller when a row is read, for the trainer and the rollout server alike;
-    None leaves them to the checkpoint's own limits."""
+    """Images with more pixels are shrunk when a row is read, for the trainer and the rollout server alike; unset leaves
+    them to the checkpoint's own limits."""
     max_length: int = Field(default=4096, ge=1)
-    """Longest sample in tokens; longer ones are refused by id."""
+    """Longest sample in tokens, visual tokens included; a longer row is a bad row and is named by its id."""
     batch_size: int = Field(default=64, ge=1)
-    """Rows an optimizer step, over all ranks."""
+    """Rows per optimizer step over all ranks."""
     micro_batch: int = Field(default=32, ge=1)
-    """Rows a forward on one rank; what is over is accumulated."""
+    """Most rows per forward on one rank; gradients of several forwards are accumulated. Lower it to save memory."""
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:
@@ -119,13 +145,15 @@ class LoraSection(Section):
     """`[lora]`: low-rank adapters (arXiv 2106.09685) on the language model instead of full fine-tuning."""
 
     rank: int = Field(default=0, ge=0)
-    """0 trains all weights of the language model."""
+    """Rank of the adapters; 0 trains all weights of the language model instead."""
     alpha: float = Field(default=32.0, gt=0)
+    """The adapters' product is scaled by `alpha / rank`; 32 is twice the usual rank of 16."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear layers that get adapters: all of a decoder layer by default."""
 
     @property
     def scale(self) -> float:
-        """Of the adapters' product, where there are adapters."""
+        """Factor of the adapters' product; only for a rank above 0."""
         return self.alpha / self.rank
 
 
@@ -133,19 +161,23 @@ class PromptSection(Section):
     """`[prompt]`: how a row becomes a prompt, and what the `format` reward expects of the answer."""
 
     system: str = ""
+    """System message; empty sends none."""
     template: str = "{{ question }}"
+    """Jinja template of the user message; `question` is the row's question."""
     format: Literal["boxed", "answer"] = "boxed"
+    """Where the `format` reward looks for the answer: in a `boxed` LaTeX command or between `<answer>` tags."""
 
 
 class LogSection(Section):
     """`[log]`: what is written while training."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto` is online when WANDB_API_KEY is set and offline otherwise."""
+    """Weights & Biases: `auto` is online when WANDB_API_KEY is set and offline otherwise."""
     project: str = "covt"
+    """Weights & Biases project."""
     every: int = Field(default=10, ge=1)
-    """Steps between metric lines."""
+    """Steps between lines of metrics."""
     save_every: int = Field(default=0, ge=0)
     """Steps between checkpoints; 0 saves at the end of each stage only."""
     keep: int = Field(default=2, ge=1)
-    """Checkpoints kept besides the best one."""
+    """Newest checkpoints to keep; the best one is kept besides."""
