@@ -18,7 +18,7 @@ GOOD = (
 
 
 def parts(text: str, prompt: str = "") -> dict[str, float]:
-    result = ReasoningReward().by_rules(text, prompt)
+    result = ReasoningReward().score_by_rules(text, prompt)
     assert 0.0 <= result.value <= 1.0
     return dict(result.parts)
 

@@ -1,4 +1,4 @@
-"""Typed reading of JSON fields, with errors that name the field."""
+"""Typed reading of JSON fields. Every function raises `RewardError` that names the field as `where`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from covt_rewards.reward_errors import RewardError
 
 
 def kind(value: object) -> str:
+    """Name the type of a JSON value for an error; None counts as missing."""
     return "missing" if value is None else type(value).__name__
 
 
@@ -71,7 +72,7 @@ def floats(value: object, where: str) -> tuple[float, ...]:
 
 
 def metadata(value: object, where: str) -> Mapping[str, object]:
-    """An object, or (as in prepared Parquet rows) a string of JSON that holds one."""
+    """Read an object, or a string of JSON that holds one, as prepared Parquet rows have it."""
     if value is None or value == "":
         return {}
     if isinstance(value, str):

@@ -1,7 +1,7 @@
-"""From rewards to advantages within a group: sum then normalize, or normalize each reward and then sum.
+"""Advantages from the rewards of a group: sum then normalize, or normalize each reward and then sum.
 
-The first is GRPO's (Shao et al. 2024, arXiv:2402.03300). The second keeps a rare reward from drowning in a noisy one.
-Either way a constant added to all of a group cancels.
+The first order is GRPO's (Shao et al. 2024, arXiv:2402.03300). With the second, a noisy reward does not drown a
+rare one. In both, a constant added to all values of a group cancels.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from covt_rewards.reward_errors import RewardError
 
 
 def normalize(values: Sequence[float], scale: bool = True, eps: float = 1e-6) -> list[float]:
-    """Deviations from the group's mean, over its sample standard deviation (n − 1) + eps when `scale`.
+    """Subtract the group's mean, and when `scale` divide by its sample standard deviation (n − 1) + eps.
 
-    A group of one, or of equal values, gives zeros.
+    Groups of one rollout and groups of equal values become zeros.
     """
     if not values:
         return []
@@ -31,11 +31,19 @@ def normalize(values: Sequence[float], scale: bool = True, eps: float = 1e-6) ->
 def sum_then_normalize(
     values: Mapping[str, Sequence[float]], weights: Mapping[str, float], scale: bool = True, eps: float = 1e-6
 ) -> list[float]:
-    """One group's advantages, from the weighted sum of its rewards.
+    """Normalize the weighted sum of a group's rewards.
 
     Args:
-        values: per reward, one unweighted value per rollout.
-        weights: per reward.
+        values: one unweighted value per rollout, per reward.
+        weights: one weight per reward.
+        scale: divide by the standard deviation.
+        eps: added to the standard deviation.
+
+    Returns:
+        One advantage per rollout.
+
+    Raises:
+        RewardError: when names or lengths do not fit together.
     """
     return normalize(_weighted_sum(values, weights), scale, eps)
 
@@ -43,7 +51,7 @@ def sum_then_normalize(
 def normalize_then_sum(
     values: Mapping[str, Sequence[float]], weights: Mapping[str, float], scale: bool = True, eps: float = 1e-6
 ) -> list[float]:
-    """One group's advantages, the weighted sum of each reward's own normalized values; arguments as above."""
+    """Normalize each reward on its own, then sum with weights; arguments as in `sum_then_normalize`."""
     return _weighted_sum({name: normalize(each, scale, eps) for name, each in values.items()}, weights)
 
 
@@ -51,7 +59,8 @@ def _weighted_sum(values: Mapping[str, Sequence[float]], weights: Mapping[str, f
     if len({len(each) for each in values.values()}) > 1 or set(values) != set(weights):
         sizes = {name: len(each) for name, each in values.items()}
         raise RewardError(
-            f"values {sizes} do not fit weights {dict(weights)}", "one weight and one value per rollout each"
+            f"values {sizes} do not fit weights {dict(weights)}",
+            "give each reward one weight and one value per rollout",
         )
     return [
         sum(weights[name] * value for name, value in zip(values, row, strict=True))

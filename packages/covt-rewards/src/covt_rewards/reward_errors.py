@@ -1,10 +1,10 @@
-"""The package's user error: a wrong name, setting, row or gold answer. Never raised for what a model wrote."""
+"""Errors for users: a wrong name, setting, row or gold answer. Never raised for what a model wrote."""
 
 from __future__ import annotations
 
 
 class RewardError(ValueError):
-    """A mistake the caller can mend.
+    """A mistake that the caller can correct.
 
     Args:
         message: what is wrong, where, and with which value.
@@ -21,4 +21,4 @@ class RewardError(ValueError):
 
 
 class GoldError(RewardError):
-    """A gold answer its grader cannot read: a fault of the data, so it is raised and not scored as zero."""
+    """A gold answer that its grader cannot read. The data is at fault, so it is raised and not scored as zero."""

@@ -1,7 +1,7 @@
-"""Scoring: groups and rewards in; totals, values, parts and reasons out.
+"""Scoring groups with rewards: totals, values, parts and reasons.
 
-A reward that fails on one group (it raises, gives too few results, or a value that is no finite number) costs its own
-items of that group only: they count 0, the reason says so, and the failure is counted.
+A reward fails on a group when it raises, returns too few results, or returns a value that is not a finite number. Its
+results for that group are then 0 with the reason, and the failure is counted. Other rewards and groups are unaffected.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class GroupScore:
     """All rewards of one group.
 
     Attributes:
-        id: the group's.
-        totals: weighted sum per rollout.
+        id: the group's id.
+        totals: weighted sum of the rewards, per rollout.
         results: per reward, one result per rollout.
-        failures: per reward that failed on this group, why.
+        failures: the cause, per reward that failed on this group.
     """
 
     id: str
@@ -36,19 +36,21 @@ class GroupScore:
 
     @property
     def values(self) -> dict[str, list[float]]:
-        """Per reward, the unweighted values."""
+        """The unweighted values, per reward."""
         return {name: [result.value for result in results] for name, results in self.results.items()}
 
     @property
     def reasons(self) -> dict[str, list[str]]:
+        """The reasons, per reward."""
         return {name: [result.reason for result in results] for name, results in self.results.items()}
 
     @property
     def parts(self) -> dict[str, list[Mapping[str, float]]]:
+        """The parts, per reward."""
         return {name: [result.parts for result in results] for name, results in self.results.items()}
 
     def to_json(self) -> dict[str, object]:
-        """The output row of `covt-rewards score`."""
+        """Convert to the output row of `covt-rewards score`."""
         row: dict[str, object] = {
             "id": self.id,
             "rewards": self.values,
@@ -69,7 +71,7 @@ class Scores:
 
     @property
     def failures(self) -> dict[str, int]:
-        """Per reward, on how many groups it failed."""
+        """On how many groups each reward failed; rewards that never failed are absent."""
         counts: dict[str, int] = {}
         for group in self.groups:
             for name in group.failures:
@@ -77,7 +79,7 @@ class Scores:
         return counts
 
     def metrics(self) -> dict[str, float]:
-        """Means for a log: `reward/total`, `reward/<name>`, `reward/<name>/<part>`, `reward/<name>/failures`.
+        """Compute means for a log: `reward/total`, `reward/<name>`, `reward/<name>/<part>`, `reward/<name>/failures`.
 
         A part is averaged over the rollouts that have it.
         """
@@ -94,9 +96,11 @@ class Scores:
 
 
 def score_group(group: Group, rewards: Sequence[ConfiguredReward], raise_gold: bool = False) -> GroupScore:
-    """All rewards of one group; never raises for what a reward does.
+    """Score one group with all rewards; never raises for what a reward does.
 
     Args:
+        group: the rollouts of one prompt.
+        rewards: from `parse_rewards`.
         raise_gold: let `GoldError` through, for callers that check data rather than train.
     """
     results: dict[str, tuple[RewardResult, ...]] = {}
@@ -108,7 +112,7 @@ def score_group(group: Group, rewards: Sequence[ConfiguredReward], raise_gold: b
         except Exception as error:
             if raise_gold and isinstance(error, GoldError):
                 raise GoldError(f"row {group.id!r}: {error.message}", error.remedy) from error
-            # The seam where foreign code is called: one reward's fault must not end a training run. It is reported.
+            # Rewards may be foreign code, and one reward's fault must not end a training run. It is reported.
             given, problem = (), f"{type(error).__name__}: {error}"
         if problem:
             failures[configured.name] = problem
@@ -135,10 +139,12 @@ def _problem(results: Sequence[RewardResult], expected: int) -> str:
 def iter_scores(
     groups: Iterable[Group], rewards: Sequence[ConfiguredReward], workers: int = 1, raise_gold: bool = False
 ) -> Iterator[GroupScore]:
-    """Scores in the groups' order, in constant memory.
+    """Score groups one after the other, in their order and in constant memory.
 
     Args:
-        workers: groups scored at once (threads; the mathematics itself runs in as many worker processes).
+        groups: any iterable; it is read as scores are taken.
+        rewards: from `parse_rewards`.
+        workers: groups scored at once, in threads; computer algebra runs in as many processes.
         raise_gold: as in `score_group`.
     """
     if workers <= 1:
@@ -156,5 +162,5 @@ def iter_scores(
 
 
 def score_groups(groups: Iterable[Group], rewards: Sequence[ConfiguredReward], workers: int = 1) -> Scores:
-    """All scores at once; see `iter_scores` for a stream."""
+    """Score all groups at once; `iter_scores` streams and explains the arguments."""
     return Scores(tuple(iter_scores(groups, rewards, workers)))

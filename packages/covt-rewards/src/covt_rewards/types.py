@@ -1,7 +1,7 @@
-"""The records a reward sees and gives: rollout, group, result. Frozen, plain data, JSON both ways.
+"""The records that rewards take and return: rollout, group, result. Frozen plain data that converts to and from JSON.
 
-A `Rollout` has the fields of a completion as `covt rl` records it, so a completion's JSON is read as it is; only `text`
-is needed by most rewards, everything else has a default for users of other trainers.
+A `Rollout` has the fields of a completion as `covt rl` records it, so a completion's JSON is read unchanged. Most
+rewards need only `text`; everything else has a default for users of other trainers.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class Rollout:
     """One sampled completion of a prompt.
 
     Attributes:
-        text: the completion, decoded; an ablated continuation may hold the shared beginning or only its own part.
-        token_ids: the completion's ids; empty when the trainer does not give them.
-        latent_spans: half-open ranges into `token_ids`, latent pads only (no start and end markers).
-        finish_reason: `stop`, `length` or whatever the server said.
+        text: the completion, decoded; an ablated continuation may include the shared beginning or only its own part.
+        token_ids: the completion's ids; empty when the trainer does not provide them.
+        latent_spans: half-open ranges into `token_ids`; they cover the latent pads without the markers.
+        finish_reason: `stop`, `length` or another value of the server's.
         ablated: continuations sampled from the end of the latent span with the latents ablated.
         control: continuations sampled the same way with the latents kept.
-        logprobs: of the sampled tokens, same length as `token_ids` or empty.
-        mode: latent mode it was sampled in (`keep`, `zeros`, `noise`, `shuffle`, `drop_latents`, `drop_span`).
-        parent: the sample this one continues, for `ablated` and `control`.
+        logprobs: of the sampled tokens, as long as `token_ids`, or empty.
+        mode: latent mode of its sampling (`keep`, `zeros`, `noise`, `shuffle`, `drop_latents`, `drop_span`).
+        parent: the sample that an `ablated` or `control` rollout continues.
     """
 
     text: str
@@ -49,10 +49,14 @@ class Rollout:
 
     @classmethod
     def from_json(cls, value: object, where: str = "completion") -> Rollout:
-        """Read a completion: a string is its text, an object has the fields above; unknown fields are left alone.
+        """Read a completion: a string is its text, an object has the fields above. Unknown fields are ignored.
+
+        Args:
+            value: parsed JSON.
+            where: what errors call the value.
 
         Raises:
-            RewardError: naming `where` and the field that has the wrong type.
+            RewardError: for a field of the wrong type.
         """
         if isinstance(value, str):
             return cls(text=value)
@@ -79,7 +83,7 @@ class Rollout:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Plain lists and numbers; `Rollout.from_json(rollout.to_json()) == rollout`."""
+        """Convert to plain lists and numbers; `Rollout.from_json(rollout.to_json()) == rollout`."""
         record: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("token_ids", "prompt_ids", "logprobs"):
             record[name] = list(cast("tuple[object, ...]", record[name]))
@@ -99,10 +103,10 @@ class Group:
 
     Attributes:
         answer: the gold answer.
-        rollouts: usually 8 of them.
-        grader: `math`, `choice`, `text`, `vsp`, `boxes`, or empty: chosen from options, metadata and gold answer.
-        options: of a multiple-choice question, as texts; empty otherwise.
-        metadata: category, source, image paths, for `vsp` `{"rows": ["SFH", …]}`.
+        rollouts: the sampled completions, usually 8.
+        grader: `math`, `choice`, `text`, `vsp`, `boxes`, or empty to choose by options, metadata and gold answer.
+        options: texts of a multiple-choice question; empty otherwise.
+        metadata: whatever the row carries; for `vsp` the map, `{"rows": ["SFH", …]}`.
     """
 
     answer: str
@@ -117,7 +121,14 @@ class Group:
     def from_json(cls, value: object, where: str = "row") -> Group:
         """Read `{"id", "answer", "completions": [...], "prompt"?, "grader"?, "options"?, "metadata"?}`.
 
-        `completions` may also be called `rollouts`. Raises `RewardError` naming `where` and the field.
+        `completions` may also be called `rollouts`.
+
+        Args:
+            value: parsed JSON.
+            where: what errors call the value.
+
+        Raises:
+            RewardError: for a field that is missing or of the wrong type.
         """
         record = read.mapping(value, where)
         answer = record.get("answer")
@@ -141,7 +152,7 @@ class Group:
         )
 
     def to_json(self) -> dict[str, object]:
-        """The row `from_json` reads."""
+        """Convert to the row that `from_json` reads."""
         return {
             "id": self.id,
             "prompt": self.prompt,
@@ -159,12 +170,12 @@ def _no_parts() -> Mapping[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class RewardResult:
-    """What one reward says of one rollout.
+    """One reward of one rollout.
 
     Attributes:
         value: the reward, before its weight.
-        parts: named numbers for logging; names are stable, a part that does not apply is absent.
-        reason: why, in a few words; always given when something is wrong.
+        parts: named numbers for logging. Names are stable; a part that does not apply is absent.
+        reason: the cause of the value in a few words; never empty when something is wrong.
     """
 
     value: float
@@ -173,6 +184,7 @@ class RewardResult:
 
     @classmethod
     def from_json(cls, value: object, where: str = "result") -> RewardResult:
+        """Read what `to_json` writes; raises `RewardError` for a field of the wrong type."""
         record = read.mapping(value, where)
         number = read.floats([record.get("value")], f"{where}.value")[0]
         parts = read.mapping(record.get("parts", {}), f"{where}.parts")
@@ -185,7 +197,7 @@ class RewardResult:
 
 @runtime_checkable
 class Reward(Protocol):
-    """A reward is any callable from a group to one result per rollout, in the rollouts' order."""
+    """Any callable that maps a group to one result per rollout, in the rollouts' order."""
 
     def __call__(self, group: Group, /) -> Sequence[RewardResult]: ...
 

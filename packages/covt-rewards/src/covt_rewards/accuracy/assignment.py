@@ -1,6 +1,6 @@
 """The assignment problem on a small dense matrix: the Hungarian method with potentials (Kuhn 1955, Munkres 1957).
 
-Plain Python, O(n²·m): for up to about a hundred objects that is milliseconds, and saves the package a dependency.
+Plain Python, O(n²·m): up to about a hundred objects take milliseconds, and the package needs no scipy.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ from collections.abc import Sequence
 
 
 def assign(cost: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """Pairs (row, column) of least total cost, one for each row or each column, whichever are fewer; rows ascend."""
+    """Find the one-to-one assignment of rows to columns with the least total cost.
+
+    Args:
+        cost: `[rows, columns]`, every row of the same length.
+
+    Returns:
+        Pairs (row, column) in ascending rows, as many as there are rows or columns, whichever are fewer.
+    """
     if not cost or not cost[0]:
         return []
     if len(cost) > len(cost[0]):
         return sorted((row, column) for column, row in assign(list(zip(*cost, strict=True))))
     rows, columns = len(cost), len(cost[0])
-    # Column 0 and row 0 are virtual: the path that places each new row starts there.
+    # Column 0 and row 0 are virtual: the augmenting path of each new row starts there.
     row_potential = [0.0] * (rows + 1)
     column_potential = [0.0] * (columns + 1)
     row_of = [0] * (columns + 1)

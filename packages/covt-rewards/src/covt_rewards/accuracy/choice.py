@@ -1,7 +1,7 @@
 """`choice`: multiple choice by letter or by the option's text.
 
-Both gold and answer are read into an option's index. An option's own text wins over its letter, so options that are
-letters themselves ("(c)", "(d)", "(a)") mean what they say.
+Gold answer and completion are both read as an option's index. An option's own text takes precedence over its letter, so
+that options which are letters themselves ("(c)", "(d)", "(a)") are matched by their text.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ _NO_BRACES = str.maketrans("", "", "{}")
 
 
 def read_option(answer: str, options: Sequence[str]) -> int | None:
-    """The index of the option an answer names; None when it names none or more than one.
+    """Find the option that an answer names; None when it names none or more than one.
 
-    In order: the option's text (as text, then as LaTeX), its letter (`B`, `(b)`, `B.`, alone or on the first line),
-    letter with text (`B. Snake`), a letter in words (`option B`, `(B) because …`), the one option whose text stands in
-    the answer, the one option of the same value.
+    Tried in order: the option's text (as text, then as LaTeX), its letter (`B`, `(b)`, `B.`, alone or on the first
+    line), letter with text (`B. Snake`), a letter in words (`option B`, `(B) because …`), the only option whose text
+    stands in the answer, the only option of the same value.
+
+    Returns:
+        The option's index, from 0.
     """
     plain = normalize_text(answer)
     texts = [normalize_text(option) for option in options]
@@ -56,7 +59,7 @@ def read_option(answer: str, options: Sequence[str]) -> int | None:
         if at is not None and (not named or at in named):
             return at
         if named:
-            return None  # the letter says one option and the text another
+            return None  # letter and text name different options
     in_words = {_index(a or b, options) for a, b in _LETTER_IN_WORDS.findall(stripped)} - {None}
     if len(in_words) == 1:
         return in_words.pop()
@@ -66,7 +69,7 @@ def read_option(answer: str, options: Sequence[str]) -> int | None:
 
 
 def _by_value(answer: str, options: Sequence[str]) -> int | None:
-    r"""The one option that is the same number in another spelling: `\frac{10}{3}` for `10 / 3`, `45` for `45°`."""
+    r"""Find the only option of the same value in another spelling: `\frac{10}{3}` for `10 / 3`, `45` for `45°`."""
     value, unit = _measure(answer)
     if value is None:
         return None
@@ -79,7 +82,7 @@ def _by_value(answer: str, options: Sequence[str]) -> int | None:
 
 
 def _measure(text: str) -> tuple[Value | None, str]:
-    """A constant and the unit behind it, either may be missing: `45^\\circ` is 45 degrees, `45` is 45 of anything."""
+    """Read a constant and the unit behind it, either may be missing: `45^\\circ` is 45 degrees, `45` has no unit."""
     plain = respell(strip_text_commands(text[:200])).strip(" $")
     value = constant(plain)
     if value is not None:
@@ -97,7 +100,7 @@ def _index(letter: str, options: Sequence[str]) -> int | None:
 
 
 def _stands_in(needle: str, text: str) -> bool:
-    """Whether `needle` stands in `text` as whole words."""
+    """Whether `needle` occurs in `text` as whole words."""
     at = text.find(needle)
     while at >= 0:
         end = at + len(needle)
@@ -108,9 +111,14 @@ def _stands_in(needle: str, text: str) -> bool:
 
 
 def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
+    """Give 1 when the answer names the gold option; of several gold options, all and no other.
+
+    Raises:
+        GoldError: when the gold answer names no option.
+    """
     options = task.options
     if not options:
-        # Without options all that can be compared is a letter.
+        # Without options, only letters can be compared.
         options = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     gold = read_option(task.gold, options)
     several = letters(task.gold) if gold is None else None
@@ -119,26 +127,27 @@ def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     if gold is None:
         message = f"the gold answer {task.gold!r} names no option of {list(task.options)}"
         raise GoldError(message, "give a letter or an option's text")
-    # A bare letter asked for as `\\boxed{B}` has to be marked: any other "B" in a text may mean anything.
+    # A gold answer `\boxed{B}` without options asks for a marked letter: an unmarked "B" may mean anything.
     lenient = task.lenient and (bool(task.options) or not task.marked)
-    grades: list[Grade] = []
-    for text in texts:
-        answer = final_answer(text, lenient)
-        # A long text without a marked answer may still name exactly one option.
-        said = answer.text if answer.kind != "none" else strip_special_tokens(text)[-2000:] if lenient else ""
-        chosen = read_option(said, options) if said else None
-        if chosen is None:
-            nothing = "no answer found" if lenient else "no marked answer found"
-            grades.append(Grade(0.0, f"names no option: {said[:80]!r}" if said else nothing))
-        elif chosen == gold:
-            grades.append(Grade(1.0))
-        else:
-            grades.append(Grade(0.0, f"chose {options[chosen][:80]!r}, gold is {options[gold][:80]!r}"))
-    return grades
+    return [_grade_one(text, gold, options, lenient) for text in texts]
+
+
+def _grade_one(text: str, gold: int, options: Sequence[str], lenient: bool) -> Grade:
+    answer = final_answer(text, lenient)
+    # A long text without an answer may still name exactly one option.
+    said = answer.text if answer.kind != "none" else strip_special_tokens(text)[-2000:] if lenient else ""
+    chosen = read_option(said, options) if said else None
+    if chosen == gold:
+        return Grade(1.0)
+    if chosen is not None:
+        return Grade(0.0, f"chose {options[chosen][:80]!r}, gold is {options[gold][:80]!r}")
+    if said:
+        return Grade(0.0, f"names no option: {said[:80]!r}")
+    return Grade(0.0, "no answer found" if lenient else "no marked answer found")
 
 
 def _grade_several(gold: frozenset[str], answer: FinalAnswer) -> Grade:
-    """A question with several right options: all of them have to be named, by letter, and no other."""
+    """Grade a question with several right options: the answer must name all of them by letter, and no other."""
     said = letters(answer.text) or frozenset(re.findall(r"\(([A-J])\)", answer.text))
     if said == gold:
         return Grade(1.0)

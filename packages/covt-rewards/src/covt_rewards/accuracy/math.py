@@ -1,7 +1,7 @@
 """`math`: LaTeX, numbers, sets, intervals, by math-verify (https://github.com/huggingface/Math-Verify).
 
-Most answers are plain numbers or equal to the gold answer letter for letter and need no computer algebra; the rest goes
-to worker processes that are killed at the time limit (`workers.py`), so that no answer can hold up a run.
+Most answers are constants and need no computer algebra. The rest goes to worker processes that are killed at the time
+limit (`algebra/`), so that no answer can delay a run.
 """
 
 from __future__ import annotations
@@ -23,69 +23,69 @@ from covt_rewards.reward_errors import GoldError
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
 _BOLD_NUMBER = re.compile(r"\*\*\s{0,4}\$?(-?\d[\d,]{0,20}(?:\.\d{1,15})?)\s{0,4}\.?\s{0,4}\*\*")
 _PROSE = re.compile(r"[A-Za-z]{2,}\s[A-Za-z]{2,}")
-_TIGHT_EQUALS = re.compile(r"(?<=\d)=(?=[-\d])")  # of "9+9=18" math-verify reads the first 9
+_TIGHT_EQUALS = re.compile(r"(?<=\d)=(?=[-\d])")  # math-verify reads the first 9 of "9+9=18"
 _CONNECTED = re.compile(r"[^\n]{0,40}?(?:,|\band\b|\bor\b)[^\n]{0,20}")
-LONGEST = 20_000
-"""Characters of a completion that math-verify is shown, from its end: where answers stand."""
+MAX_CHARACTERS = 20_000
+"""Characters from the end of a completion that math-verify reads: answers stand there."""
 
 
 def fast_verdict(gold: str, answer: str, precision: int = 6) -> bool | None:
-    """The verdict on two constants, which needs no algebra. None means: ask math-verify."""
+    """Compare two constants without algebra; None means that math-verify must decide."""
     value = constant(answer)
     expected = None if value is None else constant(gold)
     return None if value is None or expected is None else compare(expected, value, precision)
 
 
 def as_latex(gold: str) -> str:
-    r"""A gold answer in mathematical delimiters when it needs them: of bare `2x` math-verify reads only the 2.
+    r"""Put a gold answer into `$…$` where it has no delimiters: math-verify reads only the 2 of a bare `2x`.
 
-    Bare numbers stay bare: `1 234`, `12 cm`, `50%`.
+    Bare numbers such as `1 234`, `12 cm`, `50%` stay as they are.
     """
     bare = not any(mark in gold for mark in ("$", "\\(", "\\[", "\\boxed"))
     return f"${gold.strip()}$" if bare and not _BARE_NUMBER.fullmatch(gold.strip()) else gold
 
 
 def _answer(text: str, lenient: bool) -> FinalAnswer:
-    """The final answer, respelled; where nothing else marks one, the last number in bold, as chat models write it."""
+    """Read and respell the final answer; without one, take the last number in bold, as chat models write it."""
     answer = final_answer(text, lenient)
     if answer.kind != "none" or not lenient:
         return FinalAnswer(respell(answer.text), answer.kind)
-    bold = _BOLD_NUMBER.findall(text[-LONGEST:])
+    bold = _BOLD_NUMBER.findall(text[-MAX_CHARACTERS:])
     return FinalAnswer(bold[-1], "bold") if bold else answer
 
 
-def _shown(answer: FinalAnswer, text: str) -> str:
-    r"""What math-verify is to read: the marked answer alone, as mathematics; else the completion.
+def _text_for_algebra(answer: FinalAnswer, text: str) -> str:
+    r"""Choose what math-verify reads: the marked answer alone as mathematics, else the end of the completion.
 
-    `\boxed{1} and \boxed{2}` is one answer in two boxes and is shown with everything around it.
+    `\boxed{1} and \boxed{2}` is one answer in two boxes, so math-verify sees both with the text around them.
     """
     if answer.kind == "tag" and _PROSE.search(strip_text_commands(answer.text)):
         return answer.text  # "The answer is 42": not mathematics as a whole
     if answer.kind in ("tag", "boxed", "bold") and not _in_several_boxes(answer, text):
         return "\\boxed{" + _without_full_stop(answer) + "}"
-    return _TIGHT_EQUALS.sub("= ", strip_special_tokens(text)[-LONGEST:].replace("−", "-"))
+    return _TIGHT_EQUALS.sub("= ", strip_special_tokens(text)[-MAX_CHARACTERS:].replace("−", "-"))
 
 
 def _in_several_boxes(answer: FinalAnswer, text: str) -> bool:
     if answer.kind != "boxed" or text.count("boxed{") + text.count("fbox{") == 1:
         return False
-    text = strip_special_tokens(text[-2 * LONGEST :])
+    text = strip_special_tokens(text[-2 * MAX_CHARACTERS :])
     boxes = marked_answers(text).candidates[-2:]
     return len(boxes) == 2 and _CONNECTED.fullmatch(text[boxes[0].end : boxes[1].start]) is not None
 
 
 def _without_full_stop(answer: FinalAnswer) -> str:
-    """`1.` is 1; math-verify reads nothing from it."""
+    """Strip a full stop: math-verify reads nothing from `1.`."""
     return answer.text.rstrip(" .")
 
 
 def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
-    """1 when math-verify holds answer and gold for equal.
+    """Give 1 when math-verify considers answer and gold answer equal.
 
     Raises:
         GoldError: when nothing can be read from the gold answer.
     """
-    if is_letter(task.gold):  # a choice among math rows; math-verify reads no letters
+    if is_letter(task.gold):  # math-verify reads no letters
         return grade_choice(task, texts)
     task = replace(task, gold=respell(task.gold))
     answers = [_answer(text, task.lenient) for text in texts]
@@ -94,14 +94,14 @@ def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     ]
     open_items = [i for i, grade in enumerate(grades) if grade is None]
     if open_items or not texts:
-        shown = [_shown(answers[i], texts[i]) for i in open_items]
+        shown = [_text_for_algebra(answers[i], texts[i]) for i in open_items]
         for i, verdict in zip(open_items, _by_algebra(task, shown), strict=True):
             grades[i] = Grade(float(verdict.equal), verdict.reason)
     return [grade for grade in grades if grade is not None]
 
 
 def _by_algebra(task: GradingTask, shown: Sequence[str]) -> Sequence[Verdict]:
-    """math-verify's verdicts; without anything shown, only the gold answer is checked."""
+    """Ask math-verify for verdicts; without texts, only check the gold answer."""
     gold, pool = as_latex(task.gold), shared_pool()
     if shown:
         verdicts = pool.verify(gold, shown, task.time_limit, task.precision)
@@ -110,15 +110,16 @@ def _by_algebra(task: GradingTask, shown: Sequence[str]) -> Sequence[Verdict]:
         problem, items = "" if constant(task.gold) is not None else pool.gold_problem(gold, task.time_limit), ()
     if problem:
         message = f"nothing can be read from the gold answer {task.gold[:200]!r}: {problem}"
-        raise GoldError(message, "mend or drop the row, or choose another grader")
+        raise GoldError(message, "correct or drop the row, or choose another grader")
     return items
 
 
 def _without_algebra(task: GradingTask, answer: FinalAnswer, text: str) -> Grade | None:
+    """Grade the answer by its form or as a constant; None means that math-verify must decide."""
     if not task.lenient and answer.kind == "none":
         return Grade(0.0, "no answer found")
-    if len(answer.text) > LONGEST:
-        return Grade(0.0, f"an answer of more than {LONGEST} characters")
+    if len(answer.text) > MAX_CHARACTERS:
+        return Grade(0.0, f"an answer of more than {MAX_CHARACTERS} characters")
     if answer.kind in ("phrase", "none"):
         return None
     verdict = fast_verdict(task.gold, _without_full_stop(answer), task.precision)

@@ -14,21 +14,21 @@ from covt_rewards.reward_errors import GoldError
 _AROUND = " \t\r\n.,;:!?\"'`*$«»“”‘’。，、"
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 _VERDICTS = ("yes", "no", "true", "false")
-LONGEST = 10_000
+MAX_CHARACTERS = 10_000
 
 
 def normalize_text(text: str) -> str:
-    """Unicode NFKC, case folded, single spaces, without LaTeX text commands and punctuation around it.
+    """Normalize to NFKC, case-folded, single-spaced text without LaTeX text commands and surrounding punctuation.
 
-    A sign or bracket inside the answer stays; `-5` and `5` differ.
+    A sign or bracket inside the answer stays, so `-5` and `5` differ.
     """
-    text = strip_text_commands(text[:LONGEST])
+    text = strip_text_commands(text[:MAX_CHARACTERS])
     text = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(text.split()).strip(_AROUND)
 
 
 def _same(gold: str, answer: str) -> bool:
-    """Equal up to a leading article; for a yes or no, the answer's first word counts: "Yes, it is"."""
+    """Compare up to a leading article. For a gold yes or no, only the answer's first word counts ("Yes, it is")."""
     if gold in _VERDICTS:
         first = re.match(r"\w+", answer)
         return first is not None and first.group() == gold
@@ -36,9 +36,14 @@ def _same(gold: str, answer: str) -> bool:
 
 
 def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
+    """Give 1 when the normalized answer equals the normalized gold answer.
+
+    Raises:
+        GoldError: when the gold answer is empty.
+    """
     gold = normalize_text(task.gold)
     if not gold:
-        raise GoldError(f"the gold answer {task.gold!r} is empty text", "mend or drop the row")
+        raise GoldError(f"the gold answer {task.gold!r} is empty text", "correct or drop the row")
     grades: list[Grade] = []
     for text in texts:
         answer = final_answer(text, task.lenient)

@@ -1,7 +1,7 @@
-r"""`format`: is the completion well-formed? 1 or 0, with the parts that say which half failed.
+r"""`format`: is the completion well-formed? 1 or 0, with parts that say which check failed.
 
-Checked: exactly one final answer (`\boxed{…}` or `<answer>…</answer>`), nothing left open, and by token ids every
-latent span of exactly K pads between its markers.
+A well-formed completion has exactly one final answer (`\boxed{…}` or `<answer>…</answer>`) and no marker left open. By
+token ids, every latent span has exactly K pads between its markers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class FormatReward:
     """1 when every check passes, else 0.
 
     Attributes:
-        answer: which marker is asked for: `boxed`, `tag` or `any`.
-        latent: the checkpoint's latent vocabulary; without it latent spans are not judged by ids.
-        requires_latent: at least one latent span must be there.
-        think: one `<think>…</think>` must stand before the answer.
+        answer: the marker to require: `boxed`, `tag` or `any`.
+        latent: the checkpoint's latent vocabulary; without it latent spans are not checked by ids.
+        requires_latent: require at least one latent span.
+        think: require one `<think>…</think>` before the answer.
     """
 
     answer: Literal["any", "boxed", "tag"] = "any"
@@ -34,10 +34,10 @@ class FormatReward:
     think: bool = False
 
     def __call__(self, group: Group) -> list[RewardResult]:
-        return [self.judge(rollout) for rollout in group.rollouts]
+        """Check every rollout. Parts: `answer`, `latent`, and `think` when required, each 1 or 0."""
+        return [self._check(rollout) for rollout in group.rollouts]
 
-    def judge(self, rollout: Rollout) -> RewardResult:
-        """Parts: `answer`, `latent`, and `think` when asked for, each 1 or 0."""
+    def _check(self, rollout: Rollout) -> RewardResult:
         problems = {"answer": self._answer_problem(rollout.text), "latent": self._latent_problem(rollout)}
         if self.think:
             problems["think"] = _think_problem(strip_special_tokens(rollout.text))

@@ -10,11 +10,11 @@ from covt_rewards.types import Group, RewardResult
 
 @dataclass(frozen=True, slots=True)
 class LengthReward:
-    """0 up to `max_tokens − buffer` tokens, then linearly down to −1 at `max_tokens` and beyond.
+    """0 up to `max_tokens − buffer` tokens, then falling linearly to −1 at `max_tokens` and beyond.
 
     Attributes:
-        max_tokens: the longest completion the run samples.
-        buffer: tokens before it in which the penalty grows.
+        max_tokens: tokens of the longest completion that the run samples.
+        buffer: tokens before `max_tokens` over which the penalty grows.
     """
 
     max_tokens: int = 2048
@@ -28,10 +28,14 @@ class LengthReward:
             )
 
     def __call__(self, group: Group) -> list[RewardResult]:
-        """Parts: `tokens`. Raises `RewardError` when a completion with text comes without its token ids."""
-        return [self._of(len(rollout.token_ids), bool(rollout.text)) for rollout in group.rollouts]
+        """Score every rollout. Parts: `tokens`.
 
-    def _of(self, tokens: int, has_text: bool) -> RewardResult:
+        Raises:
+            RewardError: when a completion has text but no token ids.
+        """
+        return [self._score(len(rollout.token_ids), bool(rollout.text)) for rollout in group.rollouts]
+
+    def _score(self, tokens: int, has_text: bool) -> RewardResult:
         if has_text and not tokens:
             raise RewardError(
                 "length counts tokens, and the completion has no token_ids", "give token_ids, or drop length"

@@ -1,19 +1,21 @@
-r"""`necessity`: were the latents needed for being right?
+r"""`necessity`: were the latents needed for a right answer?
 
-For rollout i let u_i be 1 when it has a well-formed latent span, a_i its accuracy, ā_i the mean accuracy of its
-`ablated` continuations (sampled from the end of the latent span with the latents ablated). Then
+For rollout i, let u_i be 1 when it has a well-formed latent span, a_i its accuracy, and ā_i the mean accuracy of its
+`ablated` continuations, which are sampled from the end of the latent span with the latents ablated. Then
 
     ν_i = a_i − ā_i
     R_i = u_i · (w_gain·max(ν_i, 0) − w_harm·max(−ν_i, 0) − w_redundant·[a_i = 1 and ā_i = 1])
 
-`control` continuations, sampled in the same way with the latents kept, replace a_i by their mean: an unbiased ν_i.
-Without re-rolls the group contrast Δ = mean(a | u = 1) − mean(a | u = 0) gives R_i = u_i·max(Δ, 0), and 0 when one
+`control` continuations are sampled the same way with the latents kept. Where they exist, their mean accuracy replaces
+a_i, which makes ν_i unbiased.
+
+Without continuations, the group contrast Δ = mean(a | u = 1) − mean(a | u = 0) gives R_i = u_i·max(Δ, 0), or 0 when one
 side is empty. A constant added to all rollouts of a group cancels in GRPO, so Δ moves the policy only through u.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
@@ -28,11 +30,11 @@ class NecessityReward:
     """Counterfactual necessity, or the group contrast.
 
     Attributes:
-        form: `counterfactual` (needs `ablated`, uses `control` where given) or `contrast` (needs nothing).
-        w_gain: of being right with the latents and wrong without.
-        w_harm: of being wrong with the latents and right without.
-        w_redundant: cost of being right either way; above 0 it is known to make training suppress latents.
-        accuracy: the reward that says what right is; give the one the run uses.
+        form: `counterfactual` (needs `ablated`, uses `control` where present) or `contrast` (needs neither).
+        w_gain: weight of being right with the latents and wrong without.
+        w_harm: weight of being wrong with the latents and right without.
+        w_redundant: cost of being right either way; values above 0 are known to make training suppress latents.
+        accuracy: the reward that decides what is right; use the same as the run.
         latent: the checkpoint's latent vocabulary; without it the recorded `latent_spans` decide u.
     """
 
@@ -44,18 +46,22 @@ class NecessityReward:
     latent: LatentFormat | None = None
 
     def __call__(self, group: Group) -> list[RewardResult]:
-        """Parts: `used` always; `accuracy`, `accuracy_ablated`, `nu` where they could be measured, at any weight."""
-        used = [self._used(rollout) for rollout in group.rollouts]
-        if self.form == "contrast":
-            return _contrast([g.score for g in self.accuracy.grade(group)], used)
-        return self._counterfactual(group, used)
+        """Score every rollout. Parts: `used` and `accuracy`; `accuracy_ablated`, `nu`, `redundant` where measured.
 
-    def _used(self, rollout: Rollout) -> bool:
+        Raises:
+            GoldError: when the gold answer itself cannot be read.
+        """
+        used = [self._uses_latents(rollout) for rollout in group.rollouts]
+        if self.form == "contrast":
+            return _score_contrast([g.score for g in self.accuracy.grade(group)], used)
+        return self._score_counterfactual(group, used)
+
+    def _uses_latents(self, rollout: Rollout) -> bool:
         report = check_rollout_spans(rollout, self.latent)
         return bool(report.spans) and not report.problem
 
-    def _counterfactual(self, group: Group, used: Sequence[bool]) -> list[RewardResult]:
-        # All completions are graded in one call, so that graders that compute can batch them.
+    def _score_counterfactual(self, group: Group, used: Sequence[bool]) -> list[RewardResult]:
+        # One call grades all completions, so that graders with worker processes can batch them.
         everything = [x for rollout in group.rollouts for x in (rollout, *rollout.ablated, *rollout.control)]
         scores = iter([grade.score for grade in self.accuracy.grade(group, everything)])
         results: list[RewardResult] = []
@@ -78,10 +84,10 @@ class NecessityReward:
         redundant = kept == 1.0 and without == 1.0
         parts["redundant"] = float(redundant)
         value = self.w_gain * max(nu, 0.0) - self.w_harm * max(-nu, 0.0) - self.w_redundant * redundant
-        return RewardResult(value, parts, _why(nu, redundant))
+        return RewardResult(value, parts, _describe(nu, redundant))
 
 
-def _why(nu: float, redundant: bool) -> str:
+def _describe(nu: float, redundant: bool) -> str:
     if nu > 0:
         return "right with its latents, less so without"
     if nu < 0:
@@ -89,7 +95,7 @@ def _why(nu: float, redundant: bool) -> str:
     return "right with and without its latents" if redundant else "as good without its latents"
 
 
-def _contrast(scores: Sequence[float], used: Sequence[bool]) -> list[RewardResult]:
+def _score_contrast(scores: Sequence[float], used: Sequence[bool]) -> list[RewardResult]:
     with_latents = [score for score, u in zip(scores, used, strict=True) if u]
     without = [score for score, u in zip(scores, used, strict=True) if not u]
     if not with_latents or not without:
@@ -105,10 +111,6 @@ def _contrast(scores: Sequence[float], used: Sequence[bool]) -> list[RewardResul
 
 
 def mean_nu(results: Sequence[RewardResult]) -> float | None:
-    """The mean ν of the results that have one: the number to watch in training. None when none has."""
-    found = [parts["nu"] for parts in _parts(results) if "nu" in parts]
+    """Average ν over the results that have one, the number to watch in training; None when none has."""
+    found = [result.parts["nu"] for result in results if "nu" in result.parts]
     return fmean(found) if found else None
-
-
-def _parts(results: Sequence[RewardResult]) -> list[Mapping[str, float]]:
-    return [result.parts for result in results]

@@ -1,6 +1,6 @@
 """`vision_reasoner`: the whole reward of VisionReasoner (arXiv:2505.12081), number for number.
 
-Format 0 to 3, matching 0 to 3 (see `accuracy.boxes`), 1 for not repeating sentences: 0 to 7 in all.
+Format 0 to 3, matching 0 to 3 (see `accuracy/boxes.py`), 1 for not repeating sentences: 0 to 7 in total.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from covt_rewards.accuracy.boxes import LONGEST, match, read_gold, read_objects
+from covt_rewards.accuracy.boxes import MAX_CHARACTERS, read_gold, read_objects, score_matching
 from covt_rewards.answers import first_tag
 from covt_rewards.types import Group, RewardResult
 
@@ -20,33 +20,34 @@ _BETWEEN = re.compile(r"</think>\s*<answer>")
 
 @dataclass(frozen=True, slots=True)
 class VisionReasonerReward:
-    """Parts: `format`, `accuracy`, `non_repeat`; the value is their sum."""
+    """The sum of its parts `format`, `accuracy` and `non_repeat`."""
 
     def __call__(self, group: Group) -> list[RewardResult]:
+        """Score every rollout; raises `GoldError` when the gold answer holds no objects."""
         gold = read_gold(group.answer)
         results: list[RewardResult] = []
         for rollout in group.rollouts:
             content = first_tag(rollout.text)
             objects = None if content is None else read_objects(content)
             parts = {
-                "format": _thinks_then_answers(rollout.text) + (0.0 if content is None else _json_format(content)),
-                "accuracy": match(objects, gold) if objects else 0.0,
-                "non_repeat": float(_repeated_sentences(rollout.text) < 2),
+                "format": _score_tags(rollout.text) + (0.0 if content is None else _score_json(content)),
+                "accuracy": score_matching(objects, gold) if objects else 0.0,
+                "non_repeat": float(_count_repeats(rollout.text) < 2),
             }
             reason = "" if objects else "no list of boxes and points in <answer>"
             results.append(RewardResult(sum(parts.values()), parts, reason))
         return results
 
 
-def _thinks_then_answers(text: str) -> float:
-    """1 for `<think>…</think> <answer>…</answer>` and nothing around it."""
+def _score_tags(text: str) -> float:
+    """Give 1 for `<think>…</think> <answer>…</answer>` with nothing around it."""
     return float(text.startswith("<think>") and text.endswith("</answer>") and _BETWEEN.search(text) is not None)
 
 
-def _json_format(answer: str) -> float:
-    """0 to 2: over the listed objects, the mean number of well-shaped `bbox_2d` and `point_2d`."""
+def _score_json(answer: str) -> float:
+    """Give the mean number of well-formed `bbox_2d` and `point_2d` per listed object, 0 to 2."""
     try:
-        data: object = json.loads(answer[:LONGEST])
+        data: object = json.loads(answer[:MAX_CHARACTERS])
     except (ValueError, RecursionError):
         return 0.0
     if not isinstance(data, list):
@@ -63,8 +64,8 @@ def _json_format(answer: str) -> float:
     return total / len(items) if items else 0.0
 
 
-def _repeated_sentences(text: str) -> int:
-    """How many sentences (split at full stops) have stood before."""
+def _count_repeats(text: str) -> int:
+    """Count the sentences (split at full stops) that repeat an earlier one."""
     sentences = [sentence.strip() for sentence in text.split(".")]
     sentences = [sentence for sentence in sentences if sentence]
     return len(sentences) - len(set(sentences))
