@@ -103,8 +103,7 @@ class Rounds:
     def __init__(self, server: Any, client: Any, publisher: Any, samples: int = 2, prompts: int = 24) -> None:
         from safetensors.torch import load_file
 
-        from covt_rollout.client.completions import PromptRequest
-        from covt_rollout.client.rollout_client import Sampling
+        from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 
         self.server, self.client, self.publisher = server, client, publisher
         self.weights = load_file(server.checkpoint / "model.safetensors")

@@ -73,7 +73,7 @@ class Prompts:
 
     def of_round(self, number: int, count: int) -> list[Any]:
         """`count` PromptRequests; the same number gives the same ones."""
-        from covt_rollout.client.completions import PromptRequest
+        from covt_rollout.client.rollout_requests import PromptRequest
 
         text = (
             "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Case {}. Which cell do you reach?<|im_end|>\n"
@@ -141,7 +141,7 @@ class Load:
 
     def seconds_per_token(self) -> float:
         """Send a round's requests all at once; wall seconds a completion token."""
-        from covt_rollout.client.rollout_client import LatentInput, Sampling, request_body
+        from covt_rollout.client.rollout_requests import LatentInput, Sampling, request_body
 
         requests = []
         sampling = Sampling(max_tokens=self.tokens, n=self.samples)
@@ -161,7 +161,7 @@ class Load:
     async def _all(self, requests: list[dict[str, Any]]) -> list[Any]:
         import asyncio
 
-        from covt_rollout.client.rollout_client import GENERATE
+        from covt_rollout.vllm_plugin.protocol import GENERATE
 
         post = self.blocking.client.transport.post
         return await asyncio.gather(*(post(GENERATE, body) for body in requests))

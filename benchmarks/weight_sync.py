@@ -94,7 +94,7 @@ class Pushes:
         return time.perf_counter() - begun
 
     async def _base(self, tensors: dict[str, Any]) -> None:
-        each = self.client.transport.each
+        each = self.client.transport.call_each
         await each("POST", "/pause", params={"mode": "abort"})
         await each("POST", "/collective_rpc", {"method": "bench_begin"})
         for name, tensor in tensors.items():
@@ -110,8 +110,7 @@ class Pushes:
 
     def check(self) -> None:
         """Both ways leave the same model: equal answers after the same push, others than before it."""
-        from covt_rollout.client.completions import PromptRequest
-        from covt_rollout.client.rollout_client import Sampling
+        from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 
         def logprobs() -> tuple[float, ...]:
             request = self.client.generate([PromptRequest(PROBE)], Sampling(max_tokens=8, temperature=0))

@@ -3,8 +3,8 @@
 from dataclasses import fields
 
 from covt_rewards import LatentFormat, Rollout
-from covt_rewards.latents import check_spans
-from covt_rollout.client.completions import Completion, find_spans
+from covt_rewards.latents import check_spans, find_pad_runs
+from covt_rollout.client.completions import Completion
 
 COMPLETION = Completion(
     group_id="row-7",
@@ -40,4 +40,4 @@ def test_a_rollout_goes_back_to_json_that_completions_read() -> None:
 
 def test_both_sides_find_the_same_spans() -> None:
     report = check_spans(COMPLETION.token_ids, LatentFormat(start_id=100, pad_id=101, end_id=102, size=2))
-    assert report.spans == COMPLETION.latent_spans == find_spans(COMPLETION.token_ids, 101)
+    assert report.spans == COMPLETION.latent_spans == find_pad_runs(COMPLETION.token_ids, 101)

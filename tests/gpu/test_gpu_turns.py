@@ -19,11 +19,11 @@ from server_tools import build_checkpoint
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.training.gpu_handover import first_sleep, waking
 from covt_rl.training.train import plan, train
-from covt_rollout.client.completions import PromptRequest
-from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.server.server_options import ServerOptions
 from covt_rollout.server.server_process import LatentServer
-from covt_rollout.weights.weight_sync import load_files, push_weights
+from covt_rollout.weights.weight_sync import load_weight_files, push_weights
 from covt_runtime.metrics.progress import Progress
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
@@ -59,7 +59,7 @@ def test_a_sleeping_server_gives_its_memory_back_and_answers_the_same_when_it_wa
             awake, total = torch.cuda.mem_get_info()
             await first_sleep(client)
             asleep, _ = torch.cuda.mem_get_info()
-            await push_weights(client, checkpoint, 1, load=waking(load_files))
+            await push_weights(client, checkpoint, 1, load=waking(load_weight_files))
             return before, await client.generate(PROMPTS, GREEDY), (asleep - awake) / total
 
     before, after, freed = asyncio.run(work())

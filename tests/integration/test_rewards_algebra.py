@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from covt_rewards import GoldError, Group, Rollout, parse_rewards, score_groups
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.accuracy.math import as_latex, fast_verdict
-from covt_rewards.algebra.worker_pool import WorkerPool, _Worker, shared_pool
+from covt_rewards.algebra.algebra_worker import AlgebraWorker
+from covt_rewards.algebra.worker_pool import WorkerPool, shared_pool
 from covt_rewards.expressions.constants import Value, constant
 
 
@@ -206,14 +207,14 @@ def equal(pool: WorkerPool, gold: str, answer: str) -> bool:
     return verdict.equal
 
 
-def worker_of(pool: WorkerPool) -> _Worker:
+def worker_of(pool: WorkerPool) -> AlgebraWorker:
     worker = pool._slots.get()
     pool._slots.put(worker)
     assert worker is not None
     return worker
 
 
-def processes(worker: _Worker) -> tuple[int, int]:
+def processes(worker: AlgebraWorker) -> tuple[int, int]:
     """The worker's process and its child."""
     pid = worker._process.pid
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

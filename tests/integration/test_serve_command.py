@@ -17,8 +17,8 @@ from typing import Any
 import openai
 import pytest
 
-from covt_rollout.client.completions import PromptRequest
-from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.server.server_process import check_port
 
 pytestmark = pytest.mark.slow

@@ -14,10 +14,12 @@ from PIL import Image
 
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.latent_modes import CONTINUATION_MODES as MODES
-from covt_rollout.branches.counterfactual import continue_from
+from covt_rewards.latents import find_pad_runs
+from covt_rollout.branches.continuations import continue_from
 from covt_rollout.client.blocking_client import BlockingClient
-from covt_rollout.client.completions import Completion, PromptRequest, find_spans
-from covt_rollout.client.rollout_client import LatentInput, RolloutClient, Sampling
+from covt_rollout.client.completions import Completion
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import LatentInput, PromptRequest, Sampling
 from covt_rollout.rollout_errors import ServerRefusedError
 
 MAX_TOKENS = 16
@@ -72,7 +74,7 @@ async def with_span(
             prompt_ids=one.prompt_ids[:-1],
             token_ids=(start, *one.token_ids),
             logprobs=(0.0, *one.logprobs),
-            latent_spans=find_spans((start, *one.token_ids), client.latent.pad_id),
+            latent_spans=find_pad_runs((start, *one.token_ids), client.latent.pad_id),
         )
         for one in found
     ]

@@ -15,7 +15,8 @@ from covt_data.schema import Image, Row
 from covt_eval.evaluation.evaluate import evaluate, request
 from covt_model.encoding.encode import Encoder
 from covt_model.latents.latent_modes import EVALUATION_MODES as MODES
-from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import Sampling
 from covt_rollout.weights.weight_files import ServedNames
 from covt_rollout.weights.weight_sync import publish
 

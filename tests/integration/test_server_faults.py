@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from covt_rollout.client.completions import PromptRequest
-from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.rollout_errors import WeightPushError
 from covt_rollout.server import supervisor
 from covt_rollout.server.server_options import ServerOptions

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from covt_rollout.client.completions import PromptRequest
-from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.rollout_errors import StaleWeightsError, WeightPushError
 from covt_rollout.weights.weight_files import PREFIX, SHARED_MEMORY, ServedNames
 from covt_rollout.weights.weight_sync import Publisher, publish

@@ -12,21 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from covt_rollout.client.completions import PromptRequest
-from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import PromptRequest, Sampling
+from covt_rollout.endpoints import transfer_group_bodies
 from covt_rollout.rollout_errors import WeightPushError
 from covt_rollout.server.server_options import ServerOptions
 from covt_rollout.server.server_process import LatentServer
 from covt_rollout.weights.weight_files import ServedNames
 from covt_rollout.weights.weight_sync import Publisher, push_weights
 from covt_rollout.weights.weight_transfer import (
-    Nccl,
+    BUCKET_BYTES,
+    BUCKETS,
+    NcclLoader,
     Tensors,
     connect_nccl,
-    init_bodies,
+    describe_tensors,
+    read_tensors,
     send_nccl,
-    stored,
-    update_body,
 )
 
 PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]
@@ -46,10 +48,10 @@ def test_the_requests_are_those_that_vllm_reads(tmp_path: Path) -> None:
 
     save_file({"a": torch.zeros(4, dtype=torch.bfloat16)}, tmp_path / "weights.safetensors")
     engine: Any = object.__new__(NCCLWeightTransferEngine)
-    (body,) = init_bodies("127.0.0.1", 5000, [2])
+    (body,) = transfer_group_bodies("127.0.0.1", 5000, [2], bucket_bytes=BUCKET_BYTES, buckets=BUCKETS)
     init = engine.parse_init_info(body["init_info"])
     assert (init.rank_offset, init.world_size, init.packed) == (1, 3, True)
-    assert engine.parse_update_info(update_body(tmp_path)["update_info"]).names == ["a"]
+    assert engine.parse_update_info(describe_tensors(tmp_path)["update_info"]).names == ["a"]
 
 
 def test_vllms_own_functions_are_called_as_they_are_declared(tmp_path: Path) -> None:
@@ -64,10 +66,10 @@ def test_vllms_own_functions_are_called_as_they_are_declared(tmp_path: Path) -> 
     assert opened.call_args.args == ("10.0.0.1", 5000, 0, 3, 0)
     group.device = torch.device("cpu")
     with mock.patch.object(packed_tensor, "packed_nccl_broadcast_producer", autospec=True) as sent:
-        send_nccl(group, lambda: stored(tmp_path))
+        send_nccl(group, lambda: read_tensors(tmp_path))
     said = sent.call_args.kwargs
     ((name, tensor),) = said["iterator"]
-    (body,) = init_bodies("10.0.0.1", 5000, [2])
+    (body,) = transfer_group_bodies("10.0.0.1", 5000, [2], bucket_bytes=BUCKET_BYTES, buckets=BUCKETS)
     assert (name, said["post_iter_func"]((name, tensor)).tolist(), said["src"]) == ("a", [1.0] * 4, 0)
     assert said["buffer_size_bytes"] == body["init_info"]["packed_buffer_size_bytes"]
     assert said["num_buffers"] == body["init_info"]["packed_num_buffers"]
@@ -79,7 +81,7 @@ async def logprobs(client: RolloutClient) -> list[tuple[float, ...]]:
 
 
 def test_a_server_without_the_engine_keeps_its_weights(latent_server) -> None:
-    load = Nccl(connect=lambda *_: None, send=lambda *_: None)
+    load = NcclLoader(connect=lambda *_: None, send=lambda *_: None)
 
     async def work() -> tuple[list[Any], list[Any]]:
         async with RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint) as client:
@@ -122,11 +124,11 @@ def test_weights_arrive_as_they_do_from_files(
             with Publisher(client, names) as files:
                 await files.publish(scaled(1.3), 1)
                 from_files = await logprobs(client)
-            with Publisher(client, names, load=Nccl(connect, send)) as sender:
+            with Publisher(client, names, load=NcclLoader(connect, send)) as sender:
                 await sender.publish(scaled(1.0), 2)
                 assert await logprobs(client) == first
                 # A session that a trainer died in hinders the next one nowhere.
-                await client.transport.each("POST", "/start_weight_update")
+                await client.transport.call_each("POST", "/start_weight_update")
                 await sender.publish(scaled(1.3), 3)
                 return first, from_files, await logprobs(client), await client.weight_version()
 

@@ -10,12 +10,13 @@ from server_tools import RunningServer
 
 from covt_data.store.prepared_set import PreparedSet
 from covt_model.encoding.encode import Encoder
+from covt_rewards.latents import find_whole_spans
 from covt_rl.rl_recipe import RewardsSection, RolloutSection
 from covt_rl.rollouts.collect import Collected, Collector
-from covt_rollout.branches.counterfactual import whole_spans
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.completions import Completion
-from covt_rollout.client.rollout_client import GENERATE, RolloutClient
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.vllm_plugin.protocol import GENERATE
 
 ROLLOUT = RolloutSection(prompts=2, samples=6, max_tokens=80)
 # A random model hardly ever begins a span by itself; so it has none, one, or several.
@@ -70,7 +71,7 @@ def test_the_continuations_are_those_of_one_after_the_other(
             assert replace(one, logprobs=(), latent_key=None) == replace(other, logprobs=(), latent_key=None)
     assert early.extra_tokens >= after.extra_tokens
     latent = Encoder(latent_server.checkpoint).latent
-    spans = {len(whole_spans(one.token_ids, latent)) for one in flat(early.completions)}
+    spans = {len(find_whole_spans(one.token_ids, latent)) for one in flat(early.completions)}
     assert len(spans) > 2, "no completions with several spans: the test shows nothing"
     prompts = sorted({tuple(ids) for _, ids in sent}, key=len)[:2]
     begun = [index for index, (what, ids) in enumerate(sent) if what == "begins" and tuple(ids) not in prompts]

@@ -11,7 +11,7 @@ import pytest
 from recording_server import Recorder, with_server
 
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.training.gpu_handover import Turns, check_sleep_mode, first_sleep, lay_down, turn_event, waking
+from covt_rl.training.gpu_handover import Turns, check_sleep_mode, first_sleep, sleep_replicas, turn_event, waking
 from covt_rl.training.memory import Memory, Placement, check_machine
 from covt_rl.training.train import hand_over
 from covt_rollout.client.blocking_client import BlockingClient
@@ -19,15 +19,15 @@ from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, ServerError, StaleWeightsError
 from covt_rollout.server.server_options import ServerOptions, command, require_vllm
 from covt_rollout.server.watchdog import ServerWatchdog
-from covt_rollout.weights.weight_sync import load_files, push_weights
-from covt_rollout.weights.weight_transfer import way
+from covt_rollout.weights.weight_sync import load_weight_files, push_weights
+from covt_rollout.weights.weight_transfer import choose_weight_transport
 
 ASLEEP = "/update_weight_version asleep"
 
 
 def test_a_push_wakes_the_weights_memory_before_and_the_caches_after_the_load(tmp_path: Path):
     servers = [Recorder(), Recorder()]
-    with_server(servers, lambda client: push_weights(client, tmp_path, 3, load=waking(load_files)))
+    with_server(servers, lambda client: push_weights(client, tmp_path, 3, load=waking(load_weight_files)))
     assert all(
         server.calls
         == [
@@ -50,7 +50,7 @@ def test_a_sleeping_server_serves_no_version(tmp_path: Path):
     server = Recorder("4", 4)
 
     async def work(client: RolloutClient) -> None:
-        await lay_down(client)
+        await sleep_replicas(client)
         with pytest.raises(StaleWeightsError, match="asleep"):
             await client.weight_version()
 
@@ -67,12 +67,12 @@ def test_a_server_that_can_t_be_laid_down_is_brought_back_first():
             server.calls.append("back")
 
         client.transport.on_down = mend
-        await lay_down(client)
+        await sleep_replicas(client)
 
     with_server(server, work)
     assert server.calls == ["/sleep 2 abort", "back", "/sleep 2 abort", ASLEEP]
     with pytest.raises(ServerError):
-        with_server(Recorder(fails="/sleep"), lay_down)
+        with_server(Recorder(fails="/sleep"), sleep_replicas)
 
 
 def test_a_server_without_sleep_mode_or_that_sleeps_already_is_refused():
@@ -194,4 +194,4 @@ def test_the_servers_go_on_all_of_the_trainers_gpus_and_are_given_files(tmp_path
     assert (placed.trainer, placed.server, placed.replicas) == ((0, 1, 2, 3), (), 2)
     assert str(placed) == "4 trainer ranks and 2 servers on GPUs (0, 1, 2, 3) by turns"
     for url in ("http://127.0.0.1:8000", "http://10.0.0.7:8000"):
-        assert way(config, "cuda", [url], tmp_path) == "files"
+        assert choose_weight_transport("auto", "cuda", [url], tmp_path, sleeps=config.server.sleep) == "files"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covt_rewards import Rollout
-from covt_rollout.client.completions import Completion, find_spans
+from covt_rewards.latents import find_pad_runs
+from covt_rollout.client.completions import Completion
 from covt_rollout.rollout_errors import RolloutError
 
 tokens = st.lists(st.integers(0, 10), max_size=30).map(tuple)
@@ -64,7 +65,7 @@ def _record() -> dict[str, object]:
 
 @given(st.lists(st.sampled_from([1, 2, 9]), max_size=40))
 def test_spans_are_exactly_the_runs_of_pads(token_ids: list[int]) -> None:
-    spans = find_spans(token_ids, 9)
+    spans = find_pad_runs(token_ids, 9)
     inside = [position for start, end in spans for position in range(start, end)]
     assert inside == [position for position, token in enumerate(token_ids) if token == 9]
     assert all(later[0] > earlier[1] for earlier, later in pairwise(spans))

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.latent_modes import CONTINUATION_MODES as MODES
-from covt_rollout.branches.counterfactual import Cut, continue_from, cut, foreign_latents, whole_spans
-from covt_rollout.client.completions import Completion, PromptRequest, find_spans
-from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rewards.latents import find_pad_runs, find_whole_spans
+from covt_rollout.branches.branch_points import BranchPoint, choose_foreign_latents, find_branch_point
+from covt_rollout.branches.continuations import continue_from
+from covt_rollout.client.completions import Completion
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.rollout_errors import RolloutError, StaleWeightsError
 
 START, PAD, END = 100, 101, 102
@@ -25,7 +28,7 @@ def completion(token_ids: list[int], **values) -> Completion:
     defaults = {
         "group_id": "a", "sample_index": 2, "prompt_ids": (1, 2), "text": "", "finish_reason": "stop",
         "logprobs": tuple(-0.01 * position for position in range(len(token_ids))),
-        "latent_spans": find_spans(token_ids, PAD),
+        "latent_spans": find_pad_runs(token_ids, PAD),
     }  # fmt: skip
     return Completion(token_ids=tuple(token_ids), **(defaults | values))
 
@@ -39,16 +42,18 @@ with_spans = pieces.filter(lambda found: SPAN in found).map(lambda found: [token
 which = st.sampled_from(["first", "last"])
 
 
-def made(token_ids: list[int], mode, **settings) -> Cut:
+def made(token_ids: list[int], mode, **settings) -> BranchPoint:
     own = latents(token_ids.count(PAD))
-    point = cut(completion(token_ids), mode, LATENT, max_tokens=200, own=own, foreign=latents(2, 500), **settings)
+    point = find_branch_point(
+        completion(token_ids), mode, LATENT, max_tokens=200, own=own, foreign=latents(2, 500), **settings
+    )
     assert point is not None
     return point
 
 
 @given(with_spans, which, st.sampled_from(MODES))
 def test_the_cut_is_right_after_a_span_and_leaves_the_rest_of_the_budget(token_ids, which, mode) -> None:
-    spans = whole_spans(token_ids, LATENT)
+    spans = find_whole_spans(token_ids, LATENT)
     end = spans[0 if which == "first" else -1][1] + 1
     point = made(token_ids, mode, which=which)
     assert point.budget == 200 - end
@@ -96,24 +101,24 @@ def test_other_modes_leave_the_ids_and_change_what_is_fed(token_ids, which) -> N
     [[], [5, 6], [START, PAD, PAD, PAD], [START, PAD, PAD, END, 5], [PAD, PAD, PAD, END], [START, PAD, PAD, PAD, 7]],
 )
 def test_a_completion_without_a_whole_span_has_no_cut(token_ids) -> None:
-    assert cut(completion(token_ids), "drop_latents", LATENT, max_tokens=20) is None
+    assert find_branch_point(completion(token_ids), "drop_latents", LATENT, max_tokens=20) is None
 
 
 def test_missing_latents_and_unknown_modes_are_errors() -> None:
     with pytest.raises(RolloutError, match="needs 3 latents, there are 2"):
-        cut(completion(SPAN), "noise", LATENT, max_tokens=20, own=latents(2))
+        find_branch_point(completion(SPAN), "noise", LATENT, max_tokens=20, own=latents(2))
     with pytest.raises(RolloutError, match="another sample's"):
-        cut(completion(SPAN), "shuffle", LATENT, max_tokens=20)
+        find_branch_point(completion(SPAN), "shuffle", LATENT, max_tokens=20)
     with pytest.raises(RolloutError, match="no latent mode 'blank'"):
-        cut(completion(SPAN), "blank", LATENT, max_tokens=20)  # pyright: ignore[reportArgumentType]
+        find_branch_point(completion(SPAN), "blank", LATENT, max_tokens=20)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_pause_checkpoint_is_continued_without_latents() -> None:
-    point = cut(completion(SPAN), "keep", PAUSE, max_tokens=20)
+    point = find_branch_point(completion(SPAN), "keep", PAUSE, max_tokens=20)
     assert point is not None
     assert point.fed.latents is None
     with pytest.raises(RolloutError, match="without latents"):
-        cut(completion(SPAN), "zeros", PAUSE, max_tokens=20)
+        find_branch_point(completion(SPAN), "zeros", PAUSE, max_tokens=20)
 
 
 def continued(parents, answer, sampling, *, prompts=None, **settings):
@@ -175,7 +180,7 @@ def test_foreign_latents_are_of_another_prompt(rows, seed) -> None:
     completions = [completion([*SPAN], group_id=group) for group, _ in rows]
     own = [latents(3, 10 * index) if has else None for index, (_, has) in enumerate(rows)]
     for index, (group, _) in enumerate(rows):
-        found = foreign_latents(completions, own, seed)[index]
+        found = choose_foreign_latents(completions, own, seed)[index]
         donors = [other for other, (name, has) in enumerate(rows) if has and name != group]
         if found is None:
             assert not donors

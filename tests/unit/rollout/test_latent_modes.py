@@ -20,7 +20,7 @@ from covt_model.latents.latent_modes import (
 )
 from covt_model.latents.latent_replacement import replacement_latent
 from covt_rl.rl_recipe import RewardsSection
-from covt_rollout.branches.counterfactual import cut
+from covt_rollout.branches.branch_points import find_branch_point
 from covt_rollout.client.completions import Completion
 from covt_rollout.vllm_plugin import cache_salt, latent_args
 from covt_rollout.vllm_plugin.latent_store import RequestLatents
@@ -77,7 +77,7 @@ def test_other_modes_are_refused_in_a_request(mode: LatentMode) -> None:
 def test_every_continuation_mode_asks_for_what_it_needs_and_edits_what_it_says(mode: LatentMode) -> None:
     own = LATENTS if mode.needs_own_latents else None
     foreign = LATENTS if mode.needs_foreign_latents else None
-    point = cut(PARENT, mode, LATENT, max_tokens=9, own=own, foreign=foreign)
+    point = find_branch_point(PARENT, mode, LATENT, max_tokens=9, own=own, foreign=foreign)
     assert point is not None
     assert point.fed.mode == mode.wire_mode
     assert (point.fed.latents is not None) == (mode.needs_own_latents or mode.needs_foreign_latents)

@@ -13,8 +13,8 @@ from fake_server import completed, run, serving
 
 from covt_model.latent_config import LatentConfig
 from covt_model.model_errors import ModelError
-from covt_rollout.client.completions import PromptRequest
-from covt_rollout.client.rollout_client import LatentInput, RolloutClient, Sampling, request_body
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import LatentInput, PromptRequest, Sampling, request_body
 from covt_rollout.rollout_errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
 from covt_rollout.vllm_plugin.protocol import cache_salt, encode_latents
 

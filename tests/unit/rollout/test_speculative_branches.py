@@ -11,10 +11,12 @@ import pytest
 from fake_server import Stream, completed, piece, run, serving
 
 from covt_model.latent_config import LatentConfig
-from covt_rollout.branches.counterfactual import Cut, continue_from, share
-from covt_rollout.branches.speculative_branches import EarlyContinuations, SpanCounts
-from covt_rollout.client.completions import Completion, PromptRequest
-from covt_rollout.client.rollout_client import LatentInput, RolloutClient, Sampling
+from covt_rollout.branches.branch_points import BranchPoint
+from covt_rollout.branches.continuations import continue_from, merge_equal_prefixes
+from covt_rollout.branches.speculative_branches import SpanCountHistory, SpeculativeBranches
+from covt_rollout.client.completions import Completion
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import LatentInput, PromptRequest, Sampling
 
 START, PAD, END = 100, 101, 102
 LATENT = LatentConfig(start_id=START, pad_id=PAD, end_id=END, size=2)
@@ -66,7 +68,7 @@ def test_a_streamed_answer_is_the_same_as_a_plain_one_and_is_seen_as_it_grows() 
             client.generate(
                 [PROMPT],
                 Sampling(max_tokens=9, n=2, seed=4),
-                watch=lambda one: seen.append((one.sample_index, one.token_ids)),
+                on_progress=lambda one: seen.append((one.sample_index, one.token_ids)),
             )
         )
         stream = await server.next()
@@ -93,7 +95,7 @@ def test_a_streamed_answer_is_the_same_as_a_plain_one_and_is_seen_as_it_grows() 
 )
 def test_a_broken_stream_is_asked_for_again_in_one_piece(events: tuple[Any, ...]) -> None:
     async def work(client: RolloutClient) -> Any:
-        asked = asyncio.ensure_future(client.generate([PROMPT], SAMPLING, watch=lambda _: None))
+        asked = asyncio.ensure_future(client.generate([PROMPT], SAMPLING, on_progress=lambda _: None))
         (await server.next()).send(*events)
         return await asked
 
@@ -104,25 +106,27 @@ def test_a_broken_stream_is_asked_for_again_in_one_piece(events: tuple[Any, ...]
 
 
 async def sampled(
-    client: RolloutClient, early: EarlyContinuations, n: int = 1
+    client: RolloutClient, branches: SpeculativeBranches, n: int = 1
 ) -> tuple[list[Completion], list[list[Completion]]]:
     """A prompt's completions and continuations, as the collector asks for them."""
-    async with early:
-        (completions,) = await client.generate([PROMPT], Sampling(max_tokens=20, n=n), watch=early.watch)
-        begun = early.settle(completions)
+    async with branches:
+        (completions,) = await client.generate([PROMPT], Sampling(max_tokens=20, n=n), on_progress=branches.observe)
+        pending = branches.settle(completions)
         prompts = [PROMPT] * n
         return completions, await continue_from(
-            client, prompts, completions, "drop_latents", SAMPLING, which=early.which, begun=begun
+            client, prompts, completions, "drop_latents", SAMPLING, which=branches.which, pending=pending
         )
 
 
-def early_of(client: RolloutClient, which: Any, n: int = 1, spans: SpanCounts | None = None) -> EarlyContinuations:
-    return EarlyContinuations(client, PROMPT, range(n), "drop_latents", SAMPLING, which, spans or SpanCounts())
+def speculate(
+    client: RolloutClient, which: Any, n: int = 1, spans: SpanCountHistory | None = None
+) -> SpeculativeBranches:
+    return SpeculativeBranches(client, PROMPT, range(n), "drop_latents", SAMPLING, which, spans or SpanCountHistory())
 
 
 def test_equal_beginnings_of_running_parents_become_one_request() -> None:
     async def work(client: RolloutClient) -> Any:
-        asked = asyncio.ensure_future(sampled(client, early_of(client, "first", 2), 2))
+        asked = asyncio.ensure_future(sampled(client, speculate(client, "first", 2), 2))
         parent = await server.next()
         parent.send(piece(0, [5, *SPAN]), piece(1, [5, *SPAN, 6]))
         continuation = await server.next()
@@ -143,8 +147,8 @@ def test_equal_beginnings_of_running_parents_become_one_request() -> None:
 
 def test_a_guess_is_taken_back_when_another_span_closes() -> None:
     async def work(client: RolloutClient) -> Any:
-        early = early_of(client, "last")
-        asked = asyncio.ensure_future(sampled(client, early))
+        branches = speculate(client, "last")
+        asked = asyncio.ensure_future(sampled(client, branches))
         parent = await server.next()
         parent.send(piece(0, [5, *SPAN]))
         (await server.next()).send(piece(0, [8, 8, 8]))
@@ -154,7 +158,7 @@ def test_a_guess_is_taken_back_when_another_span_closes() -> None:
         second.send(piece(0, [9], "stop"), *END_OF_STREAM)
         parent.send(piece(0, [7], "stop"), *END_OF_STREAM)
         _, continued = await asked
-        return second.body, continued, early.abandoned
+        return second.body, continued, branches.wasted_tokens
 
     server = Server()
     body, ((one,),), abandoned = with_server(server, work)
@@ -165,12 +169,12 @@ def test_a_guess_is_taken_back_when_another_span_closes() -> None:
 
 
 def test_a_span_that_is_seldom_the_last_is_not_guessed() -> None:
-    spans = SpanCounts()
+    spans = SpanCountHistory()
     for _ in range(3):
         spans.add(2)
 
     async def work(client: RolloutClient) -> Any:
-        asked = asyncio.ensure_future(sampled(client, early_of(client, "last", spans=spans)))
+        asked = asyncio.ensure_future(sampled(client, speculate(client, "last", spans=spans)))
         parent = await server.next()
         parent.send(piece(0, [5, *SPAN]))
         await asyncio.sleep(0.05)
@@ -186,7 +190,7 @@ def test_a_span_that_is_seldom_the_last_is_not_guessed() -> None:
 
 def test_a_continuation_by_other_weights_than_its_parents_is_asked_for_again() -> None:
     async def work(client: RolloutClient) -> Any:
-        asked = asyncio.ensure_future(sampled(client, early_of(client, "first")))
+        asked = asyncio.ensure_future(sampled(client, speculate(client, "first")))
         parent = await server.next()
         parent.send(piece(0, [5, *SPAN]))
         (await server.next()).send(piece(0, [8], "stop", version="3"), *END_OF_STREAM)
@@ -202,7 +206,7 @@ def test_nothing_goes_on_when_the_parents_fail() -> None:
     """The continuation's request ends with its parent's."""
 
     async def work(client: RolloutClient) -> None:
-        asked = asyncio.ensure_future(sampled(client, early_of(client, "first")))
+        asked = asyncio.ensure_future(sampled(client, speculate(client, "first")))
         (await server.next()).send(piece(0, [5, *SPAN]))
         await server.next()
         asked.cancel()
@@ -214,8 +218,8 @@ def test_nothing_goes_on_when_the_parents_fail() -> None:
     with_server(server, work)
 
 
-def point(prefix: tuple[int, ...], budget: int = 9, mode: str = "keep") -> Cut:
-    return Cut(prefix, (), 2, budget, LatentInput(mode=mode))
+def point(prefix: tuple[int, ...], budget: int = 9, mode: str = "keep") -> BranchPoint:
+    return BranchPoint(prefix, (), 2, budget, LatentInput(mode=mode))
 
 
 @pytest.mark.parametrize(
@@ -231,12 +235,12 @@ def point(prefix: tuple[int, ...], budget: int = 9, mode: str = "keep") -> Cut:
 )
 def test_neighbours_share_a_request_and_keep_their_seeds(points, temperature, requests) -> None:
     sampling = Sampling(max_tokens=20, temperature=temperature, seed=50)
-    asks = share([PROMPT] * 4, points, sampling, most=3)
+    asks = merge_equal_prefixes([PROMPT] * 4, points, sampling, most=3)
     assert [(ask.indexes.start, ask.sampling.n, ask.sampling.seed) for ask in asks] == requests
 
 
 def test_a_span_is_likely_the_last_when_half_of_the_completions_ended_with_it() -> None:
-    spans = SpanCounts()
+    spans = SpanCountHistory()
     assert spans.likely_last(1)
     for number in (1, 2, 2, 3, 0):
         spans.add(number)

@@ -18,7 +18,7 @@ from covt_model.model_errors import CheckpointError
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, WeightPushError
 from covt_rollout.weights import weight_sync
-from covt_rollout.weights.weight_files import PREFIX, ServedNames, scratch, write_weights
+from covt_rollout.weights.weight_files import PREFIX, ServedNames, scratch_folder, write_weights
 from covt_rollout.weights.weight_sync import Publisher, publish, push_weights
 
 SERVED = {"model.layers.0.w": torch.ones(4), "visual.v": torch.zeros(2), "model.norm.weight": torch.ones(3)}
@@ -190,7 +190,7 @@ def test_a_push_that_failed_is_repeated_once_the_server_is_back(names) -> None:
 
 
 def test_a_server_that_ends_while_it_is_restored_is_restored_when_it_is_back(names, monkeypatch) -> None:
-    monkeypatch.setattr(weight_sync, "REST", 0.001)
+    monkeypatch.setattr(weight_sync, "PUSH_PAUSE", 0.001)
     server = Recorder()
 
     async def work(publisher: Publisher) -> None:
@@ -203,7 +203,7 @@ def test_a_server_that_ends_while_it_is_restored_is_restored_when_it_is_back(nam
 
 
 def test_restoring_gives_up_on_a_server_that_answers_and_takes_nothing(names, monkeypatch) -> None:
-    monkeypatch.setattr(weight_sync, "REST", 0.001)
+    monkeypatch.setattr(weight_sync, "PUSH_PAUSE", 0.001)
     server = Recorder()
 
     async def work(publisher: Publisher) -> None:
@@ -214,7 +214,7 @@ def test_restoring_gives_up_on_a_server_that_answers_and_takes_nothing(names, mo
             await publisher.restore()
 
     with_publisher(server, names, work)
-    assert server.calls.count("covt_load_weights") >= weight_sync.PUSHES
+    assert server.calls.count("covt_load_weights") >= weight_sync.MAX_PUSHES
 
 
 def test_a_push_that_was_cut_short_at_its_end_is_ended(names) -> None:
@@ -234,7 +234,7 @@ def test_a_push_that_was_cut_short_at_its_end_is_ended(names) -> None:
 def test_each_replica_may_be_told_something_of_its_own() -> None:
     servers = [Recorder(), Recorder()]
     bodies = [{"new_version": name} for name in ("left", "right")]
-    with_server(servers, lambda client: client.transport.each("POST", "/update_weight_version", bodies=bodies))
+    with_server(servers, lambda client: client.transport.call_each("POST", "/update_weight_version", bodies=bodies))
     assert [server.version for server in servers] == ["left", "right"]
 
 
@@ -276,7 +276,7 @@ def test_folders_of_dead_publishers_are_removed_and_those_of_living_ones_kept(tm
     dead, living = tmp_path / f"{PREFIX}{ended.pid}-x", tmp_path / f"{PREFIX}1-x"
     dead.mkdir()
     living.mkdir()
-    with scratch(tmp_path) as folder:
+    with scratch_folder(tmp_path) as folder:
         assert folder.is_dir()
         assert not dead.exists()
         assert living.exists()
@@ -284,6 +284,6 @@ def test_folders_of_dead_publishers_are_removed_and_those_of_living_ones_kept(tm
 
 
 def test_a_folder_that_can_t_be_written_is_named() -> None:
-    with pytest.raises(WeightPushError, match="/proc/nowhere") as caught, scratch(Path("/proc/nowhere")):
+    with pytest.raises(WeightPushError, match="/proc/nowhere") as caught, scratch_folder(Path("/proc/nowhere")):
         pass
     assert caught.value.remedy

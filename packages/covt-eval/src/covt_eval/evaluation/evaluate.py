@@ -26,11 +26,14 @@ from covt_model.latents.latent_modes import EVALUATION_MODES, LatentMode
 from covt_rewards import Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.answers import final_answer
-from covt_rollout.branches.counterfactual import continue_from, whole_spans
-from covt_rollout.client.completions import Completion, PromptRequest, Spans
+from covt_rewards.latents import find_whole_spans
+from covt_rollout.branches.continuations import continue_from
+from covt_rollout.client.completions import Completion, Spans
 from covt_rollout.client.concurrency import run_all
-from covt_rollout.client.rollout_client import LatentInput, Latents, RolloutClient, Sampling
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import LatentInput, PromptRequest, Sampling
 from covt_rollout.rollout_errors import RolloutError
+from covt_rollout.vllm_plugin.protocol import Latents
 
 if TYPE_CHECKING:
     from covt_model.encoding.encode import EncodedPrompt
@@ -188,7 +191,7 @@ async def without_latents(
     spent = [0] * len(answers)
     left: set[int] = set()
     while open_rows := [
-        i for i, one in enumerate(answers) if i not in left and whole_spans(one.token_ids, client.latent)
+        i for i, one in enumerate(answers) if i not in left and find_whole_spans(one.token_ids, client.latent)
     ]:
         continued = await continue_from(
             client,

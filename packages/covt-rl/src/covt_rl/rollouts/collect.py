@@ -11,15 +11,17 @@ import numpy as np
 from covt_data.schema import Row
 from covt_eval.evaluation.evaluate import request
 from covt_model.encoding.encode import Encoder
-from covt_model.latent_config import LatentConfig
 from covt_model.latents.latent_modes import LatentMode
 from covt_rl.rl_recipe import RewardsSection, RolloutSection
-from covt_rollout.branches.counterfactual import Begun, continue_from, foreign_latents, whole_spans
-from covt_rollout.branches.speculative_branches import EARLY, EarlyContinuations, SpanCounts
+from covt_rollout.branches.branch_points import choose_foreign_latents, count_given_tokens
+from covt_rollout.branches.continuations import PendingBranch, continue_from
+from covt_rollout.branches.speculative_branches import SPECULATIVE_MODES, SpanCountHistory, SpeculativeBranches
 from covt_rollout.client.blocking_client import BlockingClient
-from covt_rollout.client.completions import Completion, PromptRequest
+from covt_rollout.client.completions import Completion
 from covt_rollout.client.concurrency import run_all
-from covt_rollout.client.rollout_client import Latents, Sampling, Watch
+from covt_rollout.client.rollout_client import OnCompletion
+from covt_rollout.client.rollout_requests import PromptRequest, Sampling
+from covt_rollout.vllm_plugin.protocol import Latents
 
 Group = list[Completion]
 
@@ -58,7 +60,7 @@ class _Prompt:
 class Collector:
     """Samples rollouts through the server; lives on rank 0.
 
-    The continuations of a completion begin as soon as its span has closed, while it goes on (`EarlyContinuations`);
+    The continuations of a completion begin as soon as its span has closed, while it goes on (`SpeculativeBranches`);
     those that need latents when the prompt's own completions are there, beside other prompts. Only `shuffle`, which
     needs latents of another prompt, waits for all.
     """
@@ -75,7 +77,7 @@ class Collector:
     ) -> None:
         self.client, self.encoder = client, encoder
         self.rollout, self.rewards, self.seed, self.replay = rollout, rewards, seed, replay
-        self.spans = SpanCounts()
+        self.spans = SpanCountHistory()
         self.needs_latents = (
             replay
             or rewards.control > 0
@@ -97,7 +99,7 @@ class Collector:
         chosen = rng.random((len(prompts), n)) < self.rewards.share
         first = np.cumsum(chosen.sum(1)) - chosen.sum(1)
         later = self.rewards.ablation.needs_foreign_latents
-        at_once = self.rewards.early and self.rewards.ablation in EARLY
+        at_once = self.rewards.early and self.rewards.ablation in SPECULATIVE_MODES
 
         async def one(index: int) -> tuple[_Prompt, tuple[list[Group], list[Group]]]:
             prompt = _Prompt(prompts[index], np.flatnonzero(chosen[index]).tolist(), int(first[index]))
@@ -106,7 +108,7 @@ class Collector:
                 prompt = await self._rollouts(prompt, sampling, None)
                 return prompt, ([], []) if later else await self._continue(prompt, step, turn)
             ablated = self._ablated(prompt, step, turn)
-            async with EarlyContinuations(
+            async with SpeculativeBranches(
                 self.client.client,
                 prompt.request,
                 prompt.continued,
@@ -114,11 +116,11 @@ class Collector:
                 ablated,
                 self.rewards.span,
                 self.spans,
-            ) as early:
-                prompt = await self._rollouts(prompt, sampling, early.watch)
-                begun = early.settle(prompt.completions)
-                prompt = replace(prompt, abandoned=early.abandoned)
-                return prompt, await self._continue(prompt, step, turn, begun=begun)
+            ) as branches:
+                prompt = await self._rollouts(prompt, sampling, branches.observe)
+                pending = branches.settle(prompt.completions)
+                prompt = replace(prompt, abandoned=branches.wasted_tokens)
+                return prompt, await self._continue(prompt, step, turn, pending=pending)
 
         groups = await run_all([one(index) for index in range(len(prompts))])
         collected = [prompt for prompt, _ in groups]
@@ -130,12 +132,12 @@ class Collector:
             )
         return self._assemble(collected, found)
 
-    async def _rollouts(self, prompt: _Prompt, sampling: Sampling, watch: Watch | None) -> _Prompt:
+    async def _rollouts(self, prompt: _Prompt, sampling: Sampling, on_progress: OnCompletion | None) -> _Prompt:
         client = self.client.client
         if self.needs_latents:
-            completions, latents = await client.sample_with_latents(prompt.request, sampling, watch)
+            completions, latents = await client.sample_with_latents(prompt.request, sampling, on_progress)
             return replace(prompt, completions=completions, latents=latents)
-        (completions,) = await client.generate([prompt.request], [sampling], watch=watch)
+        (completions,) = await client.generate([prompt.request], [sampling], on_progress=on_progress)
         return replace(prompt, completions=completions)
 
     async def _continue(
@@ -145,13 +147,15 @@ class Collector:
         turn: int,
         *,
         foreign: list[Latents | None] | None = None,
-        begun: Mapping[int, Begun] | None = None,
+        pending: Mapping[int, PendingBranch] | None = None,
     ) -> tuple[list[Group], list[Group]]:
         """Ablated and control continuations of one prompt's completions."""
         numbers = prompt.continued
         own = [prompt.latents[number] for number in numbers] if prompt.latents else None
 
-        async def run(mode: LatentMode, sampling: Sampling | None, begun: Mapping[int, Begun] | None) -> list[Group]:
+        async def run(
+            mode: LatentMode, sampling: Sampling | None, pending: Mapping[int, PendingBranch] | None
+        ) -> list[Group]:
             results: list[Group] = [[] for _ in prompt.completions]
             if not numbers or sampling is None:
                 return results
@@ -164,7 +168,7 @@ class Collector:
                 which=self.rewards.span,
                 own=own,
                 foreign=None if foreign is None else [foreign[number] for number in numbers],
-                begun=begun,
+                pending=pending,
             )
             for number, answer in zip(numbers, answers, strict=True):
                 results[number] = answer
@@ -173,7 +177,7 @@ class Collector:
         n = self.rewards.control
         kept = self._sampling(n, -step - 1, turn, prompt.first * n) if n else None
         ablated, control = await asyncio.gather(
-            run(self.rewards.ablation, self._ablated(prompt, step, turn), begun), run(LatentMode.KEEP, kept, None)
+            run(self.rewards.ablation, self._ablated(prompt, step, turn), pending), run(LatentMode.KEEP, kept, None)
         )
         return ablated, control
 
@@ -188,7 +192,7 @@ class Collector:
     def _foreign(self, prompts: Sequence[_Prompt], step: int) -> list[list[Latents | None]]:
         flat = [one for prompt in prompts for one in prompt.completions]
         own = [latents for prompt in prompts for latents in prompt.latents]
-        given = iter(foreign_latents(flat, own, self.seed + step))
+        given = iter(choose_foreign_latents(flat, own, self.seed + step))
         return [[next(given) for _ in prompt.completions] for prompt in prompts]
 
     def _assemble(self, prompts: Sequence[_Prompt], found: Sequence[tuple[list[Group], list[Group]]]) -> Collected:
@@ -208,7 +212,7 @@ class Collector:
         )
 
     def _given(self, completion: Completion, mode: LatentMode) -> int:
-        return given_tokens(completion, mode, self.rewards.span, self.client.client.latent)
+        return count_given_tokens(completion, mode, self.rewards.span, self.client.client.latent)
 
     def _sampling(self, n: int, salt: int, turn: int, offset: int) -> Sampling:
         """How n samples are drawn; offset: samples of this kind before them in the step."""
@@ -217,14 +221,3 @@ class Collector:
         return Sampling(
             max_tokens=self.rollout.max_tokens, n=n, temperature=self.rollout.temperature, seed=seed + offset
         )
-
-
-def given_tokens(completion: Completion, mode: LatentMode, which: str, latent: LatentConfig) -> int:
-    """Tokens that a continuation of `completion` is given: up to the end of the span, less what the mode drops."""
-    spans = whole_spans(completion.token_ids, latent)
-    if not spans:
-        return 0
-    end = spans[0 if which == "first" else -1][1] + 1
-    if not mode.edits_ids:
-        return end
-    return end - sum(stop - start + mode.dropped_markers for start, stop in spans if stop < end)

@@ -12,7 +12,7 @@ import numpy as np
 
 from covt_rl.scoring.score_groups import Judged
 from covt_rollout.client.completions import Completion
-from covt_rollout.client.rollout_client import Latents
+from covt_rollout.vllm_plugin.protocol import Latents
 from covt_runtime.files import disk_errors, write_text
 
 

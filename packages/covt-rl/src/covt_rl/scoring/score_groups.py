@@ -18,7 +18,7 @@ from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
 from covt_rl.rollouts.collect import Collected
 from covt_rl.scoring.reward_process import guard
 from covt_rollout.client.completions import Completion
-from covt_rollout.client.rollout_client import Latents
+from covt_rollout.vllm_plugin.protocol import Latents
 from covt_runtime.recipe_schema import PromptSection
 
 ANSWER_MARK = {"boxed": "boxed", "answer": "tag"}

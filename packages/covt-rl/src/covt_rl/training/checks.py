@@ -10,8 +10,9 @@ from covt_rewards import ConfiguredReward, GoldError
 from covt_rewards.accuracy import AccuracyReward
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import to_group
-from covt_rollout.client.completions import PromptRequest
-from covt_rollout.client.rollout_client import RolloutClient, Sampling
+from covt_rollout import endpoints
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.rollout_errors import RolloutError
 
 GOLDS = 200
@@ -78,11 +79,11 @@ async def _check_tokenizer(client: RolloutClient) -> None:
     step = max(1, client.latent.start_id // PROBE)
     ids = [token for token in range(0, client.latent.start_id, step) if client.decode([token])]
     own = client.decode(ids)
-    answers = await client.transport.each("POST", "/detokenize", {"tokens": ids}, attempts=client.attempts)
-    for replica, answer in zip(client.transport.replicas, answers, strict=True):
-        if answer["prompt"] != own:
+    texts = await endpoints.detokenize(client.transport, ids, client.attempts)
+    for replica, text in zip(client.transport.replicas, texts, strict=True):
+        if text != own:
             raise RolloutError(
-                f"the server at {replica.url} has another tokenizer: ids {ids[:3]}… are {answer['prompt'][:40]!r}…, "
+                f"the server at {replica.url} has another tokenizer: ids {ids[:3]}… are {text[:40]!r}…, "
                 f"the checkpoint's are {own[:40]!r}…",
                 "serve the checkpoint that is trained: `covt serve` with the same model.path",
             )

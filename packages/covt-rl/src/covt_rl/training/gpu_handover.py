@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from covt_rl.training.checks import check_server
+from covt_rollout import endpoints
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.http_transport import Transport
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, ServerError
-from covt_rollout.weights.weight_sync import Load, serve_as
+from covt_rollout.weights.weight_sync import LoadWeights, set_weight_version
 
-LEVEL = 2
 ASLEEP = "asleep"
 EVENT = "turn"
 Holder = Literal["trainer", "server"]
@@ -30,7 +30,7 @@ def turn_event(holder: Holder) -> dict[str, Any]:
     return {"event": EVENT, "holder": holder}
 
 
-async def lay_down(client: RolloutClient) -> None:
+async def sleep_replicas(client: RolloutClient) -> None:
     """Put all replicas to sleep, what runs is aborted; one that died is waited for, so that none wakes up later.
 
     They keep the number of no weights, since they have none: whatever brings them back has to push some.
@@ -38,25 +38,25 @@ async def lay_down(client: RolloutClient) -> None:
     try:
         await _sleep(client)
     except ServerError:
-        if not await client.transport.bring_back():
+        if not await client.transport.recover():
             raise
         await _sleep(client)
-    await serve_as(client, ASLEEP)
+    await set_weight_version(client, ASLEEP)
 
 
 async def _sleep(client: RolloutClient) -> None:
-    await client.transport.each("POST", "/sleep", params={"level": str(LEVEL), "mode": "abort"})
+    await endpoints.sleep(client.transport)
 
 
-def waking(load: Load) -> Load:
+def waking(load: LoadWeights) -> LoadWeights:
     """`load` for replicas of which some may be asleep: their caches get their memory once the weights are there."""
 
     async def wake_and_load(transport: Transport, folder: Path | str, version: int) -> None:
-        await transport.each("POST", "/wake_up", params={"tags": "weights"})
+        await endpoints.wake_weights(transport)
         # A server that was awake goes on with its requests when it is woken: what it computes until now is forgotten.
-        await transport.each("POST", "/pause", params={"mode": "abort"})
+        await endpoints.pause(transport)
         await load(transport, folder, version)
-        await transport.each("POST", "/wake_up", params={"tags": "kv_cache"})
+        await endpoints.wake_caches(transport)
 
     return wake_and_load
 
@@ -68,20 +68,20 @@ async def first_sleep(client: RolloutClient) -> int:
     """
     await check_sleep_mode(client)
     urls = [replica.url for replica in client.transport.replicas]
-    for url, state in zip(urls, await client.transport.each("GET", "/is_sleeping"), strict=True):
-        if state["is_sleeping"]:
+    for url, sleeps in zip(urls, await endpoints.are_sleeping(client.transport), strict=True):
+        if sleeps:
             raise RolloutError(f"the server at {url} sleeps: another training has it, or left it so", "start it again")
     await check_server(client)
     served = await client.weight_version()
-    await lay_down(client)
+    await sleep_replicas(client)
     return served
 
 
 async def check_sleep_mode(client: RolloutClient) -> None:
     """Raise RolloutError for a server without sleep mode: vLLM would say that it sleeps, and give nothing back."""
-    statuses = await client.transport.each("POST", "/collective_rpc", {"method": "covt_status"})
-    for replica, status in zip(client.transport.replicas, statuses, strict=True):
-        if not all(worker["sleep_mode"] for worker in status["results"]):
+    statuses = await endpoints.worker_statuses(client.transport)
+    for replica, workers in zip(client.transport.replicas, statuses, strict=True):
+        if not all(worker.sleep_mode for worker in workers):
             raise RolloutError(
                 f"server.sleep = true, but the server at {replica.url} was started without sleep mode",
                 "start it with `covt serve CKPT --sleep` on the trainer's GPUs, or set server.sleep = false",
@@ -127,7 +127,7 @@ class Turns:
         if self.holder == "trainer":
             return
         if self.client is not None:
-            self.client.run(lay_down(self.client.client))
+            self.client.run(sleep_replicas(self.client.client))
             self.emit(turn_event("trainer"))
         self.barrier()
         self.held.reload()

@@ -34,8 +34,8 @@ from covt_rl.training.validate import Validator
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.weights.weight_files import ServedNames, drain
-from covt_rollout.weights.weight_sync import Publisher, load_files
-from covt_rollout.weights.weight_transfer import nccl, way
+from covt_rollout.weights.weight_sync import Publisher, load_weight_files
+from covt_rollout.weights.weight_transfer import choose_weight_transport, nccl_loader
 from covt_runtime.checkpoints.checkpoint import CheckpointStore
 from covt_runtime.engine.weights import DTYPES
 from covt_runtime.engine.zero_engine import ZeroEngine
@@ -142,8 +142,18 @@ class Trainer:
         self.first_version = served + 1 if served or self.config.rollout.base_url else 0
         names = ServedNames.read(self.checkpoint).without_vision()
         urls = [replica.url for replica in client.transport.replicas]
-        over_nccl = way(self.config, self.worker.device.type, urls, self.checkpoint) == "nccl"
-        load = nccl(self.worker.device) if over_nccl else load_files
+        over_nccl = (
+            choose_weight_transport(
+                options.transfer,
+                self.worker.device.type,
+                urls,
+                self.checkpoint,
+                server_gpus=self.config.server.gpus,
+                sleeps=self.config.server.sleep,
+            )
+            == "nccl"
+        )
+        load = nccl_loader(self.worker.device) if over_nccl else load_weight_files
         load = waking(load) if self.config.server.sleep else load
         self.publisher = stack.enter_context(Publisher(client, names, load=load))
         # A server that was started again has the first weights: it gets the newest before it is asked anything.

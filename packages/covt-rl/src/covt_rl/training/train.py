@@ -23,7 +23,7 @@ from covt_rollout.rollout_errors import RolloutError
 from covt_rollout.server.server_options import ServerOptions
 from covt_rollout.server.server_process import LatentServer
 from covt_rollout.server.watchdog import ServerWatchdog
-from covt_rollout.weights.weight_files import remove_left
+from covt_rollout.weights.weight_files import remove_stale_folders
 from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
 from covt_runtime.process_environment import is_main_process, launched_from_outside, place_in_group, visible_gpus
@@ -113,7 +113,7 @@ def train(
         run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
     with ExitStack() as stack:
         # A killed rank 0 has left the newest weights in shared memory.
-        stack.callback(remove_left)
+        stack.callback(remove_stale_folders)
         if workers is None and not outside:
             env = trainer_environment(planned.placement)
             workers = stack.enter_context(WorkerGroup(planned.placement.ranks, log_dir=run.logs, env=env))

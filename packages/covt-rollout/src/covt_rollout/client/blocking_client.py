@@ -1,4 +1,4 @@
-"""The asynchronous client for code that isn't: an event loop in a thread of its own, kept for the client's life."""
+"""The asynchronous client for blocking code: an event loop in a thread that lives as long as the client."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class BlockingClient:
-    """Runs a client's coroutines to their end: `with BlockingClient(client) as c: c.run(client.generate(...))`.
+    """Runs a client's coroutines to completion: `with BlockingClient(client) as c: c.run(client.generate(...))`.
 
-    The connections stay open between calls. Ctrl-C during `run` cancels the coroutine and is raised.
+    Connections stay open between calls. Ctrl-C during `run` cancels the coroutine and raises KeyboardInterrupt.
     """
 
     def __init__(self, client: RolloutClient) -> None:
@@ -37,9 +37,9 @@ class BlockingClient:
         self._thread.join()
         self._loop.close()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result; its exceptions are raised here."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Wait for the coroutine and return its result; its exceptions are raised here."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:

@@ -1,8 +1,8 @@
-"""What goes to the rollout server and what comes back: frozen, plain data, JSON both ways (contract D)."""
+"""What comes back from the rollout server: a frozen record that goes to JSON and back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -11,37 +11,22 @@ from covt_rollout.rollout_errors import RolloutError
 Spans = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRequest:
-    """One prompt to complete.
-
-    Attributes:
-        ids: token ids with ONE image pad for each image; the server expands it. Expanded ids would be expanded again.
-        images: encoded pictures (PNG or JPEG bytes), in the order of the image pads.
-        group_id: names the prompt in the answers.
-    """
-
-    ids: tuple[int, ...]
-    images: tuple[bytes, ...] = ()
-    group_id: str = ""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One sampled completion of a prompt, or the counterfactual continuation of one.
+    """One sampled completion of a prompt, or the continuation of a completion.
 
     Attributes:
         group_id: the prompt's name.
         sample_index: 0 … n−1 within the group.
-        prompt_ids: the prompt as the model saw it, image pads expanded.
-        token_ids: the completion. A continuation's holds the (edited) beginning it was given, then its own tokens.
-        logprobs: natural logs, one a token; 0 for tokens that were forced or given.
+        prompt_ids: the prompt as the model saw it, with expanded image pads.
+        token_ids: the completion. A continuation's begin with the (edited) tokens that it was given.
+        logprobs: natural logarithms, one for each token; 0 for tokens that were forced or given.
         text: `token_ids` decoded without special tokens.
         finish_reason: `stop` or `length`.
-        latent_spans: half-open ranges into `token_ids` that hold latent pads, markers not included.
-        latent_key: names the completion's latents on the server, None when they were not kept there.
+        latent_spans: half-open ranges into `token_ids` that hold latent pads, without the markers.
+        latent_key: names the completion's latents on the server; None when they were not kept there.
         seed: the request's seed; sample i of a seeded request draws from seed + i.
-        mode: the latent mode it was sampled in (contract C).
+        mode: the latent mode it was sampled in (`covt_model.latents.latent_modes.LatentMode`).
         parent: `sample_index` of the completion that this one continues.
         weight_version: optimizer step of the weights that sampled it.
     """
@@ -70,7 +55,7 @@ class Completion:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read `to_json`'s record; raises RolloutError naming missing and unknown fields."""
+        """Read the record of `to_json`; raises RolloutError that names missing and unknown fields."""
         names = {field.name for field in fields(cls)}
         optional = {"latent_key", "seed", "mode", "parent", "weight_version"}
         unknown, missing = set(value) - names, names - optional - set(value)
@@ -84,18 +69,3 @@ class Completion:
             record[name] = tuple(record[name])
         record["latent_spans"] = tuple((int(start), int(end)) for start, end in record["latent_spans"])
         return cls(**record)
-
-
-def find_spans(token_ids: Sequence[int], pad_id: int) -> Spans:
-    """Half-open ranges of the maximal runs of `pad_id`."""
-    spans: list[tuple[int, int]] = []
-    start = None
-    for position, token in enumerate(token_ids):
-        if token == pad_id:
-            start = position if start is None else start
-        elif start is not None:
-            spans.append((start, position))
-            start = None
-    if start is not None:
-        spans.append((start, len(token_ids)))
-    return tuple(spans)

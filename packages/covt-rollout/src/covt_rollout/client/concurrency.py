@@ -1,4 +1,4 @@
-"""Coroutines run together."""
+"""Coroutines that run together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ T = TypeVar("T")
 
 
 async def run_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results in order; the first failure cancels the rest and is raised as it is, when they have ended."""
-    tasks = [asyncio.ensure_future(one) for one in coroutines]
+    """Run all coroutines and return their results in order.
+
+    The first failure cancels the others; it is raised unchanged once they have ended.
+    """
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:

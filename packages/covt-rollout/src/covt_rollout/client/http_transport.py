@@ -6,36 +6,23 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self, cast
 
 import aiohttp
 
+from covt_rollout.endpoints import STREAM_FIELDS, AnswerAssembler
 from covt_rollout.rollout_errors import RolloutError, ServerRefusedError, ServerUnreachableError
 
-# Too busy, or a gateway between us: sending again may help. Other 4xx answers won't change.
 RETRIED_STATUS = frozenset({408, 425, 429})
-
-
-# Seconds for which a replica that failed is asked only when there is no other.
-REST = 5.0
-# How often one request has the server brought back. More than once, since a server that is ending may still look alive,
-# and one that was just started again may be hit again.
-REPAIRS = 5
-
-
-class Assembly(Protocol):
-    """Puts an answer together that the server streams."""
-
-    def add(self, event: Any) -> None:
-        """The next piece."""
-        ...
-
-    def answer(self) -> Any:
-        """The whole; raises ValueError when parts are missing."""
-        ...
+"""The server is too busy, or a gateway failed: sending again may help. Other 4xx answers won't change."""
+COOLDOWN = 5.0
+"""Seconds for which a replica that failed is asked only when there is no other."""
+MAX_RECOVERIES = 5
+"""How often one request has the server brought back: a server that is ending may still look alive, and one that was
+just started again may fail again."""
 
 
 @dataclass(slots=True)
@@ -48,19 +35,27 @@ class Replica:
 
     @property
     def load(self) -> tuple[bool, int]:
-        """Smaller is better. A dead replica refuses at once, so by its requests alone it would seem idle."""
-        return time.monotonic() - self.failed < REST, self.in_flight
+        """Smaller is better. A dead replica refuses at once, so its requests alone would make it seem idle."""
+        return time.monotonic() - self.failed < COOLDOWN, self.in_flight
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One HTTP request; an assembler asks for a streamed answer and puts it together."""
+
+    method: str
+    path: str
+    body: Any = None
+    params: Mapping[str, str] | None = None
+    assembler: AnswerAssembler | None = None
+
+    def whole(self) -> _Call:
+        """The same request for an answer in one piece."""
+        return _Call(self.method, self.path, self.body, self.params)
 
 
 class Transport:
-    """Sends JSON to the least loaded replica; use it as an async context manager.
-
-    attempts: how often an idempotent request is sent before ServerUnreachableError. backoff: seconds before the second
-    attempt, doubled after each and capped at `max_backoff`, with jitter so that many requests don't come back at once.
-    on_down: awaited when all attempts failed, once for all requests that fail together; it brings the server back and
-    the requests start over, up to REPAIRS times. timeout: seconds an answer may take, the time in the server's queue
-    included.
-    """
+    """Sends JSON to the least loaded replica; use it as an async context manager."""
 
     def __init__(
         self,
@@ -74,6 +69,20 @@ class Transport:
         max_backoff: float = 8.0,
         on_down: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """Prepare a transport; connections are opened on entering its context.
+
+        Args:
+            urls: addresses of the replicas.
+            api_key: sent as the bearer token.
+            concurrency: requests under way at once; others wait.
+            timeout: seconds an answer may take, including the time in the server's queue.
+            attempts: how often an idempotent request is sent before ServerUnreachableError.
+            backoff: seconds before the second attempt. They double after each attempt, with jitter so that many
+                requests don't come back at once.
+            max_backoff: most seconds between two attempts.
+            on_down: awaited when all attempts failed, once for all requests that fail together. It brings the server
+                back; then the requests start over, up to MAX_RECOVERIES times.
+        """
         if not urls:
             raise RolloutError("no server address", "give at least one URL such as http://127.0.0.1:8000")
         self.replicas = [Replica(url.rstrip("/")) for url in urls]
@@ -82,8 +91,8 @@ class Transport:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=10)
         self._slots = asyncio.Semaphore(concurrency)
-        self._repair = asyncio.Lock()
-        self._repairs = 0
+        self._recovering = asyncio.Lock()
+        self._recoveries = 0
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -98,50 +107,65 @@ class Transport:
             await self._session.close()
             self._session = None
 
-    async def post(
-        self,
-        path: str,
-        body: Any = None,
-        *,
-        params: dict[str, str] | None = None,
-        assembly: Assembly | None = None,
-    ) -> Any:
-        """POST to the least loaded replica, again where that can help; the answer's JSON.
+    async def post(self, path: str, body: Any = None, *, assembler: AnswerAssembler | None = None) -> Any:
+        """POST to the least loaded replica, again where that can help.
 
-        assembly: asks for a stream the first time, and puts it together; what has to be sent again is asked for whole.
-        Raises ServerRefusedError for a wrong request and ServerUnreachableError when nothing helped.
+        Args:
+            path: of the endpoint.
+            body: sent as JSON.
+            assembler: asks for a streamed answer at the first attempt and puts it together. Later attempts ask for the
+                answer in one piece.
+
+        Returns:
+            The answer's JSON, or the assembler's answer.
+
+        Raises:
+            ServerRefusedError: the request is wrong.
+            ServerUnreachableError: no attempt succeeded.
         """
+        call = _Call("POST", path, body, assembler=assembler)
         async with self._slots:
-            for repair in range(1, REPAIRS + 1):
-                seen = self._repairs
+            for recovery in range(1, MAX_RECOVERIES + 1):
+                seen = self._recoveries
                 try:
-                    return await self._attempt("POST", path, body, params, assembly=assembly if repair == 1 else None)
+                    return await self._attempt(call if recovery == 1 else call.whole())
                 except ServerUnreachableError:
-                    if not await self.bring_back(seen):
+                    if not await self.recover(seen):
                         raise
-                if repair > 1:
-                    await asyncio.sleep(min(self.backoff * 4**repair, self.max_backoff))
-            return await self._attempt("POST", path, body, params)
+                if recovery > 1:
+                    await asyncio.sleep(min(self.backoff * 4**recovery, self.max_backoff))
+            return await self._attempt(call.whole())
 
-    async def each(
+    async def call_each(
         self,
         method: str,
         path: str,
         body: Any = None,
         *,
         bodies: Sequence[Any] | None = None,
-        params: dict[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
         attempts: int = 1,
     ) -> list[Any]:
-        """The same call on every replica, in their order; sent once unless the caller knows that it is idempotent.
+        """Make the same call on every replica.
 
-        bodies: one for each replica, instead of the same for all. The first error is raised when all have answered, so
-        that no call is still under way then.
+        Args:
+            method: GET or POST.
+            path: of the endpoint.
+            body: sent to all replicas as JSON.
+            bodies: one body for each replica, instead of the same for all.
+            params: of the URL.
+            attempts: how often the call is sent; once unless the caller knows that it is idempotent.
+
+        Returns:
+            The answers in the order of the replicas.
+
+        Raises:
+            ServerError: the first error. It is raised when all replicas have answered, so no call is under way then.
         """
-        given = [body] * len(self.replicas) if bodies is None else bodies
+        sent = [body] * len(self.replicas) if bodies is None else bodies
         calls = (
-            self._attempt(method, path, one, params, replica, attempts)
-            for one, replica in zip(given, self.replicas, strict=True)
+            self._attempt(_Call(method, path, one, params), replica, attempts)
+            for one, replica in zip(sent, self.replicas, strict=True)
         )
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for answer in answers:
@@ -149,27 +173,22 @@ class Transport:
                 raise answer
         return answers
 
-    async def bring_back(self, seen: int | None = None) -> bool:
-        """Call `on_down`, unless a call came back since `seen` of them had; False when there is no `on_down`."""
+    async def recover(self, seen: int | None = None) -> bool:
+        """Bring the server back with `on_down`; returns False when there is no `on_down`.
+
+        Args:
+            seen: number of recoveries before the failure; when there has been one since, this call does nothing.
+        """
         if self.on_down is None:
             return False
-        expected = self._repairs if seen is None else seen
-        async with self._repair:
-            if self._repairs == expected:
+        expected = self._recoveries if seen is None else seen
+        async with self._recovering:
+            if self._recoveries == expected:
                 await self.on_down()
-                self._repairs += 1
+                self._recoveries += 1
         return True
 
-    async def _attempt(
-        self,
-        method: str,
-        path: str,
-        body: Any,
-        params: dict[str, str] | None,
-        only: Replica | None = None,
-        attempts: int | None = None,
-        assembly: Assembly | None = None,
-    ) -> Any:
+    async def _attempt(self, call: _Call, only: Replica | None = None, attempts: int | None = None) -> Any:
         limit = attempts or self.attempts
         delay, problem, replica = self.backoff, "", self.replicas[0]
         for attempt in range(limit):
@@ -179,35 +198,37 @@ class Transport:
             replica = only or min(self.replicas, key=lambda one: one.load)
             replica.in_flight += 1
             try:
-                return await self._send(replica.url, method, path, body, params, None if attempt else assembly)
-            except (aiohttp.ClientError, ConnectionError, _FailedError) as error:
-                problem = f"{type(error).__name__}: {error}" if not isinstance(error, _FailedError) else str(error)
+                return await self._send(replica.url, call.whole() if attempt else call)
+            except _FailedError as error:
+                problem = str(error)
+            except (aiohttp.ClientError, ConnectionError) as error:
+                problem = f"{type(error).__name__}: {error}"
             except TimeoutError:
                 problem = f"no answer within {self._timeout.total:.0f} s"
             finally:
                 replica.in_flight -= 1
             replica.failed = time.monotonic()
         raise ServerUnreachableError(
-            f"{replica.url}{path} failed {limit} time{'s' if limit > 1 else ''}: {problem}",
+            f"{replica.url}{call.path} failed {limit} time{'s' if limit > 1 else ''}: {problem}",
             "check that the server runs (`covt serve CKPT`) and look at its log",
         )
 
-    async def _send(
-        self, url: str, method: str, path: str, body: Any, params: dict[str, str] | None, assembly: Assembly | None
-    ) -> Any:
+    async def _send(self, url: str, call: _Call) -> Any:
         if self._session is None:
             raise AssertionError("the transport is used outside its `async with` block")
-        sent = body if assembly is None else body | {"stream": True}
-        async with self._session.request(method, url + path, json=sent, params=params) as response:
-            if assembly is not None and response.status < 300:
-                return await _assembled(response, assembly)
+        body = call.body if call.assembler is None else {**call.body, **STREAM_FIELDS}
+        async with self._session.request(call.method, url + call.path, json=body, params=call.params) as response:
+            if call.assembler is not None and response.status < 300:
+                return await _assemble(response, call.assembler)
             raw = await response.read()
             if response.status < 300:
                 return json.loads(raw) if raw else None
             problem = _message(raw)
             if 400 <= response.status < 500 and response.status not in RETRIED_STATUS:
                 remedy = "give the API key" if response.status == 401 else "correct the request"
-                raise ServerRefusedError(f"{url}{path}: HTTP {response.status}: {problem}", remedy, response.status)
+                raise ServerRefusedError(
+                    f"{url}{call.path}: HTTP {response.status}: {problem}", remedy, response.status
+                )
             raise _FailedError(f"HTTP {response.status}: {problem}")
 
 
@@ -215,7 +236,7 @@ class _FailedError(Exception):
     """An answer that says the server failed; never leaves this module."""
 
 
-async def _assembled(response: aiohttp.ClientResponse, assembly: Assembly) -> Any:
+async def _assemble(response: aiohttp.ClientResponse, assembler: AnswerAssembler) -> Any:
     """Read server-sent events up to `[DONE]`."""
     rest = b""
     async for block in response.content.iter_any():
@@ -223,21 +244,24 @@ async def _assembled(response: aiohttp.ClientResponse, assembly: Assembly) -> An
         for data in filter(None, (line.removeprefix(b"data:").strip() for line in lines)):
             try:
                 if data == b"[DONE]":
-                    return assembly.answer()
+                    return assembler.answer()
                 event = json.loads(data)
             except ValueError as error:
                 raise _FailedError(f"a broken stream: {error}") from error
             if "error" in event:
                 raise _FailedError(f"a broken stream: {_message(data)}")
-            assembly.add(event)
+            assembler.add(event)
     raise _FailedError("a broken stream: it has no end")
 
 
 def _message(raw: bytes) -> str:
     """The message inside an OpenAI-style error answer, or the answer's beginning."""
     try:
-        value = json.loads(raw)
+        value: Any = json.loads(raw)
     except ValueError:
         return raw[:500].decode(errors="replace")
-    error = value.get("error", value.get("detail", value)) if isinstance(value, dict) else value
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:500]
+    error: Any = value
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        error = fields.get("error", fields.get("detail", fields))
+    return str(cast(dict[str, Any], error).get("message", error) if isinstance(error, dict) else error)[:500]

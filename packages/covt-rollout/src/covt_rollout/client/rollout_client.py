@@ -1,80 +1,36 @@
-"""The rollout client: prompts in, completions out, over `/inference/v1/generate`."""
+"""The rollout client: prompts in, completions of one weight version out."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from covt_model.latent_config import LatentConfig, read_config
-from covt_rollout.client.completions import Completion, PromptRequest, find_spans
+from covt_rewards.latents import find_pad_runs
+from covt_rollout import endpoints
+from covt_rollout.client.completions import Completion
 from covt_rollout.client.concurrency import run_all
+from covt_rollout.client.held_latents import find_latents, request_keys, sample_key
 from covt_rollout.client.http_transport import Transport
-from covt_rollout.client.streamed_answer import PIECE, Pieces
+from covt_rollout.client.rollout_requests import LatentInput, PromptRequest, Sampling, request_body
+from covt_rollout.client.streamed_answer import STREAM_INTERVAL, StreamedAnswer
+from covt_rollout.client.text_decoder import Decode, read_decoder
+from covt_rollout.endpoints import GeneratedAnswer, GeneratedChoice, parse_version
 from covt_rollout.rollout_errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
-from covt_rollout.vllm_plugin.protocol import cache_salt, decode_latents, latent_args
+from covt_rollout.vllm_plugin.protocol import Latents
 
-Latents = npt.NDArray[np.float32]
-Decode = Callable[[Sequence[int]], str]
-# Called with a completion as it stands, while it is being sampled: no text, an empty finish reason.
-Watch = Callable[[Completion], None]
-GENERATE = "/inference/v1/generate"
-# The server's name for weights that no update has replaced.
-FIRST_VERSION = "default"
-# How often a prompt is sampled again because weight updates cut it short: each server that comes back gets one.
-INTERRUPTIONS = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How to sample: temperature 0 is greedy.
-
-    Sample i draws from seed + i; None is not repeatable. Given once for all prompts, the seed is that of the first
-    prompt, and prompt p uses seed + p·n.
-    """
-
-    max_tokens: int
-    n: int = 1
-    temperature: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.n < 1 or self.max_tokens < 1 or not self.temperature >= 0:
-            raise RolloutError(f"{self} asks for nothing", "use n and max_tokens ≥ 1 and a temperature ≥ 0")
-        if self.n > 1 and self.temperature == 0:
-            raise RolloutError(f"{self.n} greedy samples are all the same", "use n = 1 or a temperature above 0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatentInput:
-    """What pads are fed in one request (the wire's modes of contract C).
-
-    mode: keep, zeros, noise, given or none. latents: float32 [pads, H], for pads in the prompt (keep, noise) or for
-    all (given). seed: of the noise.
-    """
-
-    mode: str = "keep"
-    latents: Latents | None = field(default=None, repr=False)
-    seed: int = 0
+OnCompletion = Callable[[Completion], None]
+"""Called with an unfinished completion: it has no text and an empty finish reason."""
+MAX_INTERRUPTIONS = 20
+"""How often a prompt is sampled again after weight updates cut it short; each restart of a server costs one."""
 
 
 class RolloutClient:
-    """Samples completions from one or several replicas; use it as an async context manager.
-
-    urls: a list, or one string with commas between. latent: the served checkpoint's settings. decode: ids → text
-    without special tokens. version: the weights that answers must come from; None accepts any, but never two in one
-    completion. picture_ids: tokens that stand for pictures, and can't be repeated when a model has sampled one as text.
-    The other parameters are `Transport`'s.
-    """
+    """Samples completions from one or several replicas; use it as an async context manager."""
 
     def __init__(
         self,
@@ -91,6 +47,21 @@ class RolloutClient:
         backoff: float = 0.25,
         on_down: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """Prepare a client; nothing is sent yet.
+
+        Args:
+            urls: addresses of the replicas, as a list or as one string with commas.
+            latent: latent settings of the served checkpoint.
+            decode: ids to text without special tokens.
+            version: the weights that answers must come from. None accepts any, but never two in one completion.
+            picture_ids: tokens that stand for images. A completion that sampled one as text can't be continued.
+            api_key: see `Transport`, as for the parameters below.
+            concurrency: requests under way at once.
+            timeout: seconds for one answer.
+            attempts: how often a request is sent.
+            backoff: seconds before the second attempt.
+            on_down: brings the server back.
+        """
         self.latent, self.decode, self.version = latent, decode, version
         self.picture_ids = picture_ids
         self.attempts = attempts
@@ -110,7 +81,7 @@ class RolloutClient:
         config = read_config(checkpoint)
         pictures = frozenset(config[name] for name in ("image_token_id", "video_token_id") if name in config)
         latent = LatentConfig.read(checkpoint)
-        return cls(urls, latent=latent, decode=decoder(checkpoint), picture_ids=pictures, **settings)
+        return cls(urls, latent=latent, decode=read_decoder(checkpoint), picture_ids=pictures, **settings)
 
     async def __aenter__(self) -> Self:
         await self.transport.__aenter__()
@@ -130,64 +101,86 @@ class RolloutClient:
         mode: str | None = None,
         hold_latents: bool = False,
         on_done: Callable[[int], None] | None = None,
-        watch: Watch | None = None,
+        on_progress: OnCompletion | None = None,
     ) -> list[list[Completion]]:
-        """Complete every prompt `sampling.n` times; lists in the order of the prompts, each in the order of samples.
+        """Complete every prompt `sampling.n` times.
 
-        sampling: for all prompts, or one entry a prompt. inputs: what pads are fed, likewise; None: their own latents.
-        mode: the name that the completions carry, by default the wire's. hold_latents: keep the latents on the server
-        until `take_latents`. on_done: called with the number of finished prompts. watch: called with every completion
-        as it stands, about every `PIECE` tokens; what a failing server makes the client send again is not watched.
+        A completion that a weight update cut short, or that mixes versions, is sampled again. The n samples of a prompt
+        are one request, so the server reads the prompt once.
 
-        A completion that was cut short by a weight update, or that mixes versions, is sampled again. The n samples of
-        a prompt are one request, so the server reads the prompt once.
+        Args:
+            prompts: the prompts.
+            sampling: for all prompts, or one entry for each prompt.
+            inputs: what latent pads are fed, likewise; None feeds them their own latents.
+            mode: the name that the completions carry, by default the mode on the wire.
+            hold_latents: keep the latents on the server until `take_latents`.
+            on_done: called with the number of finished prompts.
+            on_progress: called with each unfinished completion about every `STREAM_INTERVAL` tokens. A request that
+                has to be sent again is not streamed.
+
+        Returns:
+            For each prompt, in order, its completions in the order of samples.
+
+        Raises:
+            RolloutError: the numbers of prompts, samplings and inputs differ, or the server refuses a request.
+            ServerUnreachableError: no usable answer after all attempts.
+            StaleWeightsError: the server has other weights than `version`, and nothing brings these back.
         """
-        how = list(sampling) if isinstance(sampling, Sequence) else [sampling] * len(prompts)
+        samplings = list(sampling) if isinstance(sampling, Sequence) else [sampling] * len(prompts)
         fed = list(inputs) if isinstance(inputs, Sequence) else [inputs or LatentInput()] * len(prompts)
-        if not len(how) == len(fed) == len(prompts):
+        if not len(samplings) == len(fed) == len(prompts):
             raise RolloutError(
-                f"{len(prompts)} prompts, {len(how)} samplings, {len(fed)} latent inputs", "give one entry a prompt"
+                f"{len(prompts)} prompts, {len(samplings)} samplings, {len(fed)} latent inputs",
+                "give one entry for each prompt",
             )
         done = 0
 
-        async def one(index: int) -> list[Completion]:
+        async def complete(index: int) -> list[Completion]:
             nonlocal done
-            seed = how[index].seed
+            seed = samplings[index].seed
             if seed is not None and not isinstance(sampling, Sequence):
-                seed += index * how[index].n
-            result = await self._complete(prompts[index], how[index], seed, fed[index], mode, hold_latents, watch)
+                seed += index * samplings[index].n
+            request = _Request(self, prompts[index], samplings[index], seed, fed[index], mode or fed[index].mode)
+            result = await request.complete(hold_latents, on_progress)
             done += 1
             if on_done is not None:
                 on_done(done)
             return result
 
-        return await run_all(one(index) for index in range(len(prompts)))
+        return await run_all(complete(index) for index in range(len(prompts)))
 
     async def take_latents(self, completions: Sequence[Completion]) -> list[Latents | None]:
-        """The latents [pads, H] that were fed at each completion's own pads; None where the server has dropped them.
+        """Fetch the latents [pads, H] that each completion's own pads were fed; None where the server dropped them.
 
-        completions: as they were sampled, all samples of a prompt together: the server forgets what it has handed out.
+        The server forgets what it has handed out, so all samples of a prompt must be asked for together, as they were
+        sampled.
         """
-        keys = sorted({key_of(one) for one in completions if one.latent_key is not None})
-        body = {"method": "covt_take_latents", "args": [keys]}
-        answers = await self.transport.each("POST", "/collective_rpc", body) if keys else []
-        held = [answer["results"][0] for answer in answers]
-        return [_pick(held, one) for one in completions]
+        keys = request_keys(completions)
+        held = await endpoints.take_latents(self.transport, keys) if keys else []
+        return [find_latents(held, completion) for completion in completions]
 
     async def sample_with_latents(
-        self, prompt: PromptRequest, sampling: Sampling, watch: Watch | None = None
+        self, prompt: PromptRequest, sampling: Sampling, on_progress: OnCompletion | None = None
     ) -> tuple[list[Completion], list[Latents]]:
-        """One prompt's completions, and what was fed at their pads, [pads, H] each; watch: as in `generate`.
+        """Complete one prompt and fetch what its pads were fed, [pads, H] for each completion.
 
-        A server that died before it was asked for the latents has lost them: with a seed, sampling again gives the
-        same ones. Raises ServerUnreachableError when that happens `attempts` times.
+        A server that died before it was asked for the latents has lost them. With a seed, sampling again gives the same
+        ones.
+
+        Args:
+            prompt: the prompt.
+            sampling: how to sample it.
+            on_progress: as in `generate`.
+
+        Raises:
+            ServerUnreachableError: the latents were lost `attempts` times.
         """
         for _ in range(self.attempts):
-            (completions,) = await self.generate([prompt], [sampling], hold_latents=True, watch=watch)
+            (completions,) = await self.generate([prompt], [sampling], hold_latents=True, on_progress=on_progress)
             try:
                 taken = await self.take_latents(completions)
             except ServerUnreachableError:
-                if not await self.transport.bring_back():
+                if not await self.transport.recover():
                     raise
                 continue
             latents = [one for one in taken if one is not None]
@@ -199,84 +192,65 @@ class RolloutClient:
         )
 
     async def weight_version(self) -> int:
-        """The version of the weights that all replicas serve now; raises StaleWeightsError when they differ."""
-        answers = await self.transport.each("GET", "/weight_info", attempts=self.attempts)
-        versions = sorted({parse_version(answer["weight_version"]) for answer in answers})
+        """The version of the weights that all replicas serve; raises StaleWeightsError when they differ."""
+        versions = sorted(set(await endpoints.weight_versions(self.transport, self.attempts)))
         if len(versions) > 1:
             raise StaleWeightsError(f"the replicas serve versions {versions}", "push the current weights again")
         return versions[0]
 
-    async def _complete(
-        self,
-        prompt: PromptRequest,
-        sampling: Sampling,
-        seed: int | None,
-        fed: LatentInput,
-        mode: str | None,
-        hold_latents: bool,
-        watch: Watch | None,
-    ) -> list[Completion]:
-        body = request_body(prompt, sampling, seed, fed)
 
-        def record(prompt_ids: Sequence[int], choice: dict[str, Any], version: int) -> Completion:
-            index, finish = choice["index"], choice["finish_reason"]
-            key = body["sampling_params"]["extra_args"].get("latent_key")
-            return Completion(
-                group_id=prompt.group_id,
-                sample_index=index,
-                prompt_ids=tuple(prompt_ids),
-                token_ids=tuple(choice["token_ids"]),
-                logprobs=tuple(entry["logprob"] for entry in choice["logprobs"]["content"]),
-                text=self.decode(choice["token_ids"]) if finish else "",
-                finish_reason=finish,
-                latent_spans=find_spans(choice["token_ids"], self.latent.pad_id),
-                latent_key=None if key is None else f"{key}/{index}",
-                seed=None if seed is None else seed + index,
-                mode=mode or fed.mode,
-                weight_version=version,
-            )
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One prompt's request; `mode` is the name that its completions carry."""
 
-        def pieces(watch: Watch) -> Pieces:
-            return Pieces(sampling.n, lambda prompt_ids, choice: watch(record(prompt_ids, choice, -1)))
+    client: RolloutClient
+    prompt: PromptRequest
+    sampling: Sampling
+    seed: int | None
+    fed: LatentInput
+    mode: str
 
-        watched = None if watch is None else partial(pieces, watch)
-        answer, choices, version = await self._whole_answer(prompt, body, hold_latents, watched)
-        return [record(answer["prompt_token_ids"], choice, version) for choice in choices]
-
-    async def _whole_answer(
-        self, prompt: PromptRequest, body: dict[str, Any], hold_latents: bool, pieces: Callable[[], Pieces] | None
-    ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
-        """Send until all samples of the prompt are whole and of one version; the answer, its choices, the version."""
+    async def complete(self, hold_latents: bool, on_progress: OnCompletion | None) -> list[Completion]:
+        """Send the request until all samples are whole and of one weight version."""
+        body = request_body(self.prompt, self.sampling, self.seed, self.fed)
         stale = 0
-        for _ in range(INTERRUPTIONS):
+        for _ in range(MAX_INTERRUPTIONS):
+            key = None
             if hold_latents:
                 # A new name for every attempt: an aborted one may have left latents behind.
-                body["sampling_params"]["extra_args"]["latent_key"] = uuid.uuid4().hex
-            answer = await self._post(body, pieces() if pieces is not None else None)
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            versions = {version for choice in choices for version in choice_versions(choice)}
-            if len(versions) != 1 or any(choice["finish_reason"] == "abort" for choice in choices):
+                key = uuid.uuid4().hex
+                endpoints.hold_latents_under(body, key)
+            answer = await self._send(body, key, on_progress)
+            versions = {parse_version(name) for choice in answer.choices for name in choice.versions}
+            if len(versions) != 1 or any(choice.finish_reason == endpoints.ABORTED for choice in answer.choices):
                 continue
             (version,) = versions
-            if self.version is None or version == self.version:
-                return answer, choices, version
+            if self.client.version is None or version == self.client.version:
+                return [self._completion(answer.prompt_ids, choice, key, version) for choice in answer.choices]
             # One answer may have been under way while the new weights were pushed; two say that the server has others.
             stale += 1
-            if stale % 2 == 0 and not await self.transport.bring_back():
+            if stale % 2 == 0 and not await self.client.transport.recover():
                 raise StaleWeightsError(
-                    f"the server sampled with weights of version {version}, the trainer is at {self.version}",
+                    f"the server sampled with weights of version {version}, the trainer is at {self.client.version}",
                     "push the current weights and sample again",
                 )
         raise ServerUnreachableError(
-            f"prompt {prompt.group_id!r} was interrupted by weight updates {INTERRUPTIONS} times",
+            f"prompt {self.prompt.group_id!r} was interrupted by weight updates {MAX_INTERRUPTIONS} times",
             "push weights less often",
         )
 
-    async def _post(self, body: dict[str, Any], pieces: Pieces | None) -> dict[str, Any]:
-        if pieces is not None:
-            body["sampling_params"]["stream_interval"] = PIECE
+    async def _send(self, body: dict[str, Any], key: str | None, on_progress: OnCompletion | None) -> GeneratedAnswer:
+        assembler = None
+        if on_progress is not None:
+            report = on_progress
+
+            def on_piece(prompt_ids: Sequence[int], choice: GeneratedChoice) -> None:
+                report(self._completion(prompt_ids, choice, key, -1))
+
+            assembler = StreamedAnswer(self.sampling.n, on_piece)
+            endpoints.stream_every(body, STREAM_INTERVAL)
         try:
-            return await self.transport.post(GENERATE, body, assembly=pieces)
+            return await endpoints.generate(self.client.transport, body, assembler)
         except ServerRefusedError as error:
             if error.status == 403:
                 raise RolloutError(
@@ -284,97 +258,20 @@ class RolloutClient:
                 ) from error
             raise
 
-
-def request_body(prompt: PromptRequest, sampling: Sampling, seed: int | None, fed: LatentInput) -> dict[str, Any]:
-    """The JSON of one generate request; raises the plugin's ModelError for malformed latents."""
-    parameters: dict[str, Any] = {
-        "max_tokens": sampling.max_tokens,
-        "n": sampling.n,
-        "temperature": sampling.temperature,
-        "logprobs": 0,
-        "detokenize": False,
-        "skip_special_tokens": False,
-        # Named, or the checkpoint's generation_config would set them.
-        "top_p": 1.0,
-        "top_k": 0,
-        "repetition_penalty": 1.0,
-        "extra_args": latent_args(fed.mode, fed.latents, seed=fed.seed),
-    }
-    if seed is not None:
-        parameters["seed"] = seed
-    body: dict[str, Any] = {
-        "token_ids": list(prompt.ids),
-        "sampling_params": parameters,
-        "return_token_ids": True,
-    }
-    if prompt.images:
-        body["content_parts"] = [image_part(data) for data in prompt.images]
-    salt = cache_salt(fed.mode, fed.latents, fed.seed)
-    if salt is not None:
-        body["cache_salt"] = salt
-    return body
-
-
-def image_part(data: bytes) -> dict[str, str]:
-    """A picture as the server wants it; its name is its content's hash, so equal pictures share the caches."""
-    kind = "jpeg" if data.startswith(b"\xff\xd8") else "png"
-    return {
-        "type": "image_url",
-        "url": f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
-        "uuid": hashlib.sha256(data).hexdigest(),
-    }
-
-
-def decoder(checkpoint: Path | str) -> Decode:
-    """Ids → text without special tokens, by the checkpoint's tokenizer.json."""
-    from tokenizers import Tokenizer
-
-    path = Path(checkpoint) / "tokenizer.json"
-    if not path.is_file():
-        raise RolloutError(f"{path} is missing", "export the checkpoint again, with its tokenizer")
-    tokenizer = Tokenizer.from_file(str(path))
-    return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True)
-
-
-def parse_version(name: str) -> int:
-    """The optimizer step that the server's version string stands for."""
-    if name == FIRST_VERSION:
-        return 0
-    try:
-        return int(name)
-    except ValueError as error:
-        raise StaleWeightsError(
-            f"the server's weights are called {name!r}, not a step",
-            "push weights with covt_rollout.weights.weight_sync",
-        ) from error
-
-
-def choice_versions(choice: dict[str, Any]) -> set[int]:
-    """All weight versions that sampled tokens of a choice."""
-    return {parse_version(span["version"]) for span in choice["weight_versions"] or ()}
-
-
-def key_of(completion: Completion) -> str:
-    """The request's latent key, shared by all samples of a prompt."""
-    assert completion.latent_key is not None
-    return completion.latent_key.rpartition("/")[0]
-
-
-def _pick(held: Sequence[Mapping[str, Any]], completion: Completion) -> Latents | None:
-    """The completion's latents among what the replicas hold.
-
-    A request that was given up and sent to another replica may have left some of its rows behind under the same name.
-    """
-    if completion.latent_key is None:
-        return None
-    key, _, index = completion.latent_key.rpartition("/")
-    pads = sum(end - start for start, end in completion.latent_spans)
-    for replica in held:
-        choices = replica.get(key) or ()
-        if int(index) >= len(choices) or choices[int(index)]["shape"][0] != pads:
-            continue
-        choice = choices[int(index)]
-        if pads == 0:
-            return np.zeros((0, choice["shape"][1]), np.float32)
-        return decode_latents({"latent_data": choice["data"], "latent_shape": choice["shape"]})
-    return None
+    def _completion(
+        self, prompt_ids: Sequence[int], choice: GeneratedChoice, key: str | None, version: int
+    ) -> Completion:
+        return Completion(
+            group_id=self.prompt.group_id,
+            sample_index=choice.index,
+            prompt_ids=tuple(prompt_ids),
+            token_ids=tuple(choice.token_ids),
+            logprobs=tuple(choice.logprobs),
+            text=self.client.decode(choice.token_ids) if choice.finish_reason else "",
+            finish_reason=choice.finish_reason,
+            latent_spans=find_pad_runs(choice.token_ids, self.client.latent.pad_id),
+            latent_key=None if key is None else sample_key(key, choice.index),
+            seed=None if self.seed is None else self.seed + choice.index,
+            mode=str(self.mode),
+            weight_version=version,
+        )

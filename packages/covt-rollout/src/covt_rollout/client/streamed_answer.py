@@ -1,41 +1,47 @@
-"""A generate request's answer while it is being sampled."""
+"""A generate request's answer while the server is still sampling it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-# Tokens of a completion that a server streams at a time: fewer cost the server more, more come later.
-PIECE = 16
+from covt_rollout.endpoints import GeneratedAnswer, GeneratedChoice, read_event
+
+STREAM_INTERVAL = 16
+"""Tokens of a completion in each piece: smaller pieces cost the server more, larger ones come later."""
 
 
-class Pieces:
-    """Puts a streamed answer of n samples together (`Assembly`).
+class StreamedAnswer:
+    """Puts a streamed answer together (`covt_rollout.endpoints.AnswerAssembler`)."""
 
-    on_piece: called with the prompt's ids and a choice as it stands, for each piece.
-    """
+    def __init__(self, n: int, on_piece: Callable[[Sequence[int], GeneratedChoice], None]) -> None:
+        """Wait for `n` samples.
 
-    def __init__(self, n: int, on_piece: Callable[[Sequence[int], dict[str, Any]], None]) -> None:
+        Args:
+            n: samples of the request.
+            on_piece: called for each piece with the prompt's ids and the sample so far.
+        """
         self.on_piece = on_piece
         self.prompt_ids: list[int] | None = None
-        self.choices: list[dict[str, Any]] = [
-            {"index": index, "token_ids": [], "logprobs": {"content": []}, "finish_reason": ""} for index in range(n)
-        ]
+        self.choices = [GeneratedChoice(index, [], [], "", ()) for index in range(n)]
 
     def add(self, event: dict[str, Any]) -> None:
+        """Append the pieces of one event to their samples."""
+        prompt_ids, pieces = read_event(event)
         if self.prompt_ids is None:
-            self.prompt_ids = event["prompt_token_ids"]
-        for piece in event["choices"]:
-            choice = self.choices[piece["index"]]
-            choice["token_ids"] += piece["token_ids"]
-            choice["logprobs"]["content"] += piece["logprobs"]["content"]
-            choice["finish_reason"] = piece["finish_reason"] or ""
-            choice["weight_versions"] = piece["weight_versions"]
+            self.prompt_ids = prompt_ids
+        for piece in pieces:
+            choice = self.choices[piece.index]
+            choice.token_ids.extend(piece.token_ids)
+            choice.logprobs.extend(piece.logprobs)
+            choice = replace(choice, finish_reason=piece.finish_reason, versions=piece.versions)
+            self.choices[piece.index] = choice
             self.on_piece(self.prompt_ids or (), choice)
 
-    def answer(self) -> dict[str, Any]:
-        """As the server gives it in one piece."""
-        unfinished = [choice["index"] for choice in self.choices if not choice["finish_reason"]]
+    def answer(self) -> GeneratedAnswer:
+        """The whole answer; raises ValueError when a sample has no end."""
+        unfinished = [choice.index for choice in self.choices if not choice.finish_reason]
         if unfinished or self.prompt_ids is None:
             raise ValueError(f"samples {unfinished} have no end")
-        return {"prompt_token_ids": self.prompt_ids, "choices": self.choices}
+        return GeneratedAnswer(self.prompt_ids, self.choices)

@@ -15,9 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from covt_model.encoding.latent_tokens import PAD
 from covt_model.model_errors import ModelError
 from covt_rollout.vllm_plugin.engine_settings import EngineSettings
-from covt_rollout.vllm_plugin.protocol import cache_salt, check_prompt, read_options
+from covt_rollout.vllm_plugin.protocol import GENERATE, cache_salt, check_prompt, read_options
 
-GENERATE = "/inference/v1/generate"
 # Everything else that generates: OpenAI's, Anthropic's and vLLM's own request forms.
 OTHERS = ("/v1/", "/inference/", "/generative_scoring")
 TEXT_ANSWERS = ("/v1/chat/completions", "/v1/completions")

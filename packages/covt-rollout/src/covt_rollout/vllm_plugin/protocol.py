@@ -17,6 +17,8 @@ from covt_model.model_errors import ModelError
 
 Latents = npt.NDArray[np.float32]
 
+GENERATE = "/inference/v1/generate"
+"""The path of vLLM's request form that takes token ids."""
 FIELDS = ("latent_mode", "latent_data", "latent_shape", "latent_seed", "latent_key")
 MAX_KEY = 200
 

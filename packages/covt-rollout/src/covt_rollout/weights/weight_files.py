@@ -31,16 +31,19 @@ class ServedNames:
     def __init__(
         self, files: Mapping[str, Path], frozen: frozenset[str] = frozenset(), head: frozenset[str] = frozenset()
     ) -> None:
-        """files: the checkpoint's file of each served name. frozen: names that are published as they are there.
+        """Index the names of a checkpoint.
 
-        head: names of the latent head's parameters, which lie in a file of their own.
+        Args:
+            files: the checkpoint's file of each served name.
+            frozen: names whose tensors are published as the checkpoint has them.
+            head: names of the latent head's parameters, which are stored in a file of their own.
         """
         self._files, self.frozen, self.head = files, frozen, head
         self._served = {_canonical(name): name for name in files if name not in frozen}
 
     @classmethod
     def read(cls, checkpoint: Path | str) -> ServedNames:
-        """From the headers of a checkpoint's safetensors; raises CheckpointError when it has none."""
+        """Read the headers of a checkpoint's safetensors; raises CheckpointError when it has none."""
         from safetensors import safe_open
 
         paths = sorted(Path(checkpoint).glob("*.safetensors"))
@@ -59,12 +62,12 @@ class ServedNames:
         return cls(files, head=head)
 
     def without_vision(self) -> ServedNames:
-        """For a trainer with a frozen vision tower: it publishes the language model, the rest is the checkpoint's."""
+        """For a trainer with a frozen vision tower, which publishes the language model and leaves the rest as it is."""
         vision = frozenset(name for name in self._files if _canonical(name).startswith("visual."))
         return ServedNames(self._files, vision, self.head)
 
     def frozen_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors that training doesn't change, from the checkpoint; a push replaces all weights or none."""
+        """Read the tensors that training doesn't change from the checkpoint: a push replaces all weights or none."""
         from safetensors import safe_open
 
         for path in sorted({self._files[name] for name in self.frozen}):
@@ -76,7 +79,7 @@ class ServedNames:
 
     @property
     def folder(self) -> Path:
-        """The checkpoint's."""
+        """The checkpoint's folder."""
         return next(iter(self._files.values())).parent
 
     def find(self, name: str) -> str:
@@ -89,7 +92,7 @@ class ServedNames:
         return served
 
     def find_head(self, name: str) -> str | None:
-        """The name within the latent head of a parameter that belongs to it."""
+        """The name that a parameter has within the latent head; None when it is not part of it."""
         own = name.rpartition(f"{heads.ATTRIBUTE}.")[2]
         return own if own != name and own in self.head else None
 
@@ -101,37 +104,48 @@ def write_weights(
     *,
     bucket_bytes: int = 1 << 30,
 ) -> tuple[int, int]:
-    """Write tensors to `folder/weights-N.safetensors`, a bucket at a time; returns their number and bytes.
+    """Write tensors to `folder/weights-N.safetensors`, one bucket at a time.
 
-    The checkpoint's frozen tensors are written beside them, and not counted. Nothing but one bucket and the folder's
-    copy is held. A tied output matrix is left out: the server shares it, as the checkpoint does. The latent head's
-    tensors go where a checkpoint has them.
+    Memory holds one bucket beside the folder's copy. The checkpoint's frozen tensors are written as well. The latent
+    head's tensors go into the file that a checkpoint has for them.
+
+    Args:
+        named_tensors: a trainer's parameters. A tied output matrix is left out, as in the checkpoint.
+        folder: an empty folder.
+        names: of the served checkpoint.
+        bucket_bytes: size at which a bucket is written.
+
+    Returns:
+        The number of tensors and their bytes; frozen tensors don't count.
+
+    Raises:
+        RolloutError: a tensor has no values on this rank, or the served model doesn't have it.
     """
     from safetensors.torch import save_file
 
     bucket: dict[str, torch.Tensor] = {}
     head: dict[str, torch.Tensor] = {}
-    held = total = count = files = 0
+    bucket_size = total = count = files = 0
 
     def flush() -> None:
-        nonlocal bucket, held, files
+        nonlocal bucket, bucket_size, files
         if bucket:
             save_file(bucket, folder / f"weights-{files:05d}.safetensors")
             files += 1
-        bucket, held = {}, 0
+        bucket, bucket_size = {}, 0
 
     for name, tensor in named_tensors:
         if tensor is None:
             raise RolloutError(f"tensor {name!r} has no values on this rank", "publish from rank 0")
         size = tensor.numel() * tensor.element_size()
-        if held and held + size > bucket_bytes:
+        if bucket_size and bucket_size + size > bucket_bytes:
             flush()
         total, count = total + size, count + 1
         if (own := names.find_head(name)) is not None:
             head[own] = tensor
         else:
             bucket[names.find(name)] = tensor.detach().contiguous().cpu()
-            held += size
+            bucket_size += size
     flush()
     if head:
         heads.save_head(folder, head)
@@ -147,13 +161,13 @@ def drain(named_tensors: Iterable[tuple[str, object]]) -> None:
 
 
 @contextlib.contextmanager
-def scratch(folder: Path | None = None) -> Iterator[Path]:
+def scratch_folder(folder: Path | None = None) -> Iterator[Path]:
     """An empty folder in shared memory (or in `folder`), removed at the end.
 
-    Folders of publishers that died before their end are removed too.
+    Folders of publishers that were killed are removed too.
     """
     root = folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir()))
-    remove_left(root)
+    remove_stale_folders(root)
     try:
         path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
     except OSError as error:
@@ -164,7 +178,7 @@ def scratch(folder: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-def remove_left(root: Path = SHARED_MEMORY) -> None:
+def remove_stale_folders(root: Path = SHARED_MEMORY) -> None:
     """Remove the folders of publishers that were killed."""
     for left in root.glob(f"{PREFIX}*"):
         if not _alive(left.name.removeprefix(PREFIX).partition("-")[0]):

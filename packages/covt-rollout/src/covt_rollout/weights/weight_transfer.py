@@ -1,9 +1,9 @@
 """Weights from the trainer's GPU to the servers' over NCCL: vLLM's own weight-transfer engine, driven over HTTP.
 
-A transfer is one push's: connect (the trainer is rank 0 of a group with all workers of all replicas), announce names,
-dtypes and shapes in one request, broadcast the tensors packed in buckets, finish, leave. A group of its own for each
-push costs about a second, and a server that was started again in between needs nothing special. What is sent is the
-publisher's copy of the weights, so one rank alone can send them again to a server that has lost them.
+Each push is one transfer: connect (the trainer is rank 0 of a group with all workers of all replicas), announce names,
+dtypes and shapes in one request, broadcast the tensors packed in buckets, finish, leave. A group for each push costs
+about a second, and in return a server that was started again in between needs nothing special. The tensors come from
+the publisher's copy of the weights, so one rank alone can send them again to a server that has lost them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from covt_model.latents import heads
+from covt_rollout import endpoints
 from covt_rollout.client.http_transport import Transport
 from covt_rollout.rollout_errors import RolloutError, ServerUnreachableError
 from covt_rollout.server.server_options import is_loopback
@@ -26,30 +27,47 @@ from covt_rollout.server.server_process import free_port
 if TYPE_CHECKING:
     import torch
 
-    from covt_rl.rl_recipe import RlConfig
-
 BUCKET_BYTES, BUCKETS = 1 << 30, 2
-Way = Literal["files", "nccl"]
+TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""torch's name for each of safetensors' dtypes."""
+WeightTransport = Literal["files", "nccl"]
 Tensors = Callable[[], Iterator[tuple[str, "torch.Tensor"]]]
 Connect = Callable[[str, int, int], Any]
-"""Address, port and size of the group → the trainer's end of it, as rank 0; waits for all others."""
+"""Joins a group as rank 0, given its address, port and size; waits for all other ranks."""
 Send = Callable[[Any, Tensors], None]
-"""Broadcast all tensors of a push in their order, packed as `init_bodies` said, through what `Connect` gave."""
+"""Broadcasts all tensors in order to a group that `Connect` returned, packed as its members were told."""
 
 
-def way(config: RlConfig, device: str, urls: Sequence[str], checkpoint: Path) -> Way:
-    """How a run's weights reach its servers. `auto` is NCCL where the trainer and the servers have GPUs each.
+def choose_weight_transport(
+    wanted: Literal["auto", "files", "nccl"],
+    device: str,
+    urls: Sequence[str],
+    checkpoint: Path,
+    *,
+    server_gpus: int = 0,
+    sleeps: bool = False,
+) -> WeightTransport:
+    """Choose how a run's weights reach its servers; `auto` is NCCL where the trainer and the servers have own GPUs.
 
-    device: type of rank 0's. NCCL can't join two processes on one GPU, so a server that shares the trainer's is given
-    files, and so is one of a latent head with weights, which is no part of vLLM's model. Raises RolloutError for NCCL
-    where it can't be.
+    NCCL can't join two processes on one GPU, so a server that shares the trainer's GPU gets files. So does a server of
+    a latent head with weights, which is not part of vLLM's model.
+
+    Args:
+        wanted: the recipe's `rollout.transfer`.
+        device: type of rank 0's device, `cpu` or `cuda`.
+        urls: addresses of the servers.
+        checkpoint: folder that they serve.
+        server_gpus: GPUs that are set aside for servers on this machine.
+        sleeps: the servers sleep while the trainer uses their GPUs.
+
+    Raises:
+        RolloutError: NCCL is wanted and impossible.
     """
-    wanted = config.rollout.transfer
     remote = any(not is_loopback(urlsplit(url).hostname or "") for url in urls)
     reason = ""
     if device != "cuda":
         reason = f"the trainer runs on {device}"
-    elif config.server.sleep or not (config.server.gpus or remote):
+    elif sleeps or not (server_gpus or remote):
         reason = "the server shares the trainer's GPU"
     elif (checkpoint / heads.FILE).is_file():
         reason = f"the checkpoint has {heads.FILE}, which vLLM's transfer doesn't know"
@@ -59,48 +77,34 @@ def way(config: RlConfig, device: str, urls: Sequence[str], checkpoint: Path) ->
 
 
 @dataclass(frozen=True)
-class Nccl:
-    """Loads a folder's weights into all replicas over NCCL; a `weight_sync.Load`."""
+class NcclLoader:
+    """Loads a folder's weights into all replicas over NCCL; a `weight_sync.LoadWeights`."""
 
     connect: Connect
     send: Send
 
     async def __call__(self, transport: Transport, folder: Path | str, version: int) -> None:
-        """Raises ServerError when a replica fails or does not come; the engines are then left for the next push."""
-        answers = await transport.each("GET", "/get_world_size")
-        workers = [answer["world_size"] for answer in answers]
-        address = own_address(transport.replicas[0].url)
+        """Send `folder/*.safetensors` as `version`.
+
+        Raises ServerError when a replica fails or does not join; the next push then starts over.
+        """
+        workers = await endpoints.worker_counts(transport)
+        address = local_address_for(transport.replicas[0].url)
         port, size = free_port(address), 1 + sum(workers)
-        group = await beside(
-            lambda: self.connect(address, port, size),
-            transport.each("POST", "/init_weight_transfer_engine", bodies=init_bodies(address, port, workers)),
+        bodies = endpoints.transfer_group_bodies(address, port, workers, bucket_bytes=BUCKET_BYTES, buckets=BUCKETS)
+        group = await run_beside_request(
+            lambda: self.connect(address, port, size), endpoints.join_transfer_group(transport, bodies)
         )
-        await transport.each("POST", "/start_weight_update")
-        await beside(
-            lambda: self.send(group, lambda: stored(Path(folder))),
-            transport.each("POST", "/update_weights", update_body(Path(folder))),
+        await endpoints.start_weight_update(transport)
+        await run_beside_request(
+            lambda: self.send(group, lambda: read_tensors(Path(folder))),
+            endpoints.receive_weights(transport, describe_tensors(Path(folder))),
         )
-        await transport.each("POST", "/finish_weight_update")
-        await transport.each("POST", "/collective_rpc", {"method": "covt_finish_transfer", "args": [version]})
-        await transport.each("POST", "/shutdown_weight_transfer_engine")
+        await endpoints.finish_weight_update(transport, version)
 
 
-def init_bodies(address: str, port: int, workers: Sequence[int]) -> list[dict[str, Any]]:
-    """What each replica is told to join: `workers` are the numbers of their processes. The trainer is rank 0."""
-    shared = {
-        "master_address": address,
-        "master_port": port,
-        "world_size": 1 + sum(workers),
-        "packed": True,
-        "packed_buffer_size_bytes": BUCKET_BYTES,
-        "packed_num_buffers": BUCKETS,
-    }
-    offsets = [1 + sum(workers[:number]) for number in range(len(workers))]
-    return [{"init_info": shared | {"rank_offset": offset}} for offset in offsets]
-
-
-def update_body(folder: Path) -> dict[str, Any]:
-    """Names, dtypes and shapes of `folder`'s tensors in the order in which they are sent."""
+def describe_tensors(folder: Path) -> dict[str, Any]:
+    """Announce names, dtypes and shapes of the folder's tensors, in the order of `read_tensors`."""
     from safetensors import safe_open
 
     names: list[str] = []
@@ -109,19 +113,15 @@ def update_body(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
-                held = file.get_slice(name)
+                stored = file.get_slice(name)
                 names.append(name)
-                dtypes.append(DTYPES[held.get_dtype()])
-                shapes.append(list(held.get_shape()))
-    return {"update_info": {"names": names, "dtype_names": dtypes, "shapes": shapes}}
+                dtypes.append(TORCH_DTYPES[stored.get_dtype()])
+                shapes.append(list(stored.get_shape()))
+    return endpoints.received_weights_body(names, dtypes, shapes)
 
 
-# What safetensors and torch call the same dtype.
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-def stored(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a folder, one in memory at a time, in the order of `update_body`."""
+def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read the tensors of a folder, one in memory at a time."""
     from safetensors import safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
@@ -137,7 +137,7 @@ def connect_nccl(address: str, port: int, size: int) -> Any:
 
 
 def send_nccl(group: Any, tensors: Tensors) -> None:
-    """Broadcast in packed buckets, then leave the group."""
+    """Broadcast the tensors in packed buckets, then leave the group."""
     from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
     try:
@@ -154,7 +154,7 @@ def send_nccl(group: Any, tensors: Tensors) -> None:
 
 
 def on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The function with `device` as the current one of whatever thread calls it."""
+    """The function with `device` as the current device of whatever thread calls it."""
 
     def run(*arguments: Any) -> Any:
         import torch
@@ -165,15 +165,16 @@ def on_device(function: Callable[..., Any], device: torch.device) -> Callable[..
     return run
 
 
-def nccl(device: torch.device) -> Nccl:
-    """NCCL from rank 0's GPU."""
-    return Nccl(on_device(connect_nccl, device), on_device(send_nccl, device))
+def nccl_loader(device: torch.device) -> NcclLoader:
+    """Loads weights over NCCL from rank 0's GPU."""
+    return NcclLoader(on_device(connect_nccl, device), on_device(send_nccl, device))
 
 
-async def beside(blocking: Callable[[], Any], request: Awaitable[Any]) -> Any:
-    """Both at once, since each waits for the other; the first failure is raised, whatever the other does.
+async def run_beside_request(blocking: Callable[[], Any], request: Awaitable[Any]) -> Any:
+    """Run a blocking function and a request together, since each waits for the other.
 
-    A thread that waits for a peer that never comes can't be ended: it is a daemon, so it holds nothing up.
+    Returns the function's result. The first failure of either is raised at once. A thread that waits for a peer that
+    never comes can't be ended; it is a daemon, so it holds nothing up.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
@@ -202,7 +203,7 @@ async def beside(blocking: Callable[[], Any], request: Awaitable[Any]) -> Any:
     return result
 
 
-def own_address(url: str) -> str:
+def local_address_for(url: str) -> str:
     """This machine's address as the server of `url` sees it."""
     host = urlsplit(url).hostname or "127.0.0.1"
     if is_loopback(host):
