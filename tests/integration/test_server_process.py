@@ -19,7 +19,7 @@ from covt_model.model_errors import ModelError
 from covt_rollout.rollout_errors import ServerError
 from covt_rollout.server import server_options as options
 from covt_rollout.server import supervisor
-from covt_rollout.server.replicas import Stages, serving
+from covt_rollout.server.replicas import SlowestStage, run_replicas
 from covt_rollout.server.server_process import LatentServer, check_port, free_port
 from covt_rollout.server.watchdog import ServerWatchdog
 
@@ -254,14 +254,14 @@ def test_replicas_end_together_when_one_of_them_can_t_start(tmp_path, tiny_check
         raise ServerError("given up", "start again")
 
     monkeypatch.setattr(LatentServer, "launch", launch)
-    with pytest.raises(ServerError, match="no room"), serving(tiny_checkpoint, 2):
+    with pytest.raises(ServerError, match="no room"), run_replicas(tiny_checkpoint, 2):
         pass
     assert len({server.port for server in begun}) == 2
 
 
 def test_progress_is_that_of_the_replica_that_is_behind() -> None:
     told: list[str] = []
-    stages = Stages(2, lambda stage, _seconds: told.append(stage))
+    stages = SlowestStage(2, lambda stage, _seconds: told.append(stage))
     for number, stage in ((0, "importing vLLM"), (0, "ready"), (1, "importing vLLM"), (1, "loading weights")):
         stages.reached(number, stage, 0.0)
     assert told == ["importing vLLM", "loading weights"]
@@ -272,10 +272,10 @@ def test_progress_is_that_of_the_replica_that_is_behind() -> None:
 def test_replicas_get_devices_of_their_own() -> None:
     for number, expected in ((0, ["4", "5"]), (1, ["6", "7"])):
         settings = options.ServerOptions(tensor_parallel=2, replica=number)
-        assert options.own_gpus("4,5,6,7", settings) == expected
-        assert options.own_gpus(None, settings) == [str(2 * number), str(2 * number + 1)]
+        assert options.replica_gpus("4,5,6,7", settings) == expected
+        assert options.replica_gpus(None, settings) == [str(2 * number), str(2 * number + 1)]
     with pytest.raises(ServerError, match="replica 1 needs 2 GPUs"):
-        options.own_gpus("4,5,6", options.ServerOptions(tensor_parallel=2, replica=1))
+        options.replica_gpus("4,5,6", options.ServerOptions(tensor_parallel=2, replica=1))
 
 
 def test_a_missing_vllm_is_named_with_the_command_that_installs_it(monkeypatch) -> None:
@@ -299,8 +299,8 @@ def test_an_untested_vllm_is_refused_before_anything_starts(monkeypatch, tiny_ch
 def test_the_key_is_in_the_environment_and_not_on_the_command_line(monkeypatch, tiny_checkpoint) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    line = options.command(tiny_checkpoint, "0.0.0.0", 9, options.ServerOptions())
-    env = options.environment("secret")
+    line = options.server_command(tiny_checkpoint, "0.0.0.0", 9, options.ServerOptions())
+    env = options.server_environment("secret")
     assert "secret" not in " ".join(line)
     assert env["VLLM_API_KEY"] == "secret"
     assert "covt_rollout.server.api_key_check.RequireKey" in line

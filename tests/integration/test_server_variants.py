@@ -142,12 +142,12 @@ def test_tensor_parallel_2(tiny_checkpoint: Path, tmp_path: Path, tied: bool) ->
 
 def test_without_the_plugin_the_comparison_fails(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Plain vLLM loads the same checkpoint and answers, but neither closes spans nor feeds latents."""
-    from covt_rollout.server.server_options import ServerOptions, command
+    from covt_rollout.server.server_options import ServerOptions, server_command
     from covt_rollout.server.server_process import LatentServer, free_port
 
     port = free_port("127.0.0.1")
     ours = ("--worker-cls", "--logits-processors", "--middleware", "--logprobs-mode")
-    line = command(tiny_checkpoint, "127.0.0.1", port, ServerOptions(max_model_len=512))
+    line = server_command(tiny_checkpoint, "127.0.0.1", port, ServerOptions(max_model_len=512))
     line = [word for word, before in zip(line, ["", *line], strict=False) if not {word, before} & set(ours)]
     with LatentServer(tiny_checkpoint, "127.0.0.1", port, None, tmp_path / "vllm.log", line) as server:
         server.launch()

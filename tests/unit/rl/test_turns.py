@@ -17,7 +17,7 @@ from covt_rl.training.train import hand_over
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, ServerError, StaleWeightsError
-from covt_rollout.server.server_options import ServerOptions, command, require_vllm
+from covt_rollout.server.server_options import ServerOptions, require_vllm, server_command
 from covt_rollout.server.watchdog import ServerWatchdog
 from covt_rollout.weights.weight_sync import load_weight_files, push_weights
 from covt_rollout.weights.weight_transfer import choose_weight_transport
@@ -185,7 +185,7 @@ def test_a_machine_without_gpus_is_refused_and_the_plan_says_so():
 @pytest.mark.skipif(require_vllm() != "cpu", reason="of vLLM's CPU build")
 def test_a_cpu_server_is_not_started_with_sleep_mode(tmp_path: Path):
     with pytest.raises(ServerError, match="no sleep mode"):
-        command(tmp_path, "127.0.0.1", 1, ServerOptions(sleep=True))
+        server_command(tmp_path, "127.0.0.1", 1, ServerOptions(sleep=True))
 
 
 def test_the_servers_go_on_all_of_the_trainers_gpus_and_are_given_files(tmp_path: Path):

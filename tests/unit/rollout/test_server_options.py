@@ -2,7 +2,7 @@
 
 import pytest
 
-from covt_rollout.server.server_options import environment
+from covt_rollout.server.server_options import server_environment
 
 
 def test_a_server_does_not_join_the_group_of_the_ranks_beside_it(monkeypatch: pytest.MonkeyPatch):
@@ -16,6 +16,6 @@ def test_a_server_does_not_join_the_group_of_the_ranks_beside_it(monkeypatch: py
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("KEPT", "yes")
-    found = environment(None)
+    found = server_environment(None)
     assert not ours.keys() & found.keys()
     assert found["KEPT"] == "yes"

@@ -41,7 +41,7 @@ def serve(
 
     An unmodified vLLM with the latent plugin, until Ctrl-C or SIGTERM.
     """
-    from covt_rollout.server.replicas import serving, watch
+    from covt_rollout.server.replicas import run_replicas, wait_until_stopped
     from covt_rollout.server.server_options import ServerOptions
     from covt_runtime.metrics.progress import Progress
 
@@ -57,7 +57,7 @@ def serve(
     begun = time.monotonic()
     with ExitStack() as stack:
         with Progress() as progress, progress.phase("start vLLM", unit="s") as phase:
-            starting = serving(
+            starting = run_replicas(
                 checkpoint,
                 replicas,
                 host=host,
@@ -79,7 +79,7 @@ def serve(
         sys.stdout.flush()
         logs = ", ".join(str(server.log_path) for server in servers)
         note(f"try:\n{example(servers[0].url, str(checkpoint))}\nlog: {logs}\nCtrl-C stops the server")
-        watch(servers, stopped)
+        wait_until_stopped(servers, stopped)
 
 
 def example(url: str, model: str) -> str:

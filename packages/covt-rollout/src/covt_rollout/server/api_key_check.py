@@ -1,7 +1,7 @@
-"""A server that other machines can reach asks for the key on every path.
+"""Asks for the API key on every path of a server that other machines can reach.
 
-vLLM's own check leaves out everything outside `/v1`, `/v2` and `/inference`, and so the endpoints that pause the
-engine and call into its workers. Loaded by vLLM through `--middleware`.
+vLLM's own check covers only `/v1`, `/v2` and `/inference`, not the endpoints that pause the engine and call into its
+workers. vLLM loads this check through `--middleware`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from covt_rollout.endpoints import HEALTH, PING
+
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-OPEN_PATHS = ("/health", "/ping")
+OPEN_PATHS = (HEALTH, PING)
 
 
 class RequireKey:
-    """ASGI middleware: 401 unless the bearer token is VLLM_API_KEY; health checks stay open."""
+    """ASGI middleware that answers 401 unless the bearer token is VLLM_API_KEY; health checks stay open."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app

@@ -12,31 +12,40 @@ from typing import Any
 
 from covt_rollout.rollout_errors import ServerError
 from covt_rollout.server.server_options import ServerOptions
-from covt_rollout.server.server_process import STAGE_NAMES, LatentServer, Progress, free_ports
+from covt_rollout.server.server_process import STAGE_NAMES, LatentServer, OnStage, free_ports
 
 POLL = 0.5
 
 
 @contextmanager
-def serving(
+def run_replicas(
     checkpoint: Path | str,
     count: int,
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
     options: ServerOptions | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnStage | None = None,
     **settings: Any,
 ) -> Iterator[list[LatentServer]]:
-    """`count` servers that answer; they end with the block, and also when one of them can't be started.
+    """Run `count` servers; they end with the block, and also when one of them can't be started.
 
-    port: of the first, the others take those that follow; None chooses free ones. on_progress: as of
-    `LatentServer.start`, called when the last server has reached a stage. settings: others of `LatentServer.start`.
+    Args:
+        checkpoint: folder to serve.
+        count: number of servers.
+        host: address to listen on.
+        port: of the first server; the others take the ports that follow. None chooses free ones.
+        options: of every server.
+        on_progress: called when the last server has reached a stage.
+        **settings: further arguments of `LatentServer.start`.
+
+    Raises:
+        ServerError: a server could not be started.
     """
     if count < 1:
         raise ServerError(f"{count} replicas were asked for", "use --replicas 1 or more")
     ports = free_ports(host, count) if port is None else list(range(port, port + count))
-    stages, given_up = Stages(count, on_progress), threading.Event()
+    stages, given_up = SlowestStage(count, on_progress), threading.Event()
 
     def start(number: int) -> LatentServer:
         return LatentServer.start(
@@ -62,30 +71,31 @@ def serving(
 
 
 def _end(start: Future[LatentServer]) -> None:
-    """Wait for a start and stop its server; one that could not be started has left nothing behind."""
+    """Wait for a start and stop its server; a failed start has left nothing behind."""
     if start.exception() is None:
         start.result().stop()
 
 
-class Stages:
-    """Tells each stage once, when the last of the servers has reached it."""
+class SlowestStage:
+    """Reports each stage once, when the last of the servers has reached it."""
 
-    def __init__(self, count: int, on_progress: Progress | None) -> None:
-        self._at = [-1] * count
-        self._told = -1
+    def __init__(self, count: int, on_progress: OnStage | None) -> None:
+        self._stage_of = [-1] * count
+        self._reported = -1
         self._on_progress = on_progress or (lambda _stage, _seconds: None)
         self._lock = threading.Lock()
 
     def reached(self, number: int, stage: str, seconds: float) -> None:
+        """Note that server `number` has reached `stage`."""
         with self._lock:
-            self._at[number] = STAGE_NAMES.index(stage)
-            if (last := min(self._at)) > self._told:
-                self._told = last
+            self._stage_of[number] = STAGE_NAMES.index(stage)
+            if (last := min(self._stage_of)) > self._reported:
+                self._reported = last
                 self._on_progress(STAGE_NAMES[last], seconds)
 
 
-def watch(servers: list[LatentServer], stopped: threading.Event) -> None:
-    """Return when `stopped` is set; raises ServerError when one of the servers has died."""
+def wait_until_stopped(servers: list[LatentServer], stopped: threading.Event) -> None:
+    """Wait until `stopped` is set; raises ServerError when one of the servers has died."""
     while not stopped.wait(POLL):
         for server in servers:
             server.check()

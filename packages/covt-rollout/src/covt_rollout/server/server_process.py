@@ -1,4 +1,4 @@
-"""One rollout server as a child of this process: start, wait until ready, watch, stop."""
+"""One rollout server as a child of this process: start it, wait until it is ready, check it, stop it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from covt_rollout.endpoints import HEALTH, WEIGHT_INFO
 from covt_rollout.rollout_errors import ServerError
 from covt_rollout.server import supervisor
-from covt_rollout.server.server_options import ServerOptions, command, environment, is_loopback, require_vllm
+from covt_rollout.server.server_options import (
+    ServerOptions,
+    is_loopback,
+    require_vllm,
+    server_command,
+    server_environment,
+)
 
-Progress = Callable[[str, float], None]
+OnStage = Callable[[str, float], None]
+"""Called with a stage's name and the seconds since the start."""
 # Lines of vLLM's log that tell how far it is.
 STAGES = (
     ("Initializing a V1 LLM engine", "starting the engine"),
@@ -31,14 +39,14 @@ STAGES = (
 FIRST_STAGE, LAST_STAGE = "importing vLLM", "ready"
 STAGE_NAMES = (FIRST_STAGE, *(name for _, name in STAGES), LAST_STAGE)
 POLL = 0.1
-# Seconds in which processes that were killed must be gone, on a machine that is busy with other work too.
-KILLED = 30.0
+# Killed processes must be gone within this time, even on a busy machine.
+KILL_SECONDS = 30.0
 
 
 class LatentServer:
     """A running vLLM server that decodes latents; use it as a context manager.
 
-    The server's processes end with `stop()`, when the `with` block is left, and when this process dies in any way.
+    Its processes end on `stop()`, on leaving the `with` block, and when this process dies in any way.
     """
 
     def __init__(
@@ -68,19 +76,27 @@ class LatentServer:
         api_key: str | None = None,
         log_path: Path | str | None = None,
         options: ServerOptions | None = None,
-        on_progress: Progress | None = None,
+        on_progress: OnStage | None = None,
         timeout: float = 600.0,
         abandon: Callable[[], bool] = lambda: False,
     ) -> Self:
         """Start a server for `checkpoint` and return once it answers.
 
-        port: None chooses a free one. api_key: needed on any address but loopback. log_path: where vLLM's output
-        goes, a temporary file when None. on_progress: called with the stage's name and the seconds since the start,
-        at every change. timeout: seconds until a server that is still not ready is stopped.
-        abandon: asked while waiting; True ends the start.
+        Args:
+            checkpoint: folder to serve.
+            port: to listen on; None chooses a free one.
+            host: address to listen on.
+            api_key: required on any address but loopback.
+            log_path: file for vLLM's output; None makes a temporary one.
+            options: further settings.
+            on_progress: called at the beginning of each stage.
+            timeout: seconds after which a server that is not ready is stopped.
+            abandon: polled while waiting; True ends the start.
 
-        Raises ServerError (vLLM missing, port in use, died or not ready in time) and the plugin's error for a
-        checkpoint without latent settings; nothing is left running then.
+        Raises:
+            ServerError: vLLM is missing, the port is in use, or the server died or was not ready in time. Nothing is
+                left running then.
+            ModelError: the checkpoint has no latent settings.
         """
         folder = Path(checkpoint)
         if not is_loopback(host) and not api_key:
@@ -89,7 +105,7 @@ class LatentServer:
         chosen = free_port(host) if port is None else port
         if port is not None:
             check_port(host, port)
-        line = command(folder, host, chosen, options or ServerOptions(), guarded=bool(api_key))
+        line = server_command(folder, host, chosen, options or ServerOptions(), guarded=bool(api_key))
         if log_path is None:
             log_path = Path(tempfile.gettempdir()) / f"covt-server-{os.getpid()}-{chosen}.log"
         server = cls(folder, host, chosen, api_key, Path(log_path), line, options)
@@ -103,20 +119,17 @@ class LatentServer:
 
     @property
     def pid(self) -> int | None:
-        """The supervisor's process id while it runs; may be asked while another thread restarts the server."""
+        """The supervisor's process id while it runs; safe to read while another thread restarts the server."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
     def launch(
         self,
-        on_progress: Progress | None = None,
+        on_progress: OnStage | None = None,
         timeout: float = 600.0,
         abandon: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Start the processes and wait until the server answers; raises ServerError as `start` does.
-
-        abandon: asked while waiting; True ends the start with ServerError.
-        """
+        """Start the processes and wait until the server answers; arguments and errors are those of `start`."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         held, self._lease = os.pipe()
         arguments = [sys.executable, "-P", "-S", "-E", supervisor.__file__, str(held), *self._command]
@@ -126,9 +139,9 @@ class LatentServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(self.api_key, self._options),
+                env=server_environment(self.api_key, self._options),
                 pass_fds=(held,),
-                # Ctrl-C in the terminal is for the trainer, which then stops the server in order.
+                # Ctrl-C in the terminal goes to the trainer, which then stops the server in order.
                 start_new_session=True,
             )
         os.close(held)
@@ -139,7 +152,7 @@ class LatentServer:
             raise
 
     def restart(self, timeout: float = 600.0, abandon: Callable[[], bool] = lambda: False) -> None:
-        """Stop whatever is left and start again on the same port, with the checkpoint's weights."""
+        """Stop what is left of the server and start it again on the same port, with the checkpoint's weights."""
         self.stop()
         self.launch(None, timeout, abandon)
 
@@ -151,7 +164,7 @@ class LatentServer:
         if self._process is None:
             return
         try:
-            self._process.wait(supervisor.GRACE + KILLED)
+            self._process.wait(supervisor.GRACE + KILL_SECONDS)
         except subprocess.TimeoutExpired:
             # A stopped (SIGSTOP) supervisor doesn't see the end of its lease, but its children die with it.
             self._process.send_signal(signal.SIGKILL)
@@ -161,11 +174,11 @@ class LatentServer:
         self._process = None
 
     def _end_orphans(self) -> None:
-        """A killed supervisor's server has been told to end by the kernel, but it may hang in a request."""
+        """End the server of a killed supervisor: the kernel has asked it to end, but it may hang in a request."""
         begun = time.monotonic()
         while orphans := supervisor.session_members(self._sessions):
             waited = time.monotonic() - begun
-            if waited > supervisor.GRACE + KILLED:
+            if waited > supervisor.GRACE + KILL_SECONDS:
                 raise ServerError(f"processes {orphans} of the rollout server can't be ended", "end them by hand")
             if waited > supervisor.GRACE:
                 for pid in orphans:
@@ -178,11 +191,11 @@ class LatentServer:
         if self.pid is None:
             raise ServerError(f"the rollout server has died{self._reason()}", f"see its log: {self.log_path}")
 
-    def _wait_until_ready(self, on_progress: Progress, timeout: float, abandon: Callable[[], bool]) -> None:
+    def _wait_until_ready(self, on_progress: OnStage, timeout: float, abandon: Callable[[], bool]) -> None:
         began = time.monotonic()
         stage = FIRST_STAGE
         on_progress(stage, 0.0)
-        while not self._get("/health"):
+        while not self._answers(HEALTH):
             seconds = time.monotonic() - began
             if self.pid is None:
                 raise ServerError(
@@ -211,9 +224,9 @@ class LatentServer:
 
     def responds(self, timeout: float = 10.0) -> bool:
         """Whether the engine itself, not only the HTTP server before it, answers within `timeout` seconds."""
-        return self._get("/weight_info", timeout)
+        return self._answers(WEIGHT_INFO, timeout)
 
-    def _get(self, path: str, timeout: float = 5.0) -> bool:
+    def _answers(self, path: str, timeout: float = 5.0) -> bool:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})

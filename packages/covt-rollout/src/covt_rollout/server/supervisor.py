@@ -1,10 +1,10 @@
 """Runs one command as a child that can't outlive the process that asked for it.
 
-Started as `python supervisor.py LEASE_FD COMMAND…` by `LatentServer`. LEASE_FD is the read end of a pipe whose write
-end only the trainer holds: it reaches end of file when the trainer closes it or dies in any way, SIGKILL included.
-Then, on SIGTERM, and when the command ends by itself, everything the command left is ended: first politely, then by
-force; and the shared memory that none of them could remove any more is removed. A death signal (`PR_SET_PDEATHSIG`) in
-the trainer's child would not do: it fires when the *thread* that started the child ends, and it doesn't reach
+`LatentServer` starts it as `python supervisor.py LEASE_FD COMMAND…`. LEASE_FD is the read end of a pipe whose write end
+only the trainer holds. It reaches end of file when the trainer closes it or dies in any way, SIGKILL included. At that
+moment, on SIGTERM, and when the command ends by itself, the supervisor ends all processes that the command left, first
+with SIGTERM and then with SIGKILL, and removes their shared memory. A death signal (`PR_SET_PDEATHSIG`) in the
+trainer's child would not be enough: it fires when the *thread* that started the child ends, and it doesn't reach
 grandchildren. Imports nothing outside the standard library.
 """
 
@@ -21,14 +21,14 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 GRACE = 5.0
-# Seconds between looks at what shared memory the server has.
-LOOK = 5.0
+# Seconds between two looks at the shared memory that the server has mapped.
+POLL = 5.0
 SHARED_MEMORY = "/dev/shm/"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(lease: int, command: list[str]) -> int:
-    """Run `command` until it ends or the lease does; returns its exit status (negative: the signal)."""
+    """Run `command` until it or the lease ends; returns its exit status (the negative number of a signal)."""
     libc = ctypes.CDLL(None)
     # Orphaned grandchildren become our children, so that `descendants` still finds them.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -40,12 +40,12 @@ def main(lease: int, command: list[str]) -> int:
     child = subprocess.Popen(
         command,
         start_new_session=True,
-        # If the supervisor itself is killed, the kernel still ends the child: politely, so that it ends its own.
+        # If the supervisor itself is killed, the kernel still sends SIGTERM to the child, which then ends its own.
         preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
     )
     ended = os.pidfd_open(child.pid)
     memory: set[str] = set()
-    while not select.select([lease, wake, ended], [], [], LOOK)[0]:
+    while not select.select([lease, wake, ended], [], [], POLL)[0]:
         memory |= shared_memory(descendants(os.getpid()))
     memory |= shared_memory(descendants(os.getpid()))
     if child.poll() is None:
@@ -59,9 +59,9 @@ def main(lease: int, command: list[str]) -> int:
 
 
 def shared_memory(pids: Iterable[int]) -> set[str]:
-    """Names of the segments (files directly in /dev/shm) that processes have mapped; a trainer's lie in folders.
+    """Names of the segments that processes have mapped: files directly in /dev/shm, unlike a trainer's folders.
 
-    Found by inode: a semaphore is mapped under a name that it has only while it is made.
+    They are found by inode, since a semaphore is mapped under a temporary name.
     """
     inodes: set[int] = set()
     for pid in pids:
@@ -79,6 +79,7 @@ def shared_memory(pids: Iterable[int]) -> set[str]:
 
 
 def processes() -> list[int]:
+    """Ids of all processes of the machine."""
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
@@ -108,7 +109,7 @@ def descendants(root: int) -> list[int]:
 
 
 def session_members(sessions: Collection[int]) -> list[int]:
-    """Live processes of these sessions: what a killed supervisor's server is found by."""
+    """Live processes of these sessions, by which a killed supervisor's server is found."""
     found = ((pid, _parent_and_session(pid)) for pid in processes())
     return [pid for pid, ids in found if ids is not None and ids[1] in sessions]
 
@@ -116,7 +117,7 @@ def session_members(sessions: Collection[int]) -> list[int]:
 def _parent_and_session(pid: int) -> tuple[int, int] | None:
     """None when the process is gone or a zombie."""
     with contextlib.suppress(OSError):
-        # The command name is in brackets and may hold anything; state, parent, group and session follow it.
+        # The command name is in parentheses and may hold anything; state, parent, group and session follow it.
         state, parent, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
         if state != "Z":
             return int(parent), int(session)

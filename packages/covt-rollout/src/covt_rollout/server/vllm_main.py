@@ -1,11 +1,10 @@
-"""vLLM's OpenAI-compatible server with its engine process forked, not spawned.
+"""vLLM's OpenAI-compatible server with a forked instead of a spawned engine process.
 
-Start it with `python -m covt_rollout.server.vllm_main …`.
+Start it with `python -m covt_rollout.server.vllm_main …`; it takes the flags of `vllm serve`.
 
-Takes the flags of `vllm serve`. Importing vLLM is most of a small server's start-up, and a spawned engine process
-imports everything a second time; a forked one has it already. Forking is safe here because nothing has started
-threads or opened a device by then, so it is done on CPUs only: elsewhere vLLM's own choice stands. Only vLLM's
-functions are called, none is replaced.
+Importing vLLM is most of a small server's start-up. A spawned engine process imports everything a second time; a forked
+process has it already. Forking is safe on CPUs, where nothing has started threads or opened a device by then; on other
+devices vLLM's own choice stands. This module calls vLLM's functions and replaces none.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> None:
-    # Imports make many objects and no garbage; looking for some takes a good part of the start-up.
+    """Serve until the process is told to stop; `arguments` are by default those of the command line."""
+    # Imports make many objects and no garbage; looking for it takes a good part of the start-up.
     gc.disable()
     import uvloop
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
@@ -49,7 +49,7 @@ async def _serve(args: Any) -> None:
     address, listener = setup_server(args, reuse_port=False)
     options = AsyncEngineArgs.from_cli_args(args)
     config = options.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    # Nor is it looked for later in what was imported, which would also copy the pages that the engine shares.
+    # Imported objects stay out of later collections, which would also copy the pages that the engine shares.
     gc.freeze()
     gc.enable()
     if current_platform.is_cpu() and config.parallel_config.world_size == 1:
@@ -65,7 +65,7 @@ async def _serve(args: Any) -> None:
         await engine.reset_mm_cache()
         stopped = await build_and_serve(engine, address, listener, args)
     finally:
-        # build_and_serve returns when the server has been told to stop; the engine goes before the sockets.
+        # build_and_serve returns when the server has been told to stop; the engine ends before the sockets close.
         engine.shutdown(timeout=config.shutdown_timeout)
     try:
         await stopped
@@ -75,9 +75,9 @@ async def _serve(args: Any) -> None:
 
 @contextmanager
 def forks_die_with_us() -> Iterator[None]:
-    """Within the block, in the main thread: forked processes are killed when this one dies, in whatever way.
+    """Within the block, processes that the main thread forks are killed when this process dies in any way.
 
-    vLLM's engine process doesn't look after its parent, and would wait for it forever.
+    vLLM's engine process doesn't check whether its parent is alive, and would wait for it forever.
     """
     libc = ctypes.CDLL(None)
     inside = True

@@ -1,4 +1,4 @@
-"""Keeps a server running that its owner started: one that dies or hangs is started again."""
+"""Keeps a server running: a server that dies or hangs is started again."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from typing import Self
 from covt_rollout.rollout_errors import ServerError
 from covt_rollout.server.server_process import LatentServer
 
-Note = Callable[[str], None]
+OnNote = Callable[[str], None]
 
 
 class ServerWatchdog:
     """Watches a server from a thread, within a `with` block that is inside the server's own.
 
-    A new server has the weights of the checkpoint it was started with, under the version of the start: clients notice
-    (`Publisher.restore` pushes the trainer's weights again).
-
-    interval: seconds between looks. patience: seconds without any answer from the engine until the server counts as
-    hung. limit: restarts, failed ones too, before the server is left as it is. on_note: told of each restart and of
-    giving up.
+    A restarted server has the weights and the version of the checkpoint it was started with. Clients notice, and
+    `Publisher.restore` pushes the trainer's weights again.
     """
 
     def __init__(
@@ -32,8 +28,17 @@ class ServerWatchdog:
         interval: float = 1.0,
         patience: float = 60.0,
         limit: int = 5,
-        on_note: Note | None = None,
+        on_note: OnNote | None = None,
     ) -> None:
+        """Prepare to watch; entering the context starts the thread.
+
+        Args:
+            server: started before.
+            interval: seconds between two checks.
+            patience: seconds without any answer from the engine until the server counts as hung.
+            limit: restarts, failed ones included, before the server is left as it is.
+            on_note: called with a sentence at each restart and when the watchdog gives up.
+        """
         self.server, self.interval, self.patience, self.limit = server, interval, patience, limit
         self.restarts = 0
         self._note = on_note or (lambda _text: None)
@@ -43,10 +48,11 @@ class ServerWatchdog:
         self._thread = threading.Thread(target=self._watch, name="server-watch", daemon=True)
 
     def hold(self) -> None:
-        """Start nothing until `release`: the server's GPUs are in use."""
+        """Restart nothing until `release`, since something else uses the server's GPUs."""
         self._allowed.clear()
 
     def release(self) -> None:
+        """Restart the server again when it dies or hangs."""
         self._allowed.set()
 
     def __enter__(self) -> Self:
@@ -74,7 +80,7 @@ class ServerWatchdog:
             else:
                 reason = "has died"
             if self.restarts == self.limit:
-                self._note(f"the rollout server {reason} after {self.limit} restarts and is left so")
+                self._note(f"the rollout server {reason} after {self.limit} restarts and is not started again")
                 return
             self.restarts += 1
             self._note(f"the rollout server {reason}; starting it again ({self.restarts} of {self.limit})")
