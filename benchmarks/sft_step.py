@@ -88,13 +88,13 @@ class Ours:
         from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
         from covt_runtime.engine.zero_engine import ZeroEngine
         from covt_runtime.recipe_schema import LatentSection
-        from covt_sft.checks import RowChecks
-        from covt_sft.data import SampleSource
-        from covt_sft.objective import Objective
+        from covt_sft.batches.row_checks import RowChecks
+        from covt_sft.batches.sample_source import SampleSource
+        from covt_sft.losses.objective import Objective
+        from covt_sft.losses.stage_loss import StageLoss
+        from covt_sft.losses.target_maker import TargetMaker
         from covt_sft.sft_recipe import SftDataSection, Stage2Section
-        from covt_sft.stage import StageLoss
-        from covt_sft.step import Stepper, decoder_work
-        from covt_sft.targets import TargetMaker
+        from covt_sft.training.optimizer_step import Stepper, decoder_work
 
         encoder = Encoder(checkpoint, mode="pause", selection="ilvr")
         section = SftDataSection.model_validate(

@@ -18,9 +18,9 @@ from covt_data.store.prepared_set import PreparedSet, write_split
 from covt_data.stream.row_stream import RowStream
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.rollouts.rollout_stream import training_stream as rl_stream
-from covt_sft.checks import RowChecks
-from covt_sft.data import SampleSource
-from covt_sft.plan import training_stream as sft_stream
+from covt_sft.batches.row_checks import RowChecks
+from covt_sft.batches.sample_source import SampleSource
+from covt_sft.planning.plan import training_stream as sft_stream
 from covt_sft.sft_recipe import SftConfig, SftDataSection
 
 LIMITS = {"min_pixels": 60 * 60, "max_pixels": 90 * 90}

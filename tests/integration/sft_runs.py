@@ -14,9 +14,9 @@ import torch
 from covt_data.ingest.prepare import prepare
 from covt_runtime.launch.workers import WorkerGroup
 from covt_runtime.metrics.progress import Progress
-from covt_sft.plan import plan
+from covt_sft.planning.plan import plan
 from covt_sft.sft_recipe import SftConfig
-from covt_sft.train import build_tiny_start, train
+from covt_sft.training.train import build_tiny_checkpoint, train
 
 STAGE1, STAGE2 = 6, 4
 
@@ -24,7 +24,7 @@ STAGE1, STAGE2 = 6, 4
 def make_place(place: Path, **latent: Any) -> Path:
     """Data and a starting checkpoint below `place`."""
     prepare("trace", place / "data", options={"n_train": 48, "n_prompts": 8, "n_test": 12, "direct_hops": 3})
-    build_tiny_start(settings(place, "start", latent=latent), place / "data", place / "model")
+    build_tiny_checkpoint(settings(place, "start", latent=latent), place / "data", place / "model")
     return place
 
 
@@ -83,9 +83,9 @@ def follow_teacher(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     """Stage-1 steps with a moving teacher: its distance from the closed form, and what a rank held meanwhile."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
-    from covt_sft.loop import Trainer
+    from covt_sft.losses.stage_loss import StageLoss
     from covt_sft.sft_job import SftJob
-    from covt_sft.stage import StageLoss
+    from covt_sft.training.loop import Trainer
 
     job = SftJob.model_validate(payload)
     trainer = Trainer(job, worker)

@@ -13,7 +13,7 @@ from covt.exporting import export_checkpoint
 from covt_data.ingest.prepare import prepare
 from covt_runtime.launch.workers import WorkerGroup
 from covt_runtime.runtime_errors import WorkerUserError
-from covt_sft.plan import plan
+from covt_sft.planning.plan import plan
 
 
 @pytest.fixture(scope="module")

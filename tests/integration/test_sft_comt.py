@@ -7,7 +7,7 @@ from sft_runs import Notes, logged, losses, run, settings
 
 from covt_data.ingest.prepare import prepare
 from covt_runtime.launch.workers import WorkerGroup
-from covt_sft.train import build_tiny_start
+from covt_sft.training.train import build_tiny_checkpoint
 
 
 @pytest.mark.slow
@@ -19,7 +19,7 @@ def test_interleaved_rows_train_both_stages(shared_data: Path, tmp_path: Path):
         "data": {"batch_size": 4, "batching": "packed", "micro_batch": 4, "micro_tokens": 2000},
         "eval": {"rows": 0, "loss_rows": 4, "split": "train", "best": "loss"},
     }
-    build_tiny_start(settings(tmp_path, "start", **options), tmp_path / "data", tmp_path / "model")
+    build_tiny_checkpoint(settings(tmp_path, "start", **options), tmp_path / "data", tmp_path / "model")
     notes = Notes()
     with WorkerGroup(2, log_dir=tmp_path / "logs") as workers:
         folder = run(settings(tmp_path, "comt", **options), workers, progress=notes)

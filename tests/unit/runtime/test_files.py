@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_whole_folder_has_no_damage(folder: Path) -> None:
-    assert files.damage(folder) is None
+    assert files.find_damage(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ def test_a_whole_folder_has_no_damage(folder: Path) -> None:
 )
 def test_changed_and_cut_files_are_named(folder: Path, name: str, content: bytes, seen: str) -> None:
     (folder / name).write_bytes(content)
-    assert seen in str(files.damage(folder))
+    assert seen in str(files.find_damage(folder))
 
 
 @pytest.mark.parametrize("name", ["a", files.MANIFEST])
 def test_missing_files_are_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert files.damage(folder) == f"{name} is missing"
+    assert files.find_damage(folder) == f"{name} is missing"
 
 
 def test_two_ranks_share_the_hashing_and_together_see_everything(folder: Path) -> None:
     (folder / "b").write_bytes(b"BETA")
-    found = [files.damage(folder, rank, 2) for rank in range(2)]
+    found = [files.find_damage(folder, rank, 2) for rank in range(2)]
     assert [item is None for item in found] == [True, False]
 
 
@@ -64,8 +64,8 @@ def test_replacing_a_file_leaves_nothing_beside_it(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from covt_runtime.files import held
-with held(Path(sys.argv[1])):
+from covt_runtime.files import exclusive_lock
+with exclusive_lock(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """
@@ -76,9 +76,9 @@ def test_a_folder_is_held_against_other_processes_until_the_holder_ends(tmp_path
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunFolderError, match="another covt is at work") as caught, files.held(tmp_path):
+        with pytest.raises(RunFolderError, match="another covt is at work") as caught, files.exclusive_lock(tmp_path):
             pass
         assert "another folder" in caught.value.remedy
         other.kill()
-    with files.held(tmp_path):
+    with files.exclusive_lock(tmp_path):
         pass

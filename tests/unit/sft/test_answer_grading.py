@@ -8,7 +8,7 @@ from covt_data.schema import Row
 from covt_eval.evaluation.evaluate import judged
 from covt_rewards.accuracy import AccuracyReward
 from covt_rollout.client.completions import Completion
-from covt_sft.answer_grading import check_golds, grade_answer
+from covt_sft.planning.answer_grading import check_golds, grade_answer
 from covt_sft.sft_errors import SftError
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED, published
 from covt_runtime.process_environment import Machine
-from covt_sft.memory_check import check_memory, training_memory
+from covt_sft.planning.memory_check import check_memory, training_memory
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 

@@ -7,8 +7,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED
 from covt_runtime.engine.memory_estimate import adapter_parameters
 from covt_runtime.recipe_schema import LoraSection
-from covt_sft.memory_check import training_memory
-from covt_sft.model_shape import model_shape
+from covt_sft.planning.memory_check import training_memory
+from covt_sft.planning.model_shape import model_shape
 from covt_sft.sft_recipe import SftConfig
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from covt_sft.target_cache import TargetCache, weights_digest
+from covt_sft.losses.target_cache import TargetCache, weights_digest
 
 
 def test_what_one_process_writes_another_finds(tmp_path: Path):

@@ -23,12 +23,12 @@ def find_checkpoint(source: Path | None) -> tuple[RunFolder, Path]:
         UsageError: nothing to export there.
     """
     from covt_runtime.checkpoints.checkpoint import CheckpointStore
-    from covt_runtime.run_folder import RunFolder, newest
+    from covt_runtime.run_folder import RunFolder, find_newest
 
     if source is not None and source.name.startswith("step_"):
         run, checkpoint = RunFolder(source.parent.parent), source
     else:
-        run = RunFolder(source or newest(Path("runs"), "run"))
+        run = RunFolder(source or find_newest(Path("runs"), "run"))
         checkpoint = CheckpointStore(run.checkpoints).latest()
     if checkpoint is None or not checkpoint.is_dir():
         raise UsageError(f"{run.path} has no checkpoint", "name a run that has checkpoints/step_N, or such a folder")

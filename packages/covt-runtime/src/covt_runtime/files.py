@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, flushed, then renamed; and folders with a hash for each file."""
+"""Files that are complete or absent (written aside, flushed, renamed), and folders with a hash for each file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REMEDIES = {
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors about writing below `path` into a user error."""
+    """Turn the system's errors about writing below `path` into user errors; others pass unchanged."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -42,20 +42,24 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for it out of `folder`, until the block or this process ends."""
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` until the block or this process ends.
+
+    Raises:
+        RunFolderError: another process holds it.
+    """
     with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunFolderError(
-                f"another covt is at work in {folder}", "wait for it, or use another folder"
+                f"another covt is at work in {folder}", "wait until it ends, or use another folder"
             ) from error
         yield
 
 
 def _error_number(error: OSError | SafetensorError) -> int:
-    """The system's error number; safetensors has it in its text only: "... (os error 28)" or "code: 28"."""
+    """The system's error number. safetensors gives it only in its message: "... (os error 28)" or "code: 28"."""
     if isinstance(error, OSError):
         return error.errno or 0
     found = re.search(r"(?:os error|code:) (\d+)", str(error))
@@ -63,7 +67,7 @@ def _error_number(error: OSError | SafetensorError) -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one move."""
+    """Replace a file's content atomically."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -73,12 +77,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file's content in one move."""
+    """Replace a JSON file's content atomically."""
     write_text(path, json.dumps(value, indent=1))
 
 
 def sync_file(path: Path) -> None:
-    """Have the system put a file's, or a folder's entries', content on the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -93,14 +97,22 @@ def file_hash(path: Path) -> str:
 
 
 def write_manifest(folder: Path) -> None:
-    """Write down the size and hash of every file in `folder`; the last file a checkpoint gets."""
+    """Write the size and hash of every file in `folder`. It is the last file that a checkpoint gets."""
     files = {p.name: {"size": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(folder.iterdir())}
     write_json(folder / MANIFEST, {"files": files})
 
 
-def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
-    """What is wrong with a folder that has a manifest, or None. Of the hashes, only every `parts`-th from `part` on is
-    computed, so that several ranks can share the work."""
+def find_damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+    """Check a folder against its manifest.
+
+    Args:
+        folder: the folder.
+        part: hash only the files whose number is `part` modulo `parts`, so that ranks can divide the work.
+        parts: number of processes that divide the work.
+
+    Returns:
+        What is wrong, or None for a folder that is as it was written.
+    """
     try:
         files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())["files"]
     except FileNotFoundError:
@@ -119,7 +131,7 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder so that a half-deleted one is never seen under its name."""
+    """Delete a folder. Its name is free first, so nobody sees a half-deleted folder under it."""
     gone = folder.with_name(f".{folder.name}.gone")
     folder.rename(gone)
     shutil.rmtree(gone)

@@ -34,15 +34,15 @@ def place_in_group(env: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
 
 
 def is_main_process(env: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process speaks for a training: it starts the ranks itself, or is rank 0 of another launcher's."""
+    """Whether this process reports for a training: it starts the ranks itself, or is rank 0 of another launcher."""
     return not launched_from_outside(env) or place_in_group(env)[0] == 0
 
 
 def ranks_here(env: Mapping[str, str] = os.environ) -> tuple[int, bool]:
-    """How many of another launcher's ranks are on this machine, and whether rank 0 is one of them.
+    """How many of another launcher's ranks run on this machine, and whether rank 0 is one of them.
 
-    torchrun and accelerate, deepspeed, and Slurm with --ntasks-per-node say how many; without that, all are. Ranks of
-    one machine are taken to follow one another, as they do by default.
+    torchrun, accelerate, deepspeed, and Slurm with --ntasks-per-node give the number; otherwise all ranks are assumed
+    to be here. The ranks of one machine are assumed to be consecutive, as they are by default.
     """
     rank, local_rank, world_size = place_in_group(env)
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
@@ -50,7 +50,7 @@ def ranks_here(env: Mapping[str, str] = os.environ) -> tuple[int, bool]:
 
 
 def visible_gpus(env: Mapping[str, str] = os.environ) -> int:
-    """How many GPUs this process may use, found without importing torch."""
+    """How many GPUs this process may use."""
     if env.get("DS_ACCELERATOR") == "cpu":
         return 0
     if "CUDA_VISIBLE_DEVICES" in env:

@@ -1,7 +1,7 @@
-"""Run folders, and where the newest artifact of an earlier stage lies.
+"""Run folders, and the newest artifact of an earlier stage.
 
 runs/<name>/config.json      the resolved configuration
-            metrics.jsonl    one JSON object a line
+            metrics.jsonl    one JSON object per line
             checkpoints/     see covt_runtime.checkpoints.checkpoint
             hf/              the exported model
             eval/ logs/
@@ -23,7 +23,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 Kind = Literal["run", "checkpoint", "hf", "data"]
 
-# What to look for below a root, and what makes one.
+# Globs that find an artifact below a root, by kind.
 PATTERNS: dict[Kind, tuple[str, ...]] = {
     "run": (f"*/{METRICS}", METRICS),
     "checkpoint": ("*/checkpoints/step_*/manifest.json", "checkpoints/step_*/manifest.json"),
@@ -39,7 +39,7 @@ MAKERS: dict[Kind, tuple[str, str]] = {
 
 
 class RunFolder:
-    """The folder of one run. Making the object touches nothing on disk; `create` does."""
+    """The folder of one run. Making the object leaves the disk alone; `create` makes the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -50,7 +50,15 @@ class RunFolder:
     ) -> RunFolder:
         """Make `root/name` and write its config.json.
 
-        An existing run is an error, unless it is to be resumed (it then needs a checkpoint) or overwritten.
+        Args:
+            root: folder of all runs.
+            name: name of this run.
+            config: the resolved recipe.
+            resume: continue an existing run, which needs a checkpoint.
+            overwrite: delete an existing run first.
+
+        Raises:
+            RunFolderError: the run exists and is neither resumed nor overwritten, or there is nothing to resume.
         """
         run = cls(Path(root) / name)
         exists = (run.path / CONFIG).exists()
@@ -100,17 +108,27 @@ class RunFolder:
 
 
 def run_name(given: str, job: str) -> str:
-    """`given`, or `<job>-<date>-<time>`; RunFolderError where that would differ between another launcher's ranks."""
+    """`given`, or `<job>-<date>-<time>`.
+
+    Raises:
+        RunFolderError: no name is given and another launcher started the ranks, whose times would differ.
+    """
     if not given and launched_from_outside():
-        raise RunFolderError("processes started from outside can't agree on a run name", "set run.name")
+        raise RunFolderError("ranks that another launcher started can't agree on a run name", "set run.name")
     return given or f"{job}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def newest(root: Path, kind: Kind, section: str | None = None) -> Path:
-    """The newest run, checkpoint, exported model or prepared data set in `root` or in one of its folders.
+def find_newest(root: Path, kind: Kind, section: str | None = None) -> Path:
+    """The newest artifact in `root` or in one of its folders.
 
-    With `section`, only runs count whose config.json has that top-level section (`stage1`: made by `covt sft`;
-    `algorithm`: made by `covt rl`). Raises RunFolderError when there is none.
+    Args:
+        root: folder to search.
+        kind: `run`, `checkpoint`, `hf` (an exported model) or `data` (a prepared set).
+        section: consider only runs whose config.json has this section (`stage1`: made by `covt sft`; `algorithm`: made
+            by `covt rl`).
+
+    Raises:
+        RunFolderError: there is none.
     """
     root = Path(root)
     marks = {mark for pattern in PATTERNS[kind] for mark in root.glob(pattern) if not _hidden(mark, root)}
@@ -125,12 +143,12 @@ def newest(root: Path, kind: Kind, section: str | None = None) -> Path:
 
 
 def _hidden(path: Path, root: Path) -> bool:
-    """Folders being written have names that begin with a dot."""
+    """Whether a path is inside a folder that is being written, whose name begins with a dot."""
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _config_above(mark: Path, root: Path) -> dict[str, Any]:
-    """The configuration of the run that `mark` belongs to; {} when it belongs to none."""
+    """The config.json of the run that `mark` belongs to; {} where it belongs to none."""
     folder = mark.parent
     while folder != root.parent:
         if folder.name != "hf" and (folder / CONFIG).is_file():

@@ -1,10 +1,10 @@
-"""Errors a user can act on: what went wrong and, in `remedy`, what to do about it."""
+"""Errors that a user can act on: what went wrong and, in `remedy`, what to do about it."""
 
 from __future__ import annotations
 
 
 class RuntimeUserError(ValueError):
-    """Base of this package's user errors; `remedy` is one sentence that says what to do."""
+    """Base of this package's user errors. `remedy` says in one sentence what to do."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -12,11 +12,11 @@ class RuntimeUserError(ValueError):
 
 
 class LaunchError(RuntimeUserError):
-    """The worker processes couldn't be started, or one of them crashed."""
+    """A worker process couldn't be started, or crashed."""
 
 
 class WorkerUserError(RuntimeUserError):
-    """A user error raised inside a worker process, raised again in the process that started it.
+    """A user error of a worker process, raised again in the process that started it.
 
     `kind` is the class name of the original error.
     """
@@ -27,11 +27,11 @@ class WorkerUserError(RuntimeUserError):
 
 
 class CheckpointError(RuntimeUserError):
-    """A checkpoint is missing, damaged, or doesn't fit the model."""
+    """A checkpoint is missing or damaged, or is of another model."""
 
 
 class RunFolderError(RuntimeUserError):
-    """A run folder or an artifact in it is missing or in the way."""
+    """A run folder or an artifact in it is missing, or exists already."""
 
 
 class ConfigError(RuntimeUserError):

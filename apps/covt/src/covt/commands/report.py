@@ -29,9 +29,9 @@ def report(
     """
     from covt.error_lines import UsageError
     from covt_eval.report import write_report
-    from covt_runtime.run_folder import newest
+    from covt_runtime.run_folder import find_newest
 
-    folders = runs or [newest(Path("runs"), "run")]
+    folders = runs or [find_newest(Path("runs"), "run")]
     if (latents is None) != (data is None):
         raise UsageError("--latents and --data go together", "name a model's folder and a prepared set")
     if latents is not None and data is not None:

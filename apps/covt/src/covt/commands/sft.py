@@ -23,7 +23,7 @@ def sft(
     from covt_runtime.metrics.progress import Progress
     from covt_runtime.process_environment import is_main_process
     from covt_sft.sft_recipe import SftConfig
-    from covt_sft.train import plan, train
+    from covt_sft.training.train import plan, train
 
     config = load(SftConfig, "sft", arguments or [])
     planned = plan(config)

@@ -17,7 +17,7 @@ from covt.quickstart.tasks import Task
 from covt.recipe_files import apply_overrides, read_recipe, validate
 from covt_data.store.prepared_set import PreparedSet
 from covt_eval.evaluation.test_samples import write_samples
-from covt_runtime.files import held
+from covt_runtime.files import exclusive_lock
 from covt_runtime.metrics.progress import Progress
 
 METHODS = ("plain", "pause", "latent")
@@ -41,7 +41,7 @@ class Quickstart:
     def run(self) -> dict[str, Any]:
         """All phases that aren't done yet; returns `summary.json`'s content."""
         with self.stack:
-            self.stack.enter_context(held(self.out))
+            self.stack.enter_context(exclusive_lock(self.out))
             for name, phase in self.phases():
                 if name in self.state.done:
                     self.progress.note(f"{name}: done before")
@@ -86,9 +86,9 @@ class Quickstart:
         return {split: count.rows for split, count in manifest.counts.items()}
 
     def model(self) -> dict[str, Any]:
-        from covt_sft.train import build_tiny_start
+        from covt_sft.training.train import build_tiny_checkpoint
 
-        build_tiny_start(self.sft_config("latent", {}), self.out / "data", self.out / "model")
+        build_tiny_checkpoint(self.sft_config("latent", {}), self.out / "data", self.out / "model")
         self.running()
         return {"path": str(self.out / "model")}
 
@@ -111,7 +111,7 @@ class Quickstart:
 
     def train(self, method: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
         """Both stages; changes: further settings of the recipe."""
-        from covt_sft.train import plan, train
+        from covt_sft.training.train import plan, train
 
         config = self.sft_config(method, changes or {})
         return train(config, plan(config), progress=self.progress, workers=self.running().workers, overwrite=True)
@@ -138,7 +138,7 @@ class Quickstart:
 
     def sft_more(self) -> dict[str, Any]:
         """Stage 2 continued from where RL started, for as many seconds as RL took."""
-        from covt_sft.train import plan, train
+        from covt_sft.training.train import plan, train
 
         changes = {
             "run.out": str(self.out),

@@ -27,7 +27,7 @@ from covt_rollout.weights.weight_files import remove_stale_folders
 from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
 from covt_runtime.process_environment import is_main_process, launched_from_outside, place_in_group, visible_gpus
-from covt_runtime.run_folder import RunFolder, newest, run_name
+from covt_runtime.run_folder import RunFolder, find_newest, run_name
 
 TARGET = "covt_rl.training.loop:train_worker"
 
@@ -66,8 +66,8 @@ def plan(config: RlConfig) -> RlPlan:
         RolloutError: a split that doesn't exist or has too few prompts, or gold answers that can't be read.
         RewardError: an unknown reward.
     """
-    data = Path(config.data.path) if config.data.path else newest(Path("data"), "data")
-    model = Path(config.model.path) if config.model.path else newest(config.run.out, "hf", section="stage1")
+    data = Path(config.data.path) if config.data.path else find_newest(Path("data"), "data")
+    model = Path(config.model.path) if config.model.path else find_newest(config.run.out, "hf", section="stage1")
     prepared = PreparedSet(data)
     wanted = [config.data.split] + ([config.eval.split] if config.eval.every else [])
     for split in wanted:

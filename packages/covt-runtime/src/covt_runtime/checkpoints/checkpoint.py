@@ -1,8 +1,8 @@
 """Checkpoints of a sharded training: `checkpoints/step_N/` is complete or absent.
 
-Every rank writes its own shards into a folder beside it, reads them back, and only when all are there is the folder
-renamed, `latest` moved, and old checkpoints removed (never the best one). Tensors are safetensors, the rest is JSON:
-nothing is unpickled. `shard_files` describes the files.
+Every rank writes its own shards into a hidden folder and reads them back. When all shards are there, the folder is
+renamed, `latest` is moved, and old checkpoints are removed, except the best. Tensors are safetensors and the rest is
+JSON, so nothing is unpickled. `shard_files` describes the files.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from covt_runtime.engine.rng import rng_state, set_rng_state
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.runtime_errors import CheckpointError
 
-__all__ = ["CheckpointStore", "Loaded", "consolidate"]
+__all__ = ["CheckpointStore", "LoadedCheckpoint", "consolidate"]
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What a checkpoint held besides model, optimizer, schedule and random generators."""
+class LoadedCheckpoint:
+    """What a checkpoint holds for the caller, besides model, optimizer, schedule and random generators."""
 
     step: int
     extra: dict[str, Any]
@@ -40,14 +40,14 @@ class Loaded:
 
 
 class CheckpointStore:
-    """The checkpoints of one run. `keep` is how many of the newest stay; the best stays besides."""
+    """The checkpoints of one run. The newest `keep` checkpoints and the best one are kept."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = Path(folder)
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, oldest first; damaged ones included."""
+        """Steps of all checkpoints, oldest first; damaged checkpoints are included."""
         names = [path.name.removeprefix("step_") for path in self.folder.glob("step_*") if path.is_dir()]
         return sorted(int(name) for name in names if name.isdigit())
 
@@ -77,14 +77,24 @@ class CheckpointStore:
         tensors: dict[str, Tensor] | None = None,
         best: bool = False,
     ) -> Path:
-        """Write `step_N` (collective). `extra` is JSON-able and the same on all ranks (rank 0's is kept).
+        """Write `step_N` (collective).
 
-        `tensors` are this rank's own; one named "<kind>/<parameter name>" that is laid out like the engine's
-        `named_shards` can be loaded on another number of ranks, one named "rank/<name>" is left out there. Raises
-        CheckpointError when the disk is full.
+        Args:
+            step: optimizer step, counted from 1.
+            engine: the model, optimizer and schedule to save.
+            extra: JSON-able and the same on all ranks.
+            tensors: this rank's own tensors. One named "<kind>/<parameter name>" with the layout of
+                `ZeroEngine.named_shards` can be loaded on another number of ranks; "rank/<name>" is dropped there.
+            best: also mark the checkpoint as the best one.
+
+        Raises:
+            CheckpointError: the disk is full, or states are offloaded to NVMe.
         """
         if engine.zero.offload_optimizer == "nvme" or engine.zero.offload_parameters == "nvme":
-            raise CheckpointError("states offloaded to NVMe can't be saved yet", "offload to the CPU instead")
+            raise CheckpointError(
+                "states offloaded to NVMe can't be saved",
+                "set zero.offload_optimizer=cpu and zero.offload_parameters=none",
+            )
         final, aside = self.path(step), self.folder / f".step_{step}.partial"
         with files.disk_errors(self.folder):
             if engine.rank == 0:
@@ -150,32 +160,44 @@ class CheckpointStore:
 
     def load(
         self, engine: ZeroEngine, step: int | None = None, on_note: Callable[[str], None] | None = None
-    ) -> Loaded | None:
-        """Put `engine` and the random generators back to a checkpoint (collective).
+    ) -> LoadedCheckpoint | None:
+        """Restore `engine` and the random generators from a checkpoint (collective).
 
-        Without `step`: the newest whole one; a damaged one is passed over and `on_note` told (on rank 0). None when
-        there is no checkpoint at all. With `step`: that one, or CheckpointError. On the same number of ranks training
-        goes on exactly; on another, shards are cut anew and the random generators start afresh.
+        On the same number of ranks, training continues exactly. On another number, the shards are divided anew and the
+        random generators start afresh.
+
+        Args:
+            engine: the engine to restore.
+            step: the checkpoint's step; None takes the newest undamaged checkpoint.
+            on_note: called on rank 0 with a line of text for each damaged checkpoint that is skipped.
+
+        Returns:
+            What the checkpoint holds for the caller; None where there is no checkpoint.
+
+        Raises:
+            CheckpointError: there is no checkpoint of `step`, or it or all checkpoints are damaged.
         """
         steps = _same_on_all_ranks(self.steps(), engine)
         if step is not None and step not in steps:
             known = ", ".join(map(str, steps)) or "none"
-            raise CheckpointError(f"{self.folder} has no checkpoint of step {step}", f"there are: {known}")
+            raise CheckpointError(
+                f"{self.folder} has no checkpoint of step {step}", f"choose one of these steps: {known}"
+            )
         for candidate in [step] if step is not None else reversed(steps):
             path = self.path(candidate)
-            wrong = files.damage(path, engine.rank, engine.world_size)
+            wrong = files.find_damage(path, engine.rank, engine.world_size)
             if not engine.global_max(float(wrong is not None)):
                 return self._restore(engine, candidate, on_note)
             message = f"checkpoint {path} is damaged ({wrong or 'seen by another rank'})"
             if step is not None:
-                raise CheckpointError(message, "resume from another step, or without naming one")
+                raise CheckpointError(message, "resume from another step, or from the newest")
             if engine.rank == 0 and on_note is not None:
-                on_note(f"{message}; using the one before")
+                on_note(f"{message}; using the previous one")
         if steps:
             raise CheckpointError(f"all checkpoints in {self.folder} are damaged", "start again without --resume")
         return None
 
-    def _restore(self, engine: ZeroEngine, step: int, on_note: Callable[[str], None] | None) -> Loaded:
+    def _restore(self, engine: ZeroEngine, step: int, on_note: Callable[[str], None] | None) -> LoadedCheckpoint:
         path = self.path(step)
         with ShardReader(path) as reader:
             _check_same_model(engine, reader, path)
@@ -205,11 +227,11 @@ class CheckpointStore:
                     f"{path} was written by {reader.state['world_size']} ranks and is read by {world_size}: "
                     "the random generators start afresh"
                 )
-            return Loaded(step, reader.state["extra"], tensors, path)
+            return LoadedCheckpoint(step, reader.state["extra"], tensors, path)
 
 
 def _same_on_all_ranks(steps: list[int], engine: ZeroEngine) -> list[int]:
-    """Rank 0's list: on a network disk another rank may not see the newest folder yet."""
+    """Rank 0's list. On a network disk, another rank may not see the newest folder yet."""
     length = int(engine.global_max(float(len(steps) if engine.rank == 0 else 0)))
     mine = torch.tensor(steps if engine.rank == 0 else [0] * length, dtype=torch.float64)
     return [int(value) for value in engine.global_sum(mine)]
@@ -234,7 +256,7 @@ def _check_same_model(engine: ZeroEngine, reader: ShardReader, path: Path) -> No
 
 
 def _user_tensors(reader: ShardReader, rank: int, world_size: int) -> dict[str, Tensor]:
-    """The caller's own tensors; on another number of ranks only shards of parameters have a meaning."""
+    """The caller's tensors; on another number of ranks only shards of parameters are meaningful."""
     if reader.state["world_size"] == world_size:
         keys = [key for key in reader.keys[rank] if key.startswith("user/")]
         return {key.removeprefix("user/"): reader.read(rank, key) for key in sorted(keys)}
@@ -245,8 +267,8 @@ def _user_tensors(reader: ShardReader, rank: int, world_size: int) -> dict[str, 
             continue
         if name not in reader.shapes:
             raise CheckpointError(
-                f"the checkpoint's {key} belongs to one of {reader.state['world_size']} ranks and can't be cut for "
-                f"{world_size}",
+                f"the checkpoint's {key} belongs to one of {reader.state['world_size']} ranks and can't be divided "
+                f"among {world_size}",
                 f"resume on {reader.state['world_size']} ranks",
             )
         tensors[f"{kind}/{name}"] = reader.read_shard(f"user/{kind}", name, rank, world_size)

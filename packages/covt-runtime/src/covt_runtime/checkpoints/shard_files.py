@@ -1,4 +1,4 @@
-"""The files inside a checkpoint folder, and how a parameter is put together from the ranks' shards.
+"""The files inside a checkpoint folder, and how a parameter is assembled from the ranks' shards.
 
 state.json            format, step, number of ranks, every parameter's shape, schedule, the caller's `extra`
 rank_R.safetensors    rank R's shards: weight/<name> (fp32 of trainable parameters, the model's dtype of frozen ones),
@@ -46,7 +46,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 class ShardReader:
-    """All ranks' shard files of one checkpoint, opened together; reads only what is asked for."""
+    """The shard files of all ranks of one checkpoint, opened together and read lazily."""
 
     def __init__(self, folder: Path) -> None:
         self.state = read_state(folder)
@@ -78,10 +78,6 @@ class ShardReader:
         shard = torch.cat(parts) if parts else torch.empty(0)
         return torch.nn.functional.pad(shard, (0, size - shard.numel()))
 
-    def read_whole(self, kind: str, name: str) -> Tensor:
-        """Parameter `name` in its own shape."""
-        return self.read_shard(kind, name, 0, 1).view(self.shapes[name])
-
     def __enter__(self) -> ShardReader:
         return self
 
@@ -93,9 +89,10 @@ class ShardReader:
 
 @dataclass(frozen=True)
 class StoredParameter:
-    """A parameter in the ranks' shard files, read in flat pieces. shards: file and place of its part on each rank.
+    """A parameter in the ranks' shard files, read in flat pieces.
 
-    The bytes are read and not mapped: mapped pages count as this process's memory for as long as the file is open.
+    `shards` holds, for each rank, the file and the offset of its part. The bytes are read and not mapped, because
+    mapped pages count as this process's memory as long as the file is open.
     """
 
     shape: tuple[int, ...]
@@ -113,19 +110,22 @@ class StoredParameter:
             with path.open("rb", buffering=0) as file:
                 file.seek(offset + first * self.dtype.itemsize)
                 if file.readinto(part.view(torch.uint8).numpy().data) != part.nbytes:
-                    raise CheckpointError(f"{path} is cut off", "use an earlier checkpoint of the run")
+                    raise CheckpointError(f"{path} is truncated", "use an earlier checkpoint of the run")
             parts.append(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def stored_parameters(checkpoint_dir: Path) -> Iterator[tuple[str, StoredParameter]]:
-    """(name, parameter) of a whole checkpoint, to be read in pieces, without ranks and without DeepSpeed.
+    """(name, parameter) of a checkpoint, to be read in pieces, without ranks and without DeepSpeed.
 
-    Trainable ones are fp32, frozen ones in the dtype they were kept in. Raises CheckpointError when it is damaged.
+    Trainable parameters are fp32; frozen parameters have the dtype they were trained with.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
     """
     checkpoint_dir = Path(checkpoint_dir)
     state = read_state(checkpoint_dir)
-    wrong = files.damage(checkpoint_dir)
+    wrong = files.find_damage(checkpoint_dir)
     if wrong:
         raise CheckpointError(f"{checkpoint_dir} is damaged: {wrong}", "use an earlier checkpoint of the run")
     paths = [checkpoint_dir / f"rank_{rank}.safetensors" for rank in range(state["world_size"])]
@@ -140,13 +140,13 @@ def stored_parameters(checkpoint_dir: Path) -> Iterator[tuple[str, StoredParamet
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors begin in a safetensors file, and its header."""
+    """Offset of the first tensor in a safetensors file, and the file's header."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         return 8 + size, json.loads(file.read(size))
 
 
 def consolidate(checkpoint_dir: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor) of every parameter of a checkpoint, one at a time."""
+    """(name, full tensor) of every parameter of a checkpoint, one at a time."""
     for name, stored in stored_parameters(checkpoint_dir):
         yield name, stored.read(0, math.prod(stored.shape)).view(stored.shape)

@@ -1,4 +1,4 @@
-"""The states of the random generators a training may use, as plain data."""
+"""States of the random generators that a training may use, as plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def rng_state() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Python's, numpy's and torch's generators: a JSON-able part, and tensors."""
+    """States of Python's, numpy's and torch's generators: a JSON-able part, and tensors."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     plain = {
@@ -25,7 +25,7 @@ def rng_state() -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def set_rng_state(plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Put the generators back to where `rng_state` found them."""
+    """Restore the generators to what `rng_state` returned."""
     version, numbers, gauss = plain["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, position, has_gauss, cached = plain["numpy"]

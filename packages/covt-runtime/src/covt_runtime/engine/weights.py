@@ -1,4 +1,4 @@
-"""Full weights out of and into a sharded model, a bucket at a time."""
+"""Full weights read from and loaded into a sharded model, bucket by bucket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def gather(parameters: Sequence[Any]) -> None:
-    """Make sharded parameters whole on every rank, in one message; free when they already are."""
+    """Gather sharded parameters on every rank in one message; parameters that are whole already cost nothing."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     absent = [p for p in parameters if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
@@ -30,8 +30,10 @@ def gather(parameters: Sequence[Any]) -> None:
 
 @contextmanager
 def gathered_by_module(module: nn.Module) -> Iterator[None]:
-    """Inside, a submodule's own parameters are whole for the time of its forward only. For forwards without gradients,
-    where DeepSpeed's own hooks are not there (collective)."""
+    """Gather each submodule's parameters around its forward only, inside the context (collective).
+
+    It is for forwards without gradients where DeepSpeed's own hooks have been removed.
+    """
     handles = []
     for part in module.modules():
         own = [p for p in part.parameters(recurse=False) if not getattr(p, "ds_persist", False)]
@@ -63,7 +65,7 @@ def _buckets(module: nn.Module, bucket_bytes: int) -> Iterator[list[tuple[str, A
 
 
 def iterate_gathered(module: nn.Module, bucket_bytes: int) -> Iterator[tuple[str, Tensor | None]]:
-    """(name, whole tensor on the CPU), gathered bucket by bucket; None instead of a tensor on ranks other than 0."""
+    """(name, full tensor on the CPU), gathered bucket by bucket; None instead of the tensor on ranks other than 0."""
     import deepspeed
     import torch.distributed as dist
 
@@ -77,7 +79,7 @@ def iterate_gathered(module: nn.Module, bucket_bytes: int) -> Iterator[tuple[str
 def save_gathered(
     named: Iterator[tuple[str, Tensor | None]], folder: Path, dtype: Literal["bf16", "fp32"] | None, rank: int
 ) -> None:
-    """Write tensors as `model.safetensors`, or as numbered files with an index when they exceed 5 GB together."""
+    """Write tensors as `model.safetensors`, or above 5 GiB in total as numbered files with an index."""
     shards: list[dict[str, Tensor]] = [{}]
     sizes: list[int] = [0]
     written: list[Path] = []
@@ -117,7 +119,7 @@ def save_gathered(
 
 
 def read_tensor_files(path: Path) -> dict[str, Path]:
-    """Which safetensors file holds which tensor, for one file or all files of a folder."""
+    """The safetensors file of each tensor, by its name, for one file or all files of a folder."""
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{path} holds no .safetensors file", "give the folder of a model or checkpoint")
@@ -139,10 +141,14 @@ def _read(source: Mapping[str, Tensor] | dict[str, Path], name: str) -> Tensor:
 def load_gathered(
     module: nn.Module, source: Mapping[str, Tensor] | Path, rank: int, bucket_bytes: int = 64 << 20
 ) -> None:
-    """Overwrite every parameter of a sharded model by name. Every parameter must be there, with its shape."""
+    """Overwrite every parameter of a sharded model by name.
+
+    Raises:
+        CheckpointError: a parameter is missing or has another shape.
+    """
     import deepspeed
 
-    # Files are read by every rank, so that all of them find the same mistakes; a mapping only exists on rank 0.
+    # Every rank reads files, so that all ranks find the same mistakes. A mapping exists only on rank 0.
     tensors = read_tensor_files(source) if isinstance(source, Path) else source
     if rank == 0 or isinstance(source, Path):
         missing = [name for name, _ in module.named_parameters() if name not in tensors]
@@ -159,7 +165,7 @@ def load_gathered(
                 tensor = _read(tensors, name)
                 if tensor.shape != parameter.shape:
                     raise CheckpointError(
-                        f"{name} has shape {tuple(tensor.shape)}, the model wants {tuple(parameter.shape)}",
+                        f"{name} has shape {tuple(tensor.shape)}, the model has {tuple(parameter.shape)}",
                         "load a checkpoint of the same architecture and size",
                     )
                 parameter.data.copy_(tensor)

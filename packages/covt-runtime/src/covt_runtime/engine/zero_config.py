@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def prepare_deepspeed(zero: ZeroConfig) -> None:
-    """Once before an engine is built: no information lines, and no C++ extensions compiled when a training starts.
+    """Silence DeepSpeed and keep it from compiling C++ extensions. Call it once before an engine is built.
 
-    On a CPU DeepSpeed would build its shared-memory reduction with the machine's compiler (two minutes, if there is a
-    compiler at all). It only does so for extensions it thinks this machine can build: we say none. Offloading to NVMe
-    needs one, so there DeepSpeed may look for itself.
+    On a CPU, DeepSpeed would build its shared-memory reduction with the machine's compiler, which takes two minutes. It
+    builds only extensions that it thinks this machine can build, so it is told that there are none. Offloading to NVMe
+    needs an extension, so there DeepSpeed decides for itself.
     """
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
@@ -33,18 +33,23 @@ def prepare_deepspeed(zero: ZeroConfig) -> None:
         ops.__compatible_ops__ = {}
     accelerator: Any = get_accelerator()
     if accelerator.device_name() == "cpu":
-        # Ranges for NVIDIA's profiler, around some ten thousand calls a step.
+        # These mark ranges for NVIDIA's profiler, around some ten thousand calls per step.
         ranges: Any = importlib.import_module("deepspeed.utils.nvtx")
         ranges.enable_nvtx = False
-    # DeepSpeed 0.19.8 calls torch 2.13's collectives by their old names, several times a step.
+    # DeepSpeed 0.19.8 calls torch 2.13's collectives by their old names, several times per step.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
 
 
 def deepspeed_config(zero: ZeroConfig, clip: float, trainable: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for `trainable` parameters to train; everything not named is DeepSpeed's default.
+    """DeepSpeed's configuration; what is not named has DeepSpeed's default.
 
-    Accumulation is the caller's: backward as often as you like, then step. torch's AdamW is used instead of
-    DeepSpeed's own, whose CPU version is compiled when a training starts.
+    The caller accumulates gradients: any number of backward passes, then a step. torch's AdamW replaces DeepSpeed's,
+    whose CPU version is compiled when a training starts.
+
+    Args:
+        zero: the recipe's section.
+        clip: largest gradient norm; 0 turns clipping off.
+        trainable: number of trained parameters.
     """
     optimization: dict[str, Any] = {
         "stage": 3,
@@ -77,10 +82,10 @@ def deepspeed_config(zero: ZeroConfig, clip: float, trainable: int) -> dict[str,
 
 
 def _reduce_bucket(zero: ZeroConfig, trainable: int) -> int:
-    """Gradients reduced in one message. Never more than there are: a bucket is allocated whole.
+    """Gradients reduced in one message; never more than there are, because a bucket is allocated in full.
 
-    With one gather a step it is all of them. Ranks may use different parameters there, whose gradients then come in
-    different orders, and buckets that fill up in different orders would mix parameters up.
+    With one gather per step it is all gradients. Ranks may then use different parameters, whose gradients arrive in
+    different orders, and buckets filled in different orders would mix up the parameters.
     """
     return max(1, trainable if zero.gather == "step" else min(zero.reduce_bucket_size, trainable))
 
@@ -89,7 +94,7 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     """Trainable parameters in two groups: matrices, which decay, and 1-D ones, which decay only with `decay_all`."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
-        raise ConfigError("the model has no trainable parameters", "unfreeze at least one part of the model")
+        raise ConfigError("the model has no trainable parameters", "unfreeze a part of the model, or set lora.rank")
     # A parameter that is already sharded looks 1-D; DeepSpeed keeps its real shape in ds_shape.
     matrices = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) > 1]
     vectors = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) <= 1]
@@ -104,14 +109,14 @@ def group_settings(optim: OptimConfig, kind: str) -> dict[str, Any]:
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """torch's AdamW over `parameter_groups`, fused: one kernel for DeepSpeed's one flat shard a group."""
+    """torch's AdamW over `parameter_groups`, fused: one kernel for the one flat shard that DeepSpeed has per group."""
     import torch
 
     return torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, fused=True)
 
 
 def sharded_init(zero: ZeroConfig) -> AbstractContextManager[Any]:
-    """Models built inside this context are sharded parameter by parameter, so that no rank ever holds a whole one."""
+    """A context in which models are sharded parameter by parameter while they are built; no rank holds a full model."""
     import deepspeed
     import torch
 

@@ -1,7 +1,8 @@
 """The training engine: a model under DeepSpeed ZeRO-3, with our optimizer settings and our loss contract.
 
-Loss contract: a rank's loss is its own token *sum* divided by the *global* number of tokens (`global_sum`). DeepSpeed
-averages gradients over ranks; `backward` undoes that, so any number of ranks gives one rank's gradients.
+Loss contract: a rank's loss is its own *sum* over tokens divided by the *global* number of tokens (`global_sum`).
+DeepSpeed averages gradients over the ranks and `backward` undoes that, so any number of ranks gives the gradients of
+one rank.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
 from covt_runtime.engine.schedule import lr_at
 from covt_runtime.engine.zero_config import build_optimizer, deepspeed_config, group_settings, prepare_deepspeed
 
-# What DeepSpeed's `offload_states` may move, by its names.
+# The states that DeepSpeed's `offload_states` moves, by its names.
 _GRADIENTS = ("lp_grads", "contiguous_grad_buffer")
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step: its number (the first is 1), the learning rate it used, the gradient norm before clipping."""
+    """One optimizer step: its number, counted from 1, its learning rate, and the gradient norm before clipping."""
 
     step: int
     lr: float
@@ -36,9 +37,9 @@ class StepResult:
 
 
 class _TouchAll(torch.autograd.Function):
-    """Hand the loss through and give every parameter a zero gradient to add its real one to.
+    """Return the loss unchanged and add a zero gradient to every parameter.
 
-    Ranks may use different parameters (one has images, another none); the reduction needs the same ones on all.
+    Ranks may use different parameters (one has images, another has none), but the reduction needs the same on all.
     """
 
     @staticmethod
@@ -56,7 +57,13 @@ class ZeroEngine:
 
     Call the model through the engine: `engine(**batch)`, then `backward(loss)` once or several times, then `step()`.
     Everything but `lr` and plain attributes is collective: all ranks call it, in the same order. With
-    `zero.gather = "module"` all ranks must use the same trainable parameters in a step.
+    `zero.gather = "module"`, all ranks must use the same trainable parameters in a step.
+
+    Args:
+        model: the model to train; its parameters are cast to `zero.dtype`.
+        optim: AdamW and the learning-rate schedule.
+        zero: sharding, dtype and offloading.
+        total_steps: length of the schedule.
     """
 
     def __init__(self, model: nn.Module, optim: OptimConfig, zero: ZeroConfig, *, total_steps: int) -> None:
@@ -90,7 +97,7 @@ class ZeroEngine:
             self._remove_module_hooks()
 
     def _remove_module_hooks(self) -> None:
-        """With one gather a step nothing is left to do around each module, and the hooks cost more than the math."""
+        """Remove DeepSpeed's hooks. With one gather per step they have nothing to do, and cost more than the math."""
         offload = self._sharded.parameter_offload
         for hook in (*offload.forward_hooks, *offload.backward_hooks, offload.fwd_pre_hook):
             hook.remove()
@@ -104,18 +111,18 @@ class ZeroEngine:
         return self._engine(*args, **kwargs)
 
     def train(self, mode: bool = True) -> None:
-        """Switch dropout and the like on or off."""
+        """Set the model's training mode, such as for dropout."""
         self.module.train(mode)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss` (a scalar, see the loss contract above) to those since the last step."""
+        """Accumulate the gradients of `loss`, a scalar by the loss contract above."""
         loss = loss * self.world_size
         if self.zero.gather == "step":
             loss = _TouchAll.apply(loss, *self._trainable)  # type: ignore[assignment]
         self._engine.backward(loss)
 
     def step(self) -> StepResult:
-        """Clip, update, and move the schedule on."""
+        """Clip the gradients, update the weights, and advance the schedule."""
         lr = self.lr
         for group in self._sharded.optimizer.param_groups:
             group["lr"] = lr
@@ -125,7 +132,7 @@ class ZeroEngine:
         return StepResult(self.global_step, lr, float(self._engine.get_global_grad_norm()))
 
     def skip_step(self) -> StepResult:
-        """Drop the gradients since the last step and count a step all the same; the weights stay."""
+        """Drop the gradients since the last step and leave the weights; the step counts in the schedule."""
         lr = self.lr
         self._sharded.zero_grad()
         self._forget_gradients()
@@ -134,7 +141,7 @@ class ZeroEngine:
         return StepResult(self.global_step, lr, math.nan)
 
     def _forget_gradients(self) -> None:
-        """DeepSpeed overwrites gradients of parameters that the next step uses only; the others' would count twice."""
+        """Zero the gradients. DeepSpeed overwrites only those of the next step's parameters."""
         self._sharded.grad_partitions_flat_buffer.zero_()
         if self.zero.offload_optimizer == "cpu":
             for master in self._sharded.fp32_partitioned_groups_flat:
@@ -147,10 +154,10 @@ class ZeroEngine:
 
     @contextmanager
     def forwards(self, *, whole: bool = True) -> Iterator[None]:
-        """For calling parts of the model without an optimizer step afterwards, as generation does (collective).
+        """A context for forwards that no optimizer step follows, such as generation (collective).
 
-        With `zero.gather = "step"` a rank has the whole model inside, or with `whole=False` and without gradients one
-        module after another.
+        With `zero.gather = "step"`, a rank holds the full model inside. With `whole=False` it gathers module by module,
+        which works only without gradients.
         """
         by_module = nullcontext()
         if self.zero.gather == "step" and whole:
@@ -165,19 +172,19 @@ class ZeroEngine:
             self.release()
 
     def release(self) -> None:
-        """Give gathered parameters back, after forwards that no optimizer step follows."""
+        """Release gathered parameters, after forwards that no optimizer step follows."""
         self._sharded.parameter_offload.partition_all_parameters()
         self._gather_persistent()
 
     def _gather_persistent(self) -> None:
-        """Parameters below the persistence threshold are whole at all times."""
+        """Gather the parameters up to the persistence threshold, which are never sharded."""
         weights.gather(self._sharded.persistent_parameters)
 
     def offload(self) -> None:
-        """Move what a step leaves on the device to the host: weights, gradients, AdamW's fp32 copies and moments.
+        """Move weights, gradients, and AdamW's fp32 copies and moments from the device to the host.
 
-        Until `reload` nothing else may be asked of the engine. What ZeRO offloads is not on the device anyway; with
-        parameters offloaded DeepSpeed can't move the gradients, which then stay.
+        Call nothing but `reload` afterwards. States that ZeRO offloads are on the host already. With parameters
+        offloaded, DeepSpeed can't move the gradients, which stay on the device.
         """
         self._sharded.parameter_offload.partition_all_parameters()
         if self.zero.offload_parameters == "none":
@@ -187,14 +194,14 @@ class ZeroEngine:
             torch.accelerator.empty_cache()
 
     def reload(self) -> None:
-        """Bring back what `offload` took away."""
+        """Move back to the device what `offload` moved to the host."""
         self._move(self.device)
         if self.zero.offload_parameters == "none":
             self._engine.reload_states()
         self._gather_persistent()
 
     def _move(self, device: torch.device) -> None:
-        """Shards and AdamW's state. DeepSpeed's own way knows neither frozen parameters nor torch's AdamW."""
+        """Move shards and AdamW's state; DeepSpeed moves neither frozen parameters nor the state of torch's AdamW."""
         sharded = self._sharded
         if self.zero.offload_parameters == "none":
             sharded.lp_param_buffer.data = sharded.lp_param_buffer.to(device, copy=True)
@@ -214,21 +221,21 @@ class ZeroEngine:
                 state |= {key: state[key].to(device, copy=True) for key in ("exp_avg", "exp_avg_sq") if key in state}
 
     def reset_optimizer(self, optim: OptimConfig, total_steps: int) -> None:
-        """Start a new phase: fresh AdamW moments, and a new schedule from its first step on. The weights stay.
+        """Start a new phase with fresh AdamW moments and a new schedule; the weights stay.
 
         Keeping the moments from stage 1 to stage 2 can collapse a latent model.
         """
         self.total_steps = total_steps
         self._schedule_start = self.global_step
         self._sharded.optimizer.state.clear()
-        self.use(optim)
+        self.set_optimizer(optim)
 
     def global_sum(self, x: Tensor | float) -> Tensor:
-        """The sum of `x` over the ranks, without gradient: same shape as `x`; float64 for a Python number."""
+        """The sum of `x` over the ranks, without gradient, in the shape of `x`; float64 for a Python number."""
         return self._all_reduce(x, dist.ReduceOp.SUM)
 
     def global_max(self, x: Tensor | float) -> Tensor:
-        """The element-wise maximum of `x` over the ranks, e.g. how many forwards every rank must run."""
+        """The element-wise maximum of `x` over the ranks, without gradient."""
         return self._all_reduce(x, dist.ReduceOp.MAX)
 
     def _all_reduce(self, x: Tensor | float, op: Any) -> Tensor:
@@ -240,8 +247,10 @@ class ZeroEngine:
         return value
 
     def gathered(self, parameters: list[nn.Parameter], modify: bool = False) -> AbstractContextManager[Any]:
-        """Full parameters on all ranks inside the context. With `modify`, rank 0's changes are kept; finish them with
-        `refresh`, or AdamW's fp32 copies go on from the old values."""
+        """A context in which all ranks hold these parameters in full.
+
+        With `modify`, rank 0's changes are kept. Call `refresh` afterwards, or AdamW's fp32 copies keep the old values.
+        """
         import deepspeed
 
         return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modify else None)
@@ -251,28 +260,30 @@ class ZeroEngine:
         self._sharded.refresh_fp32_params()
 
     def gathered_named_parameters(self, bucket_bytes: int = 64 << 20) -> Iterator[tuple[str, Tensor | None]]:
-        """Every parameter in full, on the CPU of rank 0 (None on other ranks), a bucket gathered at a time.
+        """Every parameter in full on the CPU of rank 0, and None on other ranks, gathered bucket by bucket.
 
-        Iterate to the end on all ranks. Tied weights come once, under their first name.
+        Iterate to the end on all ranks. Tied weights appear once, under their first name.
         """
         self.release()
         return weights.iterate_gathered(self.module, bucket_bytes)
 
     def save_full(self, folder: Path, dtype: Literal["bf16", "fp32"] | None = None) -> None:
-        """Write the whole model as safetensors under its parameter names (rank 0 writes); None keeps the dtype."""
+        """Write the full model as safetensors under its parameter names, from rank 0; `dtype` None keeps the dtype."""
         weights.save_gathered(self.gathered_named_parameters(), Path(folder), dtype, self.rank)
         dist.barrier()
 
     def load_full(self, tensors: Mapping[str, Tensor] | Path) -> None:
-        """Load whole parameters by name, from a mapping (read on rank 0 only) or from safetensors files."""
+        """Load full parameters by name, from a mapping (read on rank 0 only) or from safetensors files."""
         self.release()
         weights.load_gathered(self.module, tensors, self.rank)
         self.refresh()
 
     def named_shards(self) -> dict[str, Tensor]:
-        """This rank's 1-D shard of every parameter, by name: AdamW's fp32 copy of trainable ones, the model's own of
-        frozen ones. A parameter's elements are cut into `world_size` equal shards, the last padded with zeros. The
-        tensors are the real ones: after changing them call `adopt_shards`.
+        """This rank's 1-D shard of every parameter, by name.
+
+        A trainable parameter's shard is AdamW's fp32 copy; a frozen parameter's shard is the model's own. A parameter's
+        elements are divided into `world_size` equal shards, the last padded with zeros. The tensors are not copies:
+        call `adopt_shards` after changing them.
         """
         masters = self._group_views(self._sharded.fp32_partitioned_groups_flat)
         shards = {self._names[p]: view for views in masters for p, view in views}
@@ -280,7 +291,7 @@ class ZeroEngine:
         return {name: (shards | frozen)[name] for name in self._names.values()}
 
     def trainable_shards(self) -> dict[str, Tensor]:
-        """Those of `named_shards` that the optimizer moves: fp32."""
+        """The fp32 shards of the trainable parameters, from `named_shards`."""
         trained = {self._names[p] for p in self._trainable}
         return {name: shard for name, shard in self.named_shards().items() if name in trained}
 
@@ -289,7 +300,7 @@ class ZeroEngine:
         views = []
         for group, flat in zip(self._sharded.fp16_groups, flats, strict=True):
             sizes = [p.ds_tensor.numel() for p in group]
-            assert sum(sizes) == flat.numel(), "DeepSpeed's flat shards have another layout than expected"
+            assert sum(sizes) == flat.numel(), "DeepSpeed's flat shards have an unexpected layout"
             views.append(list(zip(group, flat.data.split(sizes), strict=True)))
         return views
 
@@ -308,7 +319,7 @@ class ZeroEngine:
         return moments
 
     def create_moments(self) -> None:
-        """Give AdamW zero moments for `moment_shards` to show, as it does itself in its first step."""
+        """Create AdamW's moments as zeros, as its first step does, so that `moment_shards` can return them."""
         for flat in self._sharded.fp32_partitioned_groups_flat:
             self._sharded.optimizer.state[flat] = {
                 "step": torch.zeros((), dtype=torch.float32, device=flat.device),
@@ -317,7 +328,7 @@ class ZeroEngine:
             }
 
     def adopt_shards(self) -> None:
-        """Make the model follow its `named_shards` after they were changed."""
+        """Copy changed `named_shards` into the model."""
         self.release()
         for i, flat in enumerate(self._sharded.fp32_partitioned_groups_flat):
             self._sharded.fp16_partitioned_groups_flat[i].data.copy_(flat.data)
@@ -325,24 +336,25 @@ class ZeroEngine:
         self._sharded.parameter_offload.partition_all_parameters()
         self._gather_persistent()
 
-    def use(self, optim: OptimConfig) -> None:
-        """Go on with other optimizer settings, keeping AdamW's moments and the schedule's position."""
+    def set_optimizer(self, optim: OptimConfig) -> None:
+        """Continue with other optimizer settings; AdamW's moments and the schedule's position stay."""
         self.optim = optim
         self._sharded.clip_grad = optim.clip
         for group in self._sharded.optimizer.param_groups:
             group.update(group_settings(optim, group["kind"]))
 
     def schedule_state(self) -> dict[str, int]:
-        """Where the schedule stands, for `load_schedule_state` after a restart."""
+        """The schedule's position, for `load_schedule_state`."""
         return {"step": self.global_step, "start": self._schedule_start, "total": self.total_steps}
 
     def load_schedule_state(self, state: Mapping[str, int]) -> None:
+        """Restore what `schedule_state` returned."""
         self.global_step = state["step"]
         self._schedule_start = state["start"]
         self.total_steps = state["total"]
 
     def close(self) -> None:
-        """Free the engine, so that the next training can start in this process."""
+        """Free the engine, so that another training can start in this process."""
         self._engine.destroy()
         self._sharded = None
         self._engine = None

@@ -18,12 +18,12 @@ Event = dict[str, Any]
 
 
 def _drop(event: Event) -> None:
-    """Events of ranks other than 0 go nowhere."""
+    """Ignore an event of a rank other than 0."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One rank. `emit` reports a JSON-able event to the process that started the job; only rank 0's arrive."""
+    """One rank. `emit` sends a JSON-able event to the process that started the job; only rank 0's events arrive."""
 
     rank: int
     local_rank: int
@@ -37,7 +37,7 @@ class Worker:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has called this."""
         import torch.distributed as dist
 
         dist.barrier()
@@ -51,15 +51,19 @@ def join_group(
     timeout_minutes: float = 30,
     gpu: int | None = None,
 ) -> Worker:
-    """Initialize torch.distributed for this process and return its Worker.
+    """Initialize torch.distributed for this process: NCCL on GPUs, gloo with one thread per rank on CPUs.
 
-    NCCL on GPUs; gloo and one thread a rank on CPUs. `init_method` is torch's; None reads MASTER_ADDR and MASTER_PORT.
-    `gpu`: number of this rank's; None is its local rank.
+    Args:
+        log_dir: folder for this rank's files.
+        init_method: torch's; None reads MASTER_ADDR and MASTER_PORT.
+        emit: what rank 0's events are given to.
+        timeout_minutes: longest wait of a collective.
+        gpu: number of this rank's GPU; None takes the local rank.
     """
     rank, local_rank, world_size = place_in_group()
     on_gpu = visible_gpus() > 0
     if gpu is not None:
-        # DeepSpeed takes the GPU of this number too.
+        # DeepSpeed takes its GPU from the same variable.
         local_rank = gpu
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(local_rank), WORLD_SIZE=str(world_size))
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
@@ -73,7 +77,7 @@ def join_group(
     else:
         device = torch.device("cpu")
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        # Without it DeepSpeed asks numactl, a process of its own, how many devices there are, at every step.
+        # Otherwise DeepSpeed starts numactl at every step to count the devices.
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
     if not dist.is_initialized():
         dist.init_process_group(
@@ -88,7 +92,7 @@ def join_group(
 
 
 def leave_group() -> None:
-    """End this process's groups, whose threads must not outlive the interpreter: gloo's abort the process then."""
+    """Destroy this process's groups. Gloo's threads abort the process if they outlive the interpreter."""
     import torch.distributed as dist
 
     if dist.is_initialized():

@@ -1,10 +1,10 @@
 """A worker process: `python -m covt_runtime.launch.worker_process EVENT_FD`.
 
-Started by `covt_runtime.launch.workers`, never by hand.
+Only `covt_runtime.launch.workers` starts it.
 
-Commands come as JSON lines on stdin: {"target": "pkg.module:function", "payload": {...}}. Messages go back as JSON
-lines on EVENT_FD: ready, event, result, error. The end of stdin means that the parent is gone or done, and ends this
-process and everything it started, whatever it is doing.
+Commands arrive as JSON lines on stdin: {"target": "pkg.module:function", "payload": {...}}. Messages go back as JSON
+lines on EVENT_FD: ready, event, result, error. The end of stdin means that the parent is gone or done. It ends this
+process and everything that it started, at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def resolve_target(target: str) -> Callable[[dict[str, Any], Worker], Any]:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """An error as a message for the parent; `remedy` is None unless the error is a user error."""
+    """An error as a message to the parent; `remedy` is None unless it is a user error."""
     return {
         "kind": "error",
         "name": type(error).__name__,
@@ -62,12 +62,12 @@ class Channel:
 def _read_commands(commands: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
         commands.put(json.loads(line))
-    # A rank may be stuck in a collective that no other rank will ever join, so no orderly end is possible here.
+    # This rank may be stuck in a collective that no other rank will join, so it can't end in order.
     os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:
-    # Ctrl-C reaches the parent, which decides; a worker that dies by itself would look like a crash.
+    # Ctrl-C reaches the parent too, which decides. A worker that dies by itself would look like a crash.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(int(sys.argv[1]))
     commands: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -93,7 +93,7 @@ def main() -> None:
             traceback.print_exc()
             sys.stdout.flush()
         finally:
-            # Even if the log's disk is full. Skips destructors: a process group's would wait for ranks that are gone.
+            # Even if the log's disk is full. This skips destructors: a process group's would wait for dead ranks.
             os._exit(1)
 
 

@@ -1,7 +1,7 @@
 """Start the worker processes of a training and run functions in them.
 
-`launch` is for one job; `WorkerGroup` keeps the processes, so that several trainings pay for importing torch and
-DeepSpeed once. Processes that torchrun, deepspeed, accelerate or srun started run the function themselves.
+`launch` runs one job. `WorkerGroup` keeps its processes, so that several trainings import torch and DeepSpeed only
+once. Processes that torchrun, deepspeed, accelerate or srun started run the function themselves.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from covt_runtime.runtime_errors import LaunchError, WorkerUserError
 
 CPU_RANKS = 2
 LOG_TAIL_LINES = 15
-# After the first failure, how long to wait for the other ranks' messages: the rank that failed first may be reported
-# second, after a rank that only lost its connection to it.
 FAILURE_GRACE_SECONDS = 1.0
+"""How long to wait for the other ranks' messages after the first failure. A rank that only lost its connection may be
+reported before the rank that failed."""
 
 OnEvent = Callable[[Event], None]
 
@@ -51,10 +51,10 @@ class _Rank:
             self.process.stdin.write(json.dumps(command).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            return  # It died; the end of its event pipe is about to say so.
+            return  # The process is dead, which the end of its event pipe will report.
 
     def read(self) -> list[dict[str, Any]] | None:
-        """The messages that have arrived; None when the process is gone."""
+        """The messages that have arrived; None where the process is gone."""
         data = os.read(self.events, 1 << 16)
         if not data:
             return None
@@ -62,7 +62,7 @@ class _Rank:
         return [json.loads(line) for line in lines]
 
     def kill(self) -> None:
-        """Kill the process and whatever it started."""
+        """Kill the process and everything that it started."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -70,7 +70,7 @@ class _Rank:
             try:
                 self.process.stdin.close()
             except BrokenPipeError:
-                return  # An unsent command of a dead process.
+                return  # The process died before it read a command.
 
     def tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
@@ -78,11 +78,16 @@ class _Rank:
 
 
 class WorkerGroup:
-    """Worker processes, one a rank, that run functions `target(payload, worker)` one after another.
+    """Worker processes, one per rank, that run functions `target(payload, worker)` one after another.
 
-    `ranks`: None means one a GPU, or two on a CPU. `env` is added to the workers' environment. Each rank's output goes
-    to `log_dir/rank_N.log`. `preload` are modules imported while the workers start. Use it as a context manager; an
-    error in a job ends the group, because a rank may be left waiting for one that has failed.
+    Use it as a context manager. An error in a job ends the group, because other ranks may be waiting for the failed
+    rank.
+
+    Args:
+        ranks: number of processes; None means one per GPU, or two on a CPU.
+        log_dir: folder for each rank's output, `rank_N.log`.
+        env: added to the workers' environment.
+        preload: modules to import while the workers start.
     """
 
     def __init__(
@@ -108,8 +113,8 @@ class WorkerGroup:
         gpus = visible_gpus({**os.environ, **self._env})
         if gpus and self.ranks > gpus:
             raise LaunchError(
-                f"{self.ranks} ranks asked for, but {gpus} GPU(s) are visible",
-                f"ask for at most {gpus} ranks, or set DS_ACCELERATOR=cpu to train on the CPU",
+                f"{self.ranks} ranks need as many GPUs, but {gpus} are visible",
+                f"set run.ranks to at most {gpus}, or set DS_ACCELERATOR=cpu to train on the CPU",
             )
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self._rendezvous = Path(tempfile.mkdtemp(prefix="covt-ranks-"))
@@ -124,17 +129,17 @@ class WorkerGroup:
         env = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", **self._env}
         env.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
         if not on_gpu:
-            # Two threads a rank are up to ten times slower than one when the machine is busy.
+            # With two threads per rank, a busy machine is up to ten times slower.
             env["OMP_NUM_THREADS"] = self._env.get("OMP_NUM_THREADS", "1")
             env.setdefault("GLOO_SOCKET_IFNAME", "lo")
-            # Nothing is compiled on a CPU; without this DeepSpeed decorates functions it never calls, for two seconds.
+            # Nothing is compiled on a CPU. Otherwise DeepSpeed spends two seconds on functions it never calls.
             env.setdefault("TORCHDYNAMO_DISABLE", "1")
         env.update(
             RANK=str(rank),
             LOCAL_RANK=str(rank),
             WORLD_SIZE=str(self.ranks),
             COVT_LOG_DIR=str(self.log_dir),
-            # A file needs no port, so none can be taken between choosing and binding it.
+            # A file needs no port, which another process could take first.
             COVT_INIT_METHOD=f"file://{self._rendezvous}/store",
             COVT_PRELOAD=",".join(("torch", *self._preload)),
         )
@@ -159,9 +164,19 @@ class WorkerGroup:
         return _Rank(rank, process, read_end, log)
 
     def run(self, target: str, payload: dict[str, Any], on_event: OnEvent | None = None) -> Any:
-        """Run `target` ("pkg.module:function") on every rank and return rank 0's result; both are JSON-able.
+        """Run a function on every rank.
 
-        Raises WorkerUserError for a user error inside a worker, LaunchError when a worker crashes.
+        Args:
+            target: "pkg.module:function", called as `function(payload, worker)`.
+            payload: JSON-able.
+            on_event: called with each event of rank 0.
+
+        Returns:
+            Rank 0's result, which is JSON-able.
+
+        Raises:
+            WorkerUserError: a user error inside a worker.
+            LaunchError: a worker crashed.
         """
         self.start()
         try:
@@ -176,7 +191,7 @@ class WorkerGroup:
             raise
 
     def _collect(self, kind: str, on_event: OnEvent | None) -> list[dict[str, Any]]:
-        """Wait for one message of `kind` from every rank, passing events on; raise if a rank fails."""
+        """Wait for one message of `kind` from every rank and pass events on; raise where a rank fails."""
         answers: dict[int, dict[str, Any]] = {}
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
@@ -199,7 +214,7 @@ class WorkerGroup:
         return [answers[rank] for rank in range(len(self._workers))]
 
     def _fail(self, selector: selectors.BaseSelector, failures: dict[int, dict[str, Any]]) -> None:
-        """Raise the error that explains the failure best: a user error, else a killed process, else the first."""
+        """Raise the error that best explains the failure: a user error, else a killed process, else the first error."""
         end = time.monotonic() + FAILURE_GRACE_SECONDS
         while (left := end - time.monotonic()) > 0 and len(failures) < len(self._workers):
             for key, _ in selector.select(left):
@@ -230,7 +245,7 @@ class WorkerGroup:
         return f"rank {worker.rank} {what}\n{worker.tail()}".rstrip()
 
     def close(self) -> None:
-        """End all workers at once. Nothing of them remains."""
+        """Kill all workers and remove their rendezvous."""
         for worker in self._workers:
             worker.kill()
             os.close(worker.events)
@@ -260,16 +275,25 @@ def launch(
     on_event: OnEvent | None = None,
     gpu: int | None = None,
 ) -> Any:
-    """Run `target(payload, worker)` on every rank, and return rank 0's result.
+    """Run `target(payload, worker)` on every rank.
 
-    In a process that torchrun, deepspeed, accelerate or srun started, the function runs right here as this process's
-    rank, on the GPU of its local rank or on `gpu`; the result is then None on ranks other than 0.
+    In a process that torchrun, deepspeed, accelerate or srun started, the function runs in this process, as its rank.
+
+    Args:
+        target: "pkg.module:function".
+        payload: JSON-able.
+        ranks, log_dir, env: as in `WorkerGroup`; another launcher decides the ranks itself.
+        on_event: called with each event of rank 0.
+        gpu: this rank's GPU under another launcher; None takes the local rank.
+
+    Returns:
+        Rank 0's result; None on the other ranks of another launcher.
     """
     if launched_from_outside():
         atexit.unregister(leave_group)
         worker = join_group(log_dir=Path(log_dir), emit=on_event or (lambda event: None), gpu=gpu)
         result = resolve_target(target)(payload, worker)
-        # Only after a success: with a rank missing, leaving an NCCL group may wait for it.
+        # Only after a success: destroying an NCCL group may wait for a dead rank.
         atexit.register(leave_group)
         return result if worker.is_main else None
     with WorkerGroup(ranks, log_dir=log_dir, env=env) as group:

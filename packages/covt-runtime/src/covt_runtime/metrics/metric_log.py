@@ -1,4 +1,4 @@
-"""Metrics of a run: always as JSON lines in its folder, and in Weights & Biases when wanted."""
+"""Metrics of a run: always as JSON lines in its folder, and in Weights & Biases unless it is disabled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class MetricsError(RuntimeUserError):
 class MetricsLog:
     """Context manager that writes metrics on rank 0; on other ranks (RANK > 0) it does nothing.
 
-    `wandb`: `auto` is online when WANDB_API_KEY is set and offline otherwise.
+    Args:
+        run: the run's folder.
+        wandb: mode of Weights & Biases; `auto` is online when WANDB_API_KEY is set and offline otherwise.
+        project: Weights & Biases project.
     """
 
     def __init__(self, run: RunFolder, wandb: WandbMode | str = "auto", project: str = "covt") -> None:
@@ -66,7 +69,14 @@ class MetricsLog:
     def log(self, step: int, phase: str, metrics: Mapping[str, Any] | None = None, **more: Any) -> None:
         """Write one line: {"step", "time" (seconds since 1970), "phase", and the metrics}.
 
-        Values are numbers or one-element tensors. NaN and infinity become null in the file, as JSON has neither.
+        Args:
+            step: optimizer step, counted from 1.
+            phase: name of the stage or phase.
+            metrics: numbers or one-element tensors by name. NaN and infinity become null, because JSON has neither.
+            more: further metrics.
+
+        Raises:
+            MetricsError: a metric is not a number.
         """
         if self._file is None:
             return
@@ -80,7 +90,7 @@ class MetricsLog:
             self._wandb.log({f"{phase}/{name}": value for name, value in values.items()}, step=step)
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of later steps: those a run wrote between the checkpoint it resumes from and its end."""
+        """Drop the lines of steps after `step`, the checkpoint that a run resumes from."""
         if self._file is None:
             return
         path = self._run_folder.metrics_path
@@ -90,7 +100,7 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Show rows as a table in Weights & Biases; PNG or JPEG bytes become pictures. Nothing without it."""
+        """Show rows as a table in Weights & Biases, with PNG or JPEG bytes as images; without it, do nothing."""
         if self._wandb is None or not rows:
             return
         import wandb
@@ -114,11 +124,11 @@ def _number(name: str, value: Any) -> float:
     try:
         return value.item() if hasattr(value, "item") else value + 0
     except (TypeError, RuntimeError, ValueError) as error:
-        raise MetricsError(f"metric {name} is not a number: {value!r}", "log one number a name") from error
+        raise MetricsError(f"metric {name} is not a number: {value!r}", "log one number per name") from error
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; a line cut short by a kill counts as the last of all."""
+    """The step of a line; infinity for a line that was cut short by a kill."""
     try:
         return json.loads(line)["step"]
     except ValueError:

@@ -10,21 +10,23 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 LINE_SECONDS = 10.0
-PACE_SECONDS = 5.0  # a pace seen for less says nothing: what is asked for at once is done at once
+"""Time between the lines of a phase where there is no terminal."""
+PACE_SECONDS = 5.0
+"""Shortest time from which the pace of a phase is estimated."""
 
 
 def phase_event(name: str, total: int | None = None, unit: str = "step") -> dict[str, Any]:
-    """What a worker emits when a phase begins; the phase before it ends."""
+    """The event of a phase that begins, which ends the phase before it; `total` is None where it is unknown."""
     return {"event": "phase", "name": name, "total": total, "unit": unit}
 
 
 def advance_event(done: int, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a worker emits when `done` of the phase's total are done."""
+    """The event of `done` units of the phase being done, with values to show beside it."""
     return {"event": "advance", "done": done, "values": dict(values or {})}
 
 
 def note_event(text: str) -> dict[str, Any]:
-    """What a worker emits to say something."""
+    """The event of a line of text to show."""
     return {"event": "note", "text": text}
 
 
@@ -44,7 +46,7 @@ def describe_values(values: Mapping[str, Any]) -> str:
 
 
 class Phase:
-    """A named piece of work: so many of `total` done; `total` is None when nobody knows."""
+    """A named piece of work, of which `done` of `total` units are done; `total` is None where it is unknown."""
 
     def __init__(self, name: str, total: float | None, unit: str, view: View) -> None:
         self.name = name
@@ -53,16 +55,17 @@ class Phase:
         self.done = 0.0
         self.values: dict[str, Any] = {}
         self.started = time.monotonic()
-        self._first: tuple[float, float] | None = None  # when something was done first, and how much
+        # When the first units were done, and how many.
+        self._first: tuple[float, float] | None = None
         self._view = view
         view.begin(self)
 
     def advance(self, n: float = 1, **values: Any) -> None:
-        """So many more are done; `values` are shown beside the bar."""
+        """`n` more units are done; `values` are shown beside the bar."""
         self.update(self.done + n, **values)
 
     def update(self, done: float, **values: Any) -> None:
-        """`done` are done altogether."""
+        """`done` units are done in total."""
         if self._first is None or done < self._first[1]:
             self._first = (time.monotonic(), done) if done else None
         self.done = done
@@ -70,7 +73,7 @@ class Phase:
         self._view.change(self)
 
     def part(self, name: str, done: float, total: float) -> None:
-        """Progress of one of several parts that come one after another, each with its own total."""
+        """Progress of one of several consecutive parts, each with its own total."""
         self.total = total
         self.update(done, part=name)
 
@@ -80,7 +83,7 @@ class Phase:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the pace since something was done first: until then work is prepared, or was done before."""
+        """An estimate from the pace since the first units were done; before them, work is only prepared."""
         if not self.total or self._first is None:
             return None
         begun, before = self._first
@@ -104,7 +107,7 @@ class View(Protocol):
 
 
 class LineView:
-    """One line when a phase begins and ends, and one every ten seconds in between."""
+    """A line when a phase begins, a line when it ends, and one every ten seconds in between."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -163,7 +166,7 @@ class BarView:
 
     def end(self, phase: Phase, failed: bool) -> None:
         parts = ["stopped after" if failed else "done in", duration(phase.seconds), describe_values(phase.values)]
-        # A bar without a total runs to and fro; it stops here, full unless the phase failed.
+        # A bar without a total keeps moving. It gets one here, so that it stops: full unless the phase failed.
         completed = phase.done if failed else phase.total or 1.0
         self._progress.update(
             self._tasks.pop(phase), total=phase.total or 1.0, completed=completed, state=" ".join(parts).rstrip()
@@ -218,7 +221,7 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str, total: float | None = None, unit: str = "step") -> Iterator[Phase]:
-        """Show a phase while the block runs; one that workers' events began is over when the next begins."""
+        """Show a phase while the block runs. A phase that a worker's event began ends here."""
         self._end_handled()
         phase = Phase(name, total, unit, self._view)
         try:
@@ -230,11 +233,11 @@ class Progress:
         phase.finish()
 
     def note(self, text: str) -> None:
-        """Say something, above the bars."""
+        """Show a line of text above the bars."""
         self._view.note(text)
 
     def handle(self, event: Mapping[str, Any]) -> None:
-        """Show an event made by `phase_event`, `advance_event` or `note_event`; others are for somebody else."""
+        """Show an event of `phase_event`, `advance_event` or `note_event`; ignore others."""
         kind = event.get("event")
         if kind == "phase":
             self._end_handled()

@@ -11,12 +11,12 @@ from covt_model.families.qwen2_5_vl.published_sizes import published
 from covt_model.latent_config import read_config
 from covt_runtime.engine.memory_estimate import MemoryEstimate
 from covt_runtime.process_environment import visible_gpus
-from covt_runtime.run_folder import newest
-from covt_sft.answer_grading import check_golds
-from covt_sft.memory_check import planned_ranks, training_memory
+from covt_runtime.run_folder import find_newest
+from covt_sft.planning.answer_grading import check_golds
+from covt_sft.planning.memory_check import planned_ranks, training_memory
+from covt_sft.planning.starting_checkpoint import TINY, find_checkpoint
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
-from covt_sft.start import TINY, find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def plan(config: SftConfig) -> SftPlan:
             or a model folder that doesn't exist.
         ConfigError: `lora.targets` names a layer that the model doesn't have.
     """
-    data = Path(config.data.path) if config.data.path else newest(Path("data"), "data")
+    data = Path(config.data.path) if config.data.path else find_newest(Path("data"), "data")
     prepared = PreparedSet(data)
     if config.data.split not in prepared.splits:
         raise SftError(

@@ -43,26 +43,28 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def needs_latents(checkpoint: Path) -> bool:
+def lacks_latent_tokens(checkpoint: Path) -> bool:
     """Whether it is a published checkpoint without latent tokens yet."""
     return KEY not in read_config(checkpoint)
 
 
-def start_folder(model: str, run: Path) -> Path:
+def starting_checkpoint_folder(model: str, run: Path) -> Path:
     """Where the checkpoint that the ranks load lies, or will lie."""
     if model == TINY:
         return run / INIT
     found = find_checkpoint(model)
-    return run / INIT if needs_latents(found) else found
+    return run / INIT if lacks_latent_tokens(found) else found
 
 
-def make_start(config: SftConfig, model: str, data: Path, out: Path, note: Callable[[str], None]) -> None:
+def write_starting_checkpoint(
+    config: SftConfig, model: str, data: Path, out: Path, note: Callable[[str], None]
+) -> None:
     """Write the starting checkpoint to `out`, unless it is there."""
     if out.is_dir():
         return
     if model == TINY:
         note(f"building a tiny Qwen2.5-VL in {out}")
-        build_tiny_start(config, data, out)
+        build_tiny_checkpoint(config, data, out)
         return
     from covt_model.checkpoints.latent_checkpoint import prepare_checkpoint
 
@@ -75,7 +77,7 @@ def make_start(config: SftConfig, model: str, data: Path, out: Path, note: Calla
     prepare_checkpoint(find_checkpoint(model), out, **latent, seed=config.run.seed)
 
 
-def build_tiny_start(config: SftConfig, data: Path, out: Path) -> Path:
+def build_tiny_checkpoint(config: SftConfig, data: Path, out: Path) -> Path:
     """A tiny Qwen2.5-VL from scratch for this data: its words in the tokenizer, its pictures in the vision scale."""
     from covt_model.families.qwen2_5_vl.image_patches import decode
     from covt_model.families.qwen2_5_vl.tiny import build_tiny, distinct_cells

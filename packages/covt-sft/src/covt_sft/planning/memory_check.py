@@ -5,7 +5,7 @@ from typing import Any
 from covt_runtime.engine.memory_estimate import GIB, MemoryEstimate, TrainingSettings, estimate_memory
 from covt_runtime.launch.workers import CPU_RANKS
 from covt_runtime.process_environment import Machine, launched_from_outside, place_in_group
-from covt_sft.model_shape import model_shape
+from covt_sft.planning.model_shape import model_shape
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 

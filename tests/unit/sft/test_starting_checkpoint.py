@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from covt_sft.planning.starting_checkpoint import find_checkpoint, starting_checkpoint_folder
 from covt_sft.sft_errors import SftError
-from covt_sft.start import find_checkpoint, start_folder
 
 
 def folder(path: Path, **config: object) -> str:
@@ -24,9 +24,9 @@ def test_another_architecture_is_refused(tmp_path: Path):
 def test_a_checkpoint_without_latents_gets_a_copy_with_them_in_the_run(tmp_path: Path):
     stock = folder(tmp_path / "stock", model_type="qwen2_5_vl")
     ready = folder(tmp_path / "ready", model_type="qwen2_5_vl", covt_latent={})
-    assert start_folder(stock, tmp_path / "run") == tmp_path / "run" / "init"
-    assert start_folder(ready, tmp_path / "run") == Path(ready)
-    assert start_folder("tiny", tmp_path / "run") == tmp_path / "run" / "init"
+    assert starting_checkpoint_folder(stock, tmp_path / "run") == tmp_path / "run" / "init"
+    assert starting_checkpoint_folder(ready, tmp_path / "run") == Path(ready)
+    assert starting_checkpoint_folder("tiny", tmp_path / "run") == tmp_path / "run" / "init"
 
 
 def test_what_is_neither_folder_nor_hub_id_is_refused():

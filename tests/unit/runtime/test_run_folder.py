@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from covt_runtime.run_folder import RunFolder, newest, run_name
+from covt_runtime.run_folder import RunFolder, find_newest, run_name
 from covt_runtime.runtime_errors import RunFolderError
 
 
@@ -69,21 +69,21 @@ def test_the_newest_of_each_kind_is_found(tmp_path: Path) -> None:
     touch(tmp_path / "new" / "checkpoints" / "step_4" / "manifest.json", 5)
     touch(tmp_path / "new" / "checkpoints" / ".step_5.partial" / "manifest.json", 0)
     touch(tmp_path / ".hidden" / "hf" / "config.json", 0)
-    assert newest(tmp_path, "run") == tmp_path / "new"
-    assert newest(tmp_path, "hf") == tmp_path / "new" / "hf"
-    assert newest(tmp_path, "checkpoint") == tmp_path / "new" / "checkpoints" / "step_4"
-    assert newest(tmp_path / "data", "data") == tmp_path / "data" / "new"
+    assert find_newest(tmp_path, "run") == tmp_path / "new"
+    assert find_newest(tmp_path, "hf") == tmp_path / "new" / "hf"
+    assert find_newest(tmp_path, "checkpoint") == tmp_path / "new" / "checkpoints" / "step_4"
+    assert find_newest(tmp_path / "data", "data") == tmp_path / "data" / "new"
 
 
 def test_only_runs_with_the_wanted_section_count(tmp_path: Path) -> None:
     for name, section, age in (("sft", "stage1", 50), ("rl", "algorithm", 10)):
         touch(tmp_path / name / "config.json", age, f'{{"{section}": {{}}}}')
         touch(tmp_path / name / "hf" / "config.json", age)
-    assert newest(tmp_path, "hf", section="stage1") == tmp_path / "sft" / "hf"
-    assert newest(tmp_path, "hf") == tmp_path / "rl" / "hf"
+    assert find_newest(tmp_path, "hf", section="stage1") == tmp_path / "sft" / "hf"
+    assert find_newest(tmp_path, "hf") == tmp_path / "rl" / "hf"
 
 
 def test_nothing_found_says_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no prepared data set") as error:
-        newest(tmp_path / "absent", "data")
+        find_newest(tmp_path / "absent", "data")
     assert "covt data prepare" in error.value.remedy

@@ -16,8 +16,8 @@ from covt_model.latents.policy import LatentPolicy, load_split
 from covt_runtime.engine.optimizer_settings import OptimConfig
 from covt_runtime.engine.weights import DTYPES
 from covt_runtime.recipe_schema import LatentSection
-from covt_sft.checks import RowChecks
-from covt_sft.data import SampleSource
+from covt_sft.batches.row_checks import RowChecks
+from covt_sft.batches.sample_source import SampleSource
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig, StageSection
 

@@ -8,10 +8,10 @@ import torch
 from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latents.training_losses import Sum
 from covt_runtime.engine.zero_engine import ZeroEngine
-from covt_sft.data import MicroBatch, StepRows
-from covt_sft.objective import LossSums
+from covt_sft.batches.sample_source import MicroBatch, StepRows
+from covt_sft.losses.objective import LossSums
+from covt_sft.losses.target_maker import TargetMaker
 from covt_sft.sft_recipe import Method, Stage1Section, StageSection
-from covt_sft.targets import TargetMaker
 
 Part = tuple[float, Sum, int]
 """Weight, sum over this rank's micro-batch, and global count of one loss."""

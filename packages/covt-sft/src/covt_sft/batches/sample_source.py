@@ -11,8 +11,8 @@ from covt_data.schema import Row
 from covt_model.encoding.batch import Batch, collate
 from covt_model.encoding.encode import Encoder, Sample
 from covt_model.model_errors import ModelError
-from covt_sft.checks import RowChecks
-from covt_sft.grouping import Entry, Group, by_length, in_order, packed
+from covt_sft.batches.row_checks import RowChecks
+from covt_sft.batches.row_groups import Entry, Group, group_by_length, group_in_order, group_packed
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftDataSection
 
@@ -113,10 +113,10 @@ class SampleSource:
     def _groups(self, entries: Group, ranks: int) -> list[list[Group]]:
         micro, budget = self.section.micro_batch, self.section.micro_tokens
         if self.section.batching == "length":
-            return by_length(entries, ranks, micro, budget)
+            return group_by_length(entries, ranks, micro, budget)
         if self.section.batching == "packed":
-            return packed(entries, ranks, micro, budget)
-        return in_order(entries, ranks, micro)
+            return group_packed(entries, ranks, micro, budget)
+        return group_in_order(entries, ranks, micro)
 
     def _micro_batch(self, group: Group, *, counted: bool = True) -> MicroBatch:
         samples = [self.sample(entry.index) for entry in group]

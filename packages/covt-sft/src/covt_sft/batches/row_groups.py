@@ -29,13 +29,13 @@ def packed_cost(group: Group) -> int:
     return sum(entry.length for entry in group)
 
 
-def in_order(rows: Group, ranks: int, micro: int) -> list[list[Group]]:
+def group_in_order(rows: Group, ranks: int, micro: int) -> list[list[Group]]:
     """Per rank its groups of `micro` rows: rank r takes every `ranks`-th row, in order."""
     shares = [rows[rank::ranks] for rank in range(ranks)]
     return [[share[start : start + micro] for start in range(0, len(share), micro)] for share in shares]
 
 
-def by_length(rows: Group, ranks: int, micro: int, budget: int = 0) -> list[list[Group]]:
+def group_by_length(rows: Group, ranks: int, micro: int, budget: int = 0) -> list[list[Group]]:
     """Per rank its groups of rows alike in length; in one turn all ranks have about the same.
 
     A group has at most `micro` rows and, unless it is a single row, at most `budget` padded tokens (0: any number).
@@ -49,10 +49,10 @@ def by_length(rows: Group, ranks: int, micro: int, budget: int = 0) -> list[list
     return _fewest_turns(deal, len(rows), ranks, micro, budget, padded_cost)
 
 
-def packed(rows: Group, ranks: int, micro: int, budget: int = 0) -> list[list[Group]]:
+def group_packed(rows: Group, ranks: int, micro: int, budget: int = 0) -> list[list[Group]]:
     """Per rank its groups of rows to be laid end to end, with about equally many tokens each.
 
-    The longest row left goes to the shortest group (Graham's LPT rule). Limits as in `by_length`.
+    The longest row left goes to the shortest group (Graham's LPT rule). Limits as in `group_by_length`.
     """
     ordered = sorted(rows, key=lambda entry: -entry.length)
 

@@ -8,15 +8,19 @@ from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
 from covt_runtime.process_environment import Machine, is_main_process
 from covt_runtime.run_folder import RunFolder, run_name
-from covt_sft.memory_check import check_memory
-from covt_sft.plan import SftPlan, plan
+from covt_sft.planning.memory_check import check_memory
+from covt_sft.planning.plan import SftPlan, plan
+from covt_sft.planning.starting_checkpoint import (
+    build_tiny_checkpoint,
+    starting_checkpoint_folder,
+    write_starting_checkpoint,
+)
 from covt_sft.sft_job import SftJob
 from covt_sft.sft_recipe import SftConfig
-from covt_sft.start import build_tiny_start, make_start, start_folder
 
-__all__ = ["build_tiny_start", "plan", "train"]
+__all__ = ["build_tiny_checkpoint", "plan", "train"]
 
-TARGET = "covt_sft.loop:train_worker"
+TARGET = "covt_sft.training.loop:train_worker"
 
 
 def train(
@@ -53,13 +57,13 @@ def train(
     if planned.memory is not None:
         check_memory(planned.memory, planned.model, Machine.here(), planned.ranks)
     folder = Path(config.run.out) / name
-    model = start_folder(planned.model, folder)
+    model = starting_checkpoint_folder(planned.model, folder)
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(model), "data": str(planned.data)}}
     # Other ranks wait for rank 0 to join, which happens only after the checkpoint is written.
     run = RunFolder(folder)
     if is_main_process():
         run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
-        make_start(config, planned.model, planned.data, model, progress.note)
+        write_starting_checkpoint(config, planned.model, planned.data, model, progress.note)
     job = SftJob(
         config=config,
         run=run.path,

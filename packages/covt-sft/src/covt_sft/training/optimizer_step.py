@@ -11,10 +11,10 @@ import torch.distributed as dist
 from covt_model.latents.training_losses import mean_loss
 from covt_runtime.engine.zero_engine import StepResult, ZeroEngine
 from covt_runtime.metrics.performance import DecoderWork, memory_gib, peak_flops
-from covt_sft.data import StepRows
-from covt_sft.objective import target_noise
+from covt_sft.batches.sample_source import StepRows
+from covt_sft.losses.objective import target_noise
+from covt_sft.losses.stage_loss import Counts, StageLoss
 from covt_sft.sft_errors import SftError
-from covt_sft.stage import Counts, StageLoss
 
 
 def decoder_work(model: Any) -> DecoderWork:

@@ -15,7 +15,7 @@ from covt_model.targets.alignment_targets import make_targets
 from covt_model.targets.momentum_teacher import Teacher
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.recipe_schema import LatentSection
-from covt_sft.target_cache import TargetCache, sample_digest, settings_digest, weights_digest
+from covt_sft.losses.target_cache import TargetCache, sample_digest, settings_digest, weights_digest
 
 KIND = "teacher/"
 ROWS_A_FILE = 256

@@ -15,23 +15,23 @@ import torch
 from covt_data.store.prepared_set import PreparedSet
 from covt_model.checkpoints.hf_folder import write_checkpoint
 from covt_model.checkpoints.lora import merged
-from covt_runtime.checkpoints.checkpoint import CheckpointStore, Loaded
+from covt_runtime.checkpoints.checkpoint import CheckpointStore, LoadedCheckpoint
 from covt_runtime.engine.profiler import StepProfiler
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.launch.distributed import Worker
 from covt_runtime.run_folder import RunFolder
-from covt_sft.accuracy_probe import AccuracyProbe
-from covt_sft.data import StepRows
-from covt_sft.objective import Objective
-from covt_sft.plan import training_stream
-from covt_sft.run_reporter import RunReporter
+from covt_sft.batches.sample_source import StepRows
+from covt_sft.losses.objective import Objective
+from covt_sft.losses.stage_loss import StageLoss
+from covt_sft.losses.target_maker import TargetMaker
+from covt_sft.planning.plan import training_stream
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_job import SftJob
 from covt_sft.sft_recipe import StageSection
-from covt_sft.stage import StageLoss
-from covt_sft.step import Stepper, decoder_work
-from covt_sft.targets import TargetMaker
-from covt_sft.training_setup import build_encoder, build_policy, build_source, stage_optimizer
+from covt_sft.training.accuracy_probe import AccuracyProbe
+from covt_sft.training.optimizer_step import Stepper, decoder_work
+from covt_sft.training.run_reporter import RunReporter
+from covt_sft.training.training_setup import build_encoder, build_policy, build_source, stage_optimizer
 
 
 def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
@@ -223,12 +223,12 @@ class Trainer:
             return 0
         self.stream.resume(loaded.extra["data"])
         stage = next(stage for stage in self.stages if stage.name == loaded.extra["stage"])
-        self.engine.use(stage_optimizer(self.config, stage.section))
+        self.engine.set_optimizer(stage_optimizer(self.config, stage.section))
         self.restore_own_state(loaded)
         self.reporter.forget_after(loaded.step)
         return loaded.step
 
-    def restore_own_state(self, loaded: Loaded) -> None:
+    def restore_own_state(self, loaded: LoadedCheckpoint) -> None:
         """Restore what the engine doesn't hold. On another number of ranks the noise gets a fresh seed."""
         if "rank/noise" in loaded.tensors:
             self.noise.set_state(loaded.tensors["rank/noise"])

@@ -9,7 +9,7 @@ from covt_runtime.metrics.metric_log import MetricsLog
 from covt_runtime.metrics.progress import advance_event, note_event, phase_event
 from covt_runtime.recipe_schema import LogSection
 from covt_runtime.run_folder import RunFolder
-from covt_sft.data import SampleSource
+from covt_sft.batches.sample_source import SampleSource
 
 
 class RunReporter:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image as PilImage
 
 from covt_data.schema import Image, Row, Step
-from covt_sft.checks import RowChecks
+from covt_sft.batches.row_checks import RowChecks
 from covt_sft.sft_errors import SftError
 
 

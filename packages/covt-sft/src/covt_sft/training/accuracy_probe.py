@@ -10,7 +10,7 @@ from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.generation.latent_generation import generate
 from covt_model.latents.policy import LatentPolicy
 from covt_runtime.engine.zero_engine import ZeroEngine
-from covt_sft.answer_grading import grade_answer
+from covt_sft.planning.answer_grading import grade_answer
 
 BATCH = 64
 """Prompts per forward on one rank."""

@@ -1,0 +1,1 @@
+"""What a training is about to do, checked before any process starts. May not import batches, losses or training."""
