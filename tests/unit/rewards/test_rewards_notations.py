@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from covt_rewards import Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.accuracy.graders import is_words
-from covt_rewards.expressions.constants import constant
-from covt_rewards.expressions.notations import letters, verdict
+from covt_rewards.expressions.constants import read_constant
+from covt_rewards.expressions.notations import compare_notations, read_letters
 from covt_rewards.expressions.respell import respell
 
 
@@ -43,7 +43,7 @@ def test_everything_else_stays_as_it_is(text: str) -> None:
 
 @given(st.integers(0, 999), st.text("0123456789", max_size=5), st.text("0123456789", min_size=1, max_size=5))
 def test_a_repeating_decimal_is_the_limit_of_its_digits(whole: int, fixed: str, repeated: str) -> None:
-    value = constant(respell(rf"{whole}.{fixed}\overline{{{repeated}}}"))
+    value = read_constant(respell(rf"{whole}.{fixed}\overline{{{repeated}}}"))
     near = Fraction(f"{whole}.{fixed}{repeated * 8}")
     assert isinstance(value, Fraction)
     assert abs(value - near) <= Fraction(1, 10 ** (len(fixed) + 8 * len(repeated)))
@@ -52,8 +52,8 @@ def test_a_repeating_decimal_is_the_limit_of_its_digits(whole: int, fixed: str, 
 @given(st.text(max_size=400))
 def test_no_text_raises(text: str) -> None:
     respell(text)
-    verdict(text, "5%")
-    letters(text)
+    compare_notations(text, "5%")
+    read_letters(text)
     is_words(text)
 
 
@@ -78,7 +78,7 @@ def test_no_text_raises(text: str) -> None:
     ],
 )
 def test_a_notation_is_judged_where_both_answers_are_in_it(gold: str, answer: str, expected: bool | None) -> None:
-    assert verdict(gold, answer) is expected
+    assert compare_notations(gold, answer) is expected
 
 
 @pytest.mark.parametrize("gold", ["dog", "right triangle", r"\text{Monday}", "No", "$odd$", "不能确定"])

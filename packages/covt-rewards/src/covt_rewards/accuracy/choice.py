@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.accuracy.text import normalize_text
 from covt_rewards.answers import FinalAnswer, final_answer, strip_special_tokens
-from covt_rewards.expressions.constants import Value, constant
+from covt_rewards.expressions.constants import Value, read_constant
 from covt_rewards.expressions.latex import compact, strip_text_commands
-from covt_rewards.expressions.notations import letters
+from covt_rewards.expressions.notations import read_letters
 from covt_rewards.expressions.respell import respell
 from covt_rewards.reward_errors import GoldError
 
@@ -84,14 +84,14 @@ def _by_value(answer: str, options: Sequence[str]) -> int | None:
 def _measure(text: str) -> tuple[Value | None, str]:
     """Read a constant and the unit behind it, either may be missing: `45^\\circ` is 45 degrees, `45` has no unit."""
     plain = respell(strip_text_commands(text[:200])).strip(" $")
-    value = constant(plain)
+    value = read_constant(plain)
     if value is not None:
         return value, ""
     match = _WITH_UNIT.fullmatch(plain)
     if match is None:
         return None, ""
     unit = match.group(2).translate(_NO_BRACES)
-    return constant(match.group(1)), "°" if unit in ("^\\circ", "degree", "degrees") else unit
+    return read_constant(match.group(1)), "°" if unit in ("^\\circ", "degree", "degrees") else unit
 
 
 def _index(letter: str, options: Sequence[str]) -> int | None:
@@ -121,7 +121,7 @@ def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
         # Without options, only letters can be compared.
         options = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     gold = read_option(task.gold, options)
-    several = letters(task.gold) if gold is None else None
+    several = read_letters(task.gold) if gold is None else None
     if several is not None and all(_index(letter, options) is not None for letter in several):
         return [_grade_several(several, final_answer(text, task.lenient)) for text in texts]
     if gold is None:
@@ -148,7 +148,7 @@ def _grade_one(text: str, gold: int, options: Sequence[str], lenient: bool) -> G
 
 def _grade_several(gold: frozenset[str], answer: FinalAnswer) -> Grade:
     """Grade a question with several right options: the answer must name all of them by letter, and no other."""
-    said = letters(answer.text) or frozenset(re.findall(r"\(([A-J])\)", answer.text))
+    said = read_letters(answer.text) or frozenset(re.findall(r"\(([A-J])\)", answer.text))
     if said == gold:
         return Grade(1.0)
     named = ", ".join(sorted(said))

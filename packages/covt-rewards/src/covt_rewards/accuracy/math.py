@@ -14,9 +14,9 @@ from covt_rewards.accuracy.choice import grade as grade_choice
 from covt_rewards.accuracy.graders import Grade, GradingTask, is_letter
 from covt_rewards.algebra.worker_pool import Verdict, shared_pool
 from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
-from covt_rewards.expressions.constants import compare, constant
+from covt_rewards.expressions.constants import compare_constants, read_constant
 from covt_rewards.expressions.latex import strip_text_commands
-from covt_rewards.expressions.notations import verdict as notation_verdict
+from covt_rewards.expressions.notations import compare_notations
 from covt_rewards.expressions.respell import respell
 from covt_rewards.reward_errors import GoldError
 
@@ -29,11 +29,11 @@ MAX_CHARACTERS = 20_000
 """Characters from the end of a completion that math-verify reads: answers stand there."""
 
 
-def fast_verdict(gold: str, answer: str, precision: int = 6) -> bool | None:
+def compare_without_algebra(gold: str, answer: str, precision: int = 6) -> bool | None:
     """Compare two constants without algebra; None means that math-verify must decide."""
-    value = constant(answer)
-    expected = None if value is None else constant(gold)
-    return None if value is None or expected is None else compare(expected, value, precision)
+    value = read_constant(answer)
+    expected = None if value is None else read_constant(gold)
+    return None if value is None or expected is None else compare_constants(expected, value, precision)
 
 
 def as_latex(gold: str) -> str:
@@ -107,7 +107,10 @@ def _by_algebra(task: GradingTask, shown: Sequence[str]) -> Sequence[Verdict]:
         verdicts = pool.verify(gold, shown, task.time_limit, task.precision)
         problem, items = verdicts.gold_problem, verdicts.items
     else:
-        problem, items = "" if constant(task.gold) is not None else pool.gold_problem(gold, task.time_limit), ()
+        problem, items = (
+            "" if read_constant(task.gold) is not None else pool.find_gold_problem(gold, task.time_limit),
+            (),
+        )
     if problem:
         message = f"nothing can be read from the gold answer {task.gold[:200]!r}: {problem}"
         raise GoldError(message, "correct or drop the row, or choose another grader")
@@ -122,9 +125,9 @@ def _without_algebra(task: GradingTask, answer: FinalAnswer, text: str) -> Grade
         return Grade(0.0, f"an answer of more than {MAX_CHARACTERS} characters")
     if answer.kind in ("phrase", "none"):
         return None
-    verdict = fast_verdict(task.gold, _without_full_stop(answer), task.precision)
+    verdict = compare_without_algebra(task.gold, _without_full_stop(answer), task.precision)
     if verdict is None:
-        verdict = notation_verdict(task.gold, answer.text)
+        verdict = compare_notations(task.gold, answer.text)
     if verdict is None or _in_several_boxes(answer, text):
         return None
     return Grade(float(verdict), "" if verdict else f"answered {answer.text[:80]}, gold is {task.gold[:80]}")

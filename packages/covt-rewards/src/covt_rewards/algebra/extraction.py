@@ -1,7 +1,7 @@
-"""What `math_verify.parse` finds in a text, found faster: patterns that cannot match are not tried.
+"""A faster `math_verify.parse`: skips patterns that cannot match.
 
 math-verify searches a text with a dozen patterns, most of which need the word "answer", a `\\boxed` or other LaTeX in
-it. On a long completion without them, the search is most of the work.
+it. On a long completion without them, this search is most of the work.
 """
 
 # Imported in worker processes only; math-verify ships no types.
@@ -21,23 +21,23 @@ _NEEDED = {"(?i:answer)": "answer", "(?i:final answer": "answer", "boxed": "boxe
 
 
 def extract(text: str) -> list[Any]:
-    """The same list as `math_verify.parse(text)`, without its timer; raises what math-verify raises."""
+    """Return the same list as `math_verify.parse(text)`, without its timer; raises what math-verify raises."""
     folded = text.casefold()
-    has_latex = "$" in text or "\\" in text or "[" in text  # each of the LaTeX patterns begins with one of these
-    targets = _targets("answer" in folded, "boxed" in text, has_latex)
+    has_latex = "$" in text or "\\" in text or "[" in text  # every LaTeX pattern begins with one of these
+    targets = _find_targets("answer" in folded, "boxed" in text, has_latex)
     return extract_target_from_pred(text, targets, fallback_mode="first_match", extraction_mode="any_match")
 
 
 @cache
-def _targets(has_answer: bool, has_boxed: bool, has_latex: bool) -> Targets:
+def _find_targets(has_answer: bool, has_boxed: bool, has_latex: bool) -> Targets:
     absent = {word for word, there in (("answer", has_answer), ("boxed", has_boxed)) if not there}
     configs = [*([LatexExtractionConfig()] if has_latex else []), ExprExtractionConfig()]
     return [
-        ([(pattern, rank) for pattern, rank in patterns if not _needs(pattern) & absent], config)
+        ([(pattern, rank) for pattern, rank in patterns if not _find_needed_words(pattern) & absent], config)
         for patterns, config in get_extraction_regexes(configs)
     ]
 
 
-def _needs(pattern: re.Pattern[str]) -> set[str]:
-    """The words without which a pattern of math-verify's cannot match."""
+def _find_needed_words(pattern: re.Pattern[str]) -> set[str]:
+    """Return the words without which one of math-verify's patterns cannot match."""
     return {word for part, word in _NEEDED.items() if part in pattern.pattern}

@@ -1,8 +1,8 @@
-"""The algebra worker: a process that has sympy loaded and forks the child that answers, as often as it is needed.
+"""The algebra worker: a process that loads sympy once and forks the children that answer.
 
-Requests and replies are lines of JSON on standard input and output: `{"gold", "answer"?, "precision"?}` is answered by
-`{"equal", "reason"}`, or by `{"gold_problem"}`. A byte on the control pipe ends the child, whatever it does, and a new
-one takes its place in milliseconds: importing sympy takes a second, and is done once. A new child says `{"ready"}`.
+Requests and replies are lines of JSON on standard input and output. `{"gold", "answer"?, "precision"?}` is answered
+with `{"equal", "reason"}` or `{"gold_problem"}`. A byte on the control pipe kills the child whatever it does. A new
+child takes its place within milliseconds, where importing sympy again would take a second, and sends `{"ready"}`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from functools import lru_cache
 from typing import Any, Literal, NoReturn, TextIO
 
 MEMORY_BYTES = 4 << 30
-"""Address space of a worker: an answer that needs more fails by itself and costs nobody else their memory."""
+"""Address space of a worker: an answer that needs more fails and leaves the machine's memory to others."""
 
 SMALL = 1e-3
 SMALL_TOLERANCE = 5e-3
-"""A gold answer smaller than `SMALL` has to agree in its first digits, too."""
+"""An answer to a gold answer smaller than `SMALL` must also agree with it to this relative difference."""
 
 _MATHEMATICS = re.compile(r"[\d\\]")
-"""What math-verify cannot parse it keeps as text; without any of these it is mere words."""
+"""math-verify keeps what it cannot parse as text; without any of these characters that text is mere words."""
 
 
 def _limit_memory() -> None:
@@ -37,7 +37,7 @@ def _limit_memory() -> None:
 
 
 def _load() -> None:
-    """Import sympy and math-verify and let them fill their caches, once for all children."""
+    """Import sympy and math-verify and fill their caches, once for all children."""
     from math_verify import verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
     from covt_rewards.algebra.extraction import extract
@@ -45,11 +45,11 @@ def _load() -> None:
     logging.disable(logging.CRITICAL)
     verify(extract(r"$\frac{x}{2}$"), extract(r"$\boxed{0.5x}$"), timeout_seconds=None)
     gc.collect()
-    gc.freeze()  # the children share these pages as long as nobody writes to them
+    gc.freeze()  # children share these pages as long as nobody writes to them
 
 
 def _differ_though_small(gold: list[Any], found: list[Any]) -> bool:
-    """Whether two numbers are equal to so many decimals only because there is nothing in these: 1.6e-19 and 1.7e-18."""
+    """Whether two numbers agree only because their decimals are all 0, such as 1.6e-19 and 1.7e-18."""
     try:
         a, b = float(gold[0]), float(found[0])
     except (TypeError, ValueError):
@@ -61,7 +61,9 @@ def serve(requests: TextIO, replies: TextIO, asked: bool) -> None:
     """Answer until the requests end. The pool keeps the time, so math-verify's own timers are off.
 
     Args:
-        asked: whether the pool wants this child, rather than the last one having crashed.
+        requests: lines of JSON.
+        replies: one line of JSON per request.
+        asked: whether the pool asked for this child; False when it replaces one that crashed.
     """
     # math-verify ships no types.
     from math_verify import verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
@@ -94,23 +96,23 @@ def serve(requests: TextIO, replies: TextIO, asked: bool) -> None:
         try:
             reply = answer(json.loads(line))
         except Exception as error:
-            # Whatever an answer makes sympy raise is a verdict on the answer, and is reported as its reason.
+            # Whatever sympy raises over an answer is a verdict on the answer, with the error as its reason.
             reply = {"equal": False, "reason": f"math-verify failed: {type(error).__name__}"}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
 
-def _keep_a_child(control: int, requests: int, replies: int) -> None:
-    """Fork a child, and another whenever it crashes or the pool asks, until the requests end or the pool is gone."""
+def _run_children(control: int, requests: int, replies: int) -> None:
+    """Fork a child, and a new one when it crashes or the pool asks, until the requests end or the pool is gone."""
     pool = os.getppid()
     asked = True
     while True:
-        alive, life = os.pipe()  # ends when the child does: it alone holds `life`
+        alive, life = os.pipe()  # `alive` ends with the child, which alone holds `life`
         child = os.fork()
         if child == 0:
             os.close(alive)
             os.close(control)
-            _be_the_child(requests, replies, asked)
+            _run_child(requests, replies, asked)
         os.close(life)
         end = _wait(control, alive, pool)
         if end != "ended":
@@ -124,17 +126,17 @@ def _keep_a_child(control: int, requests: int, replies: int) -> None:
             _discard(requests)
 
 
-def _be_the_child(requests: int, replies: int, asked: bool) -> NoReturn:
+def _run_child(requests: int, replies: int, asked: bool) -> NoReturn:
     status = 1
     try:
         serve(os.fdopen(requests, encoding="utf-8"), os.fdopen(replies, "w", encoding="utf-8"), asked)
         status = 0
     finally:
-        os._exit(status)  # never back into the parent's loop, whatever happened
+        os._exit(status)  # never return into the parent's loop
 
 
 def _wait(control: int, alive: int, pool: int) -> Literal["asked", "ended", "pool gone"]:
-    """Until the pool asks for a new child, this one ends, or the pool's process is gone."""
+    """Wait until the pool asks for a new child, this child ends, or the pool's process is gone."""
     while os.getppid() == pool:
         ready, _, _ = select.select([control, alive], [], [], 1.0)
         if control in ready:
@@ -145,19 +147,20 @@ def _wait(control: int, alive: int, pool: int) -> Literal["asked", "ended", "poo
 
 
 def _discard(requests: int) -> None:
-    """Drop what the killed child has not read; the pool writes nothing until the next one is ready."""
+    """Drop what the killed child has not read; the pool writes nothing until the next child is ready."""
     while select.select([requests], [], [], 0.0)[0] and os.read(requests, 1 << 16):
         pass
 
 
 def main() -> None:
+    """Run the worker; the argument is the descriptor of the control pipe."""
     control = int(sys.argv[1])
     _limit_memory()
-    # What a library prints must not get between the replies.
+    # Output of libraries must not mix with the replies.
     replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     _load()
-    _keep_a_child(control, sys.stdin.fileno(), replies)
+    _run_children(control, sys.stdin.fileno(), replies)
 
 
 if __name__ == "__main__":

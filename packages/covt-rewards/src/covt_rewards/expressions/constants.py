@@ -1,7 +1,7 @@
 r"""Values of constants such as `-12.50`, `1,234`, `3/4`, `\frac{\sqrt{3}}{2}`, `2\pi + 1`, without computer algebra.
 
-Most answers are constants, and most wrong ones differ so clearly that no algebra is needed to say so. Everything
-outside the small grammar below, and every close call, is left to math-verify: a verdict given here is its verdict.
+Most answers are constants, and most wrong ones differ so clearly that no algebra is needed. Everything outside the
+small grammar below, and every close call, is left to math-verify. Verdicts given here agree with math-verify's.
 
     sum     = ["+" | "-"] product {("+" | "-") product}
     product = factor {["\cdot" | "\times"] factor} ["/" plain]
@@ -17,7 +17,7 @@ from fractions import Fraction
 Value = Fraction | float
 """Exact where the constant is rational, else a float good to about 12 digits."""
 
-LONGEST = 120
+MAX_CHARACTERS = 120
 _LARGEST = 1e15
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3}){1,3}")
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,6})?(?![\d.,])")
@@ -31,9 +31,9 @@ class _NotAConstantError(Exception):
     """The text is outside the grammar, or its value is not a number of ordinary size."""
 
 
-def constant(text: str) -> Value | None:
-    """The value of a constant; None when the text is anything else, however sensible."""
-    if len(text) > LONGEST:
+def read_constant(text: str) -> Value | None:
+    """Read the value of a constant; None when the text is outside the grammar."""
+    if len(text) > MAX_CHARACTERS:
         return None
     stripped = text.strip().removeprefix("$").removesuffix("$").strip()
     if _THOUSANDS.fullmatch(stripped):
@@ -44,14 +44,14 @@ def constant(text: str) -> Value | None:
         reader.expect_end()
     except (_NotAConstantError, ZeroDivisionError, OverflowError, ValueError, RecursionError):
         return None
-    if not abs(value) < _LARGEST:  # also for a value that is not a number
+    if not abs(value) < _LARGEST:  # also true for NaN
         return None
-    # math-verify does not hold 2 \cdot 1.5 and 3 for equal in every spelling: only lone decimals are exact.
+    # math-verify does not treat 2 \cdot 1.5 and 3 as equal in every spelling, so only single decimals are exact.
     return value if "." not in stripped or _NUMBER.fullmatch(stripped.removeprefix("-")) else float(value)
 
 
-def compare(a: Value, b: Value, precision: int) -> bool | None:
-    """Whether two constants are equal to `precision` decimals; None where that hangs on rounding."""
+def compare_constants(a: Value, b: Value, precision: int) -> bool | None:
+    """Compare two constants to `precision` decimals; None where the verdict depends on rounding."""
     if isinstance(a, Fraction) and isinstance(b, Fraction) and a == b:
         return True
     apart = abs(float(a) - float(b))
@@ -61,7 +61,7 @@ def compare(a: Value, b: Value, precision: int) -> bool | None:
 
 
 class _Reader:
-    """A recursive descent over the text; each method reads one rule of the grammar at `at`."""
+    """A recursive descent parser; each method reads one rule of the grammar at position `at`."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -73,7 +73,7 @@ class _Reader:
             return False
         end = self.at + len(token)
         if token[-1].isalpha() and self.text[end : end + 1].isalpha():
-            return False  # `\pi` is not the beginning of `\pit`
+            return False  # `\pi` does not match the beginning of `\pit`
         self.at = end
         return True
 
@@ -107,7 +107,7 @@ class _Reader:
             if any(self.take(token) for token in _TIMES):
                 value = _multiply(value, self.factor(first=True))
             elif self.take("/"):
-                # What follows the divisor would be read as above or below the line, depending on the reader.
+                # Readers disagree on whether what follows the divisor belongs above or below the line.
                 return _divide(value, self.plain())
             else:
                 following = self.factor_or_none()
@@ -116,7 +116,7 @@ class _Reader:
                 value = _multiply(value, following)
 
     def factor_or_none(self) -> Value | None:
-        r"""A factor written without a sign: `\pi` or a root. A fraction or bracket there may be a mixed number."""
+        r"""Read a factor after a factor without a sign, `\pi` or a root; a fraction there may be a mixed number."""
         self._skip_space()
         return self.factor(first=False) if self.text.startswith(("\\pi", "\\sqrt"), self.at) else None
 
@@ -162,7 +162,7 @@ class _Reader:
         return base ** int(digit)
 
     def braced(self) -> Value:
-        """`{sum}`; a bare digit as in `\frac12` is left to algebra."""
+        """Read `{sum}`; a bare digit as in `\frac12` is left to algebra."""
         self.expect("{")
         value = self.sum()
         self.expect("}")
@@ -170,7 +170,7 @@ class _Reader:
 
 
 def _is_big(base: Value) -> bool:
-    """Powers of powers would take forever."""
+    """Whether a power of the number would take too long."""
     return isinstance(base, Fraction) and max(base.numerator.bit_length(), base.denominator.bit_length()) > 64
 
 

@@ -1,4 +1,4 @@
-r"""One spelling for LaTeX that looks the same: `\dfrac{1}{2}` and `\frac12`, `^{\circ}` and `°`. No algebra."""
+r"""One spelling for LaTeX that renders alike: `\dfrac{1}{2}` and `\frac12`, `^{\circ}` and `°`. No algebra."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _REPLACED = {
     "²": "^2",
     "³": "^3",
 }
-LONGEST = 2_000
+MAX_CHARACTERS = 2_000
 
 
 def strip_text_commands(text: str) -> str:
-    r"""The content of `\text{…}` and its like in their place."""
+    r"""Replace `\text{…}` and similar commands by their content."""
     return _TEXT_COMMAND.sub(r"\1", text) if "\\" in text else text
 
 
 def compact(text: str) -> str:
-    """The text without delimiters, spacing and sizes, with one spelling each for fractions, degrees and exponents.
+    """Remove delimiters, spacing and sizes, and unify fractions, degrees and exponents.
 
-    Equal compact forms mean equal mathematics; different ones mean nothing.
+    Equal results mean equal mathematics; different results mean nothing.
     """
-    text = strip_text_commands(text[:LONGEST].casefold())
+    text = strip_text_commands(text[:MAX_CHARACTERS].casefold())
     for old, new in _REPLACED.items():
         text = text.replace(old, new)
     text = _SINGLE.sub(r"\1\2", _SIZED.sub("", _SPACING.sub("", text)))

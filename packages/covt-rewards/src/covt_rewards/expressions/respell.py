@@ -1,14 +1,14 @@
-r"""Answers in spellings that math-verify cannot read, respelled: `45°`, `√5`, `3e8`, `3 1/2`, `12 m/s`, `\$18.50`.
+r"""Respelling answers that math-verify cannot read: `45°`, `√5`, `3e8`, `3 1/2`, `12 m/s`, `\$18.50`.
 
-Only spellings that have one meaning are touched; everything else stays as it is, and is math-verify's to judge.
+Only spellings with one meaning change; math-verify decides everything else.
 """
 
 from __future__ import annotations
 
 import re
 
-LONGEST = 300
-"""Characters of an answer that is looked at; longer ones are formulas or prose and stay as they are."""
+MAX_CHARACTERS = 300
+"""Longer answers are formulas or prose and stay as they are."""
 
 _CHARACTERS = str.maketrans(
     {
@@ -73,8 +73,8 @@ _WITH_UNIT = re.compile(
 
 
 def respell(text: str) -> str:
-    """The answer as math-verify can read it; the text itself when it holds nothing of the above."""
-    if len(text) > LONGEST:
+    """Rewrite an answer so that math-verify can read it; other texts are returned unchanged."""
+    if len(text) > MAX_CHARACTERS:
         return text
     changed = text.translate(_CHARACTERS)
     if "\\" in changed or "√" in changed or " to " in changed:
@@ -85,11 +85,11 @@ def respell(text: str) -> str:
     for mark in ("**", "$"):
         if inner.startswith(mark) and inner.endswith(mark) and inner.count(mark) == 2:
             inner = inner[len(mark) : -len(mark)].strip()
-    return _whole(inner) or changed
+    return _extract_number(inner) or changed
 
 
-def _whole(text: str) -> str:
-    """A number with what is written around it, without that; empty for anything else."""
+def _extract_number(text: str) -> str:
+    """Return a number without its currency, unit or spacing; empty when the text is anything else."""
     if match := _CURRENCY.fullmatch(text):
         return match.group(1) + match.group(2)
     if match := _POWER_OF_TEN.fullmatch(text):
