@@ -1,1 +1,1 @@
-"""Sharded training checkpoints, complete or absent. Imports the engine."""
+"""Sharded checkpoints, complete or absent. May import every other folder of the package."""

@@ -1,1 +1,4 @@
-"""The ZeRO-3 engine: configuration, optimizer, schedule and weights. The only folder that imports DeepSpeed."""
+"""The ZeRO-3 engine, its settings, memory estimate and profiler; the only folder that imports DeepSpeed.
+
+May not import checkpoints.
+"""

@@ -1,1 +1,1 @@
-"""Worker processes and the group of ranks they form. Imports no engine and no checkpoint."""
+"""Worker processes and the group of ranks that they form. May not import engine or checkpoints."""

@@ -1,1 +1,1 @@
-"""Metrics, throughput and progress. Imports no engine."""
+"""Metrics, throughput and progress. May not import launch, engine or checkpoints."""
