@@ -197,7 +197,7 @@ def test_zeros_for_a_whole_request_differ_from_its_own_latents(latent_server, pr
 
 def test_a_wrong_request_is_refused_with_the_servers_words(latent_server, prompts) -> None:
     prompt = replace(prompts[0], images=())
-    with pytest.raises(ServerRefusedError, match="1 image pads for 0 pictures"):
+    with pytest.raises(ServerRefusedError, match="1 image pads for 0 images"):
         on_server(latent_server, lambda client: client.generate([prompt], Sampling(max_tokens=4)))
 
 

@@ -205,7 +205,7 @@ def test_a_sampled_picture_placeholder_is_not_given_back_to_the_server() -> None
     async def work():
         async with (
             serving(lambda body: completed(body, [9])) as url,
-            RolloutClient(url, latent=LATENT, decode=str, picture_ids=frozenset({55})) as client,
+            RolloutClient(url, latent=LATENT, decode=str, placeholder_ids=frozenset({55})) as client,
         ):
             parents = [completion([55, *SPAN, 7]), completion([*SPAN, 55])]
             prompts = [PromptRequest((1, 2))] * 2

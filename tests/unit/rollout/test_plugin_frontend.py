@@ -81,8 +81,8 @@ def test_good_requests_pass_unchanged(body: dict[str, Any], chunks: int) -> None
         (request([START], latent_args("zeros")), "needs a cache_salt"),
         (request([START], latent_args("given", ONE), cache_salt=cache_salt("given", 2 * ONE)), "needs a cache_salt"),
         (request([START, PAD], latent_args("keep", np.ones((1, 5), dtype=np.float32))), "5 dimensions"),
-        (request([1, IMAGE, IMAGE], images=1), "2 image pads for 1 pictures"),
-        (request([1, IMAGE]), "1 image pads for 0 pictures"),
+        (request([1, IMAGE, IMAGE], images=1), "2 image pads for 1 images"),
+        (request([1, IMAGE]), "1 image pads for 0 images"),
         (request(["1"]), "malformed"),  # type: ignore[list-item]
         ({"token_ids": [1]}, "malformed"),
     ],

@@ -1,8 +1,8 @@
-"""What goes wrong for the user: each error says what to do about it in `remedy`."""
+"""Errors for users; each says in `remedy` what to do about it."""
 
 
 class RolloutError(ValueError):
-    """A request, record or setting that can't be rolled out as asked."""
+    """A request, a record or a setting is wrong."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class ServerError(OSError):
 
 
 class ServerRefusedError(RolloutError):
-    """The server answered that this request is wrong (HTTP 4xx): sending it again gives the same answer."""
+    """The server refused the request (HTTP 4xx), and would refuse it again."""
 
     def __init__(self, message: str, remedy: str, status: int) -> None:
         super().__init__(message, remedy)
@@ -26,12 +26,12 @@ class ServerRefusedError(RolloutError):
 
 
 class ServerUnreachableError(ServerError):
-    """No usable answer after all attempts: the server is down, hangs, or keeps failing."""
+    """There was no usable answer after all attempts: the server is down, hangs, or keeps failing."""
 
 
 class WeightPushError(ServerError):
-    """A weight update did not take place; the server keeps answering with the version named in the message."""
+    """A weight update failed; the message names the version that the server keeps serving."""
 
 
 class StaleWeightsError(ServerError):
-    """The server answered with other weights than it was last given, for example after a restart."""
+    """The server answered with other weights than the last ones pushed, for example after a restart."""

@@ -1,1 +1,1 @@
-"""Continuations of a completion from the end of a latent span. The top of the package's own order."""
+"""Continuations of completions from the end of a latent span. May import every other folder of the package."""

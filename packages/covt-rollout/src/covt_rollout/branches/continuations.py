@@ -215,7 +215,7 @@ def _find_point(
     point = find_branch_point(
         completion, mode, client.latent, max_tokens=max_tokens, which=which, own=own, foreign=foreign, seed=seed
     )
-    return point if point is not None and client.picture_ids.isdisjoint(point.prefix) else None
+    return point if point is not None and client.placeholder_ids.isdisjoint(point.prefix) else None
 
 
 async def _await_pending(

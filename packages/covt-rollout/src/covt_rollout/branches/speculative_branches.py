@@ -145,7 +145,7 @@ class SpeculativeBranches:
         """Where the completion is continued, if it can be."""
         latent, most = self.client.latent, self.sampling.max_tokens
         point = find_branch_point(completion, self.mode, latent, max_tokens=most, which=self.which)
-        if point is None or point.budget <= 0 or not self.client.picture_ids.isdisjoint(point.prefix):
+        if point is None or point.budget <= 0 or not self.client.placeholder_ids.isdisjoint(point.prefix):
             return None
         return point
 

@@ -39,7 +39,7 @@ class RolloutClient:
         latent: LatentConfig,
         decode: Decode,
         version: int | None = None,
-        picture_ids: frozenset[int] = frozenset(),
+        placeholder_ids: frozenset[int] = frozenset(),
         api_key: str | None = None,
         concurrency: int = 256,
         timeout: float = 600.0,
@@ -54,7 +54,7 @@ class RolloutClient:
             latent: latent settings of the served checkpoint.
             decode: ids to text without special tokens.
             version: the weights that answers must come from. None accepts any, but never two in one completion.
-            picture_ids: tokens that stand for images. A completion that sampled one as text can't be continued.
+            placeholder_ids: tokens that stand for images. A completion that sampled one as text can't be continued.
             api_key: see `Transport`, as for the parameters below.
             concurrency: requests under way at once.
             timeout: seconds for one answer.
@@ -63,7 +63,7 @@ class RolloutClient:
             on_down: brings the server back.
         """
         self.latent, self.decode, self.version = latent, decode, version
-        self.picture_ids = picture_ids
+        self.placeholder_ids = placeholder_ids
         self.attempts = attempts
         self.transport = Transport(
             urls.split(",") if isinstance(urls, str) else urls,
@@ -79,9 +79,9 @@ class RolloutClient:
     def for_checkpoint(cls, urls: str | Sequence[str], checkpoint: Path | str, **settings: Any) -> Self:
         """A client with the latent settings and the tokenizer of a checkpoint folder."""
         config = read_config(checkpoint)
-        pictures = frozenset(config[name] for name in ("image_token_id", "video_token_id") if name in config)
+        placeholders = frozenset(config[name] for name in ("image_token_id", "video_token_id") if name in config)
         latent = LatentConfig.read(checkpoint)
-        return cls(urls, latent=latent, decode=read_decoder(checkpoint), picture_ids=pictures, **settings)
+        return cls(urls, latent=latent, decode=read_decoder(checkpoint), placeholder_ids=placeholders, **settings)
 
     async def __aenter__(self) -> Self:
         await self.transport.__aenter__()

@@ -1,1 +1,1 @@
-"""Starting, watching and stopping the rollout server (vLLM, unmodified, in its own processes)."""
+"""Starts, watches and ends vLLM servers with latents. May not import client, weights or branches."""

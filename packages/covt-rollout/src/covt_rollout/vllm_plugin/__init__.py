@@ -1,7 +1,7 @@
-"""Latent decoding inside an unmodified vLLM: a worker, a logits processor and a request check, given by flags.
+"""Latent decoding inside an unmodified vLLM: a worker, a logits processor and a request check, loaded by flags.
 
-vLLM's server with `flags(CKPT)` and `environment()` serves a latent checkpoint. Importing this package loads
-neither vLLM nor torch; `protocol` has what a client needs.
+May not import the package's other folders. vLLM's server with `flags(CKPT)` and `environment()` serves a latent
+checkpoint. Importing this folder loads neither vLLM nor torch; `protocol` has what a client needs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ WORKERS: dict[Device, str] = {
 
 
 def flags(checkpoint: Path | str, device: Device = "cpu") -> list[str]:
-    """The `vllm serve` flags that decode the latents of `checkpoint`; host, port and sizes are the caller's.
+    """The flags of `vllm serve` that decode the latents of a checkpoint; host, port and sizes are left to the caller.
 
-    Raises CheckpointError when there is no config.json, ModelError when its latent settings are missing or the server
-    can't follow them.
+    Args:
+        checkpoint: folder to serve.
+        device: the kind of vLLM that serves it.
+
+    Raises:
+        CheckpointError: there is no config.json.
+        ModelError: the latent settings are missing, or the server can't follow them.
     """
     check_served(LatentConfig.read(checkpoint))
     return [
@@ -37,7 +42,7 @@ def flags(checkpoint: Path | str, device: Device = "cpu") -> list[str]:
         f"{_PACKAGE}.logits:LatentLogitsProcessor",
         "--middleware",
         f"{_PACKAGE}.frontend.LatentRequestCheck",
-        # Log-probabilities of what is sampled from: after the temperature and the latent mask.
+        # Log-probabilities of the distribution that is sampled: after the temperature and the latent mask.
         "--logprobs-mode",
         "processed_logprobs",
         # A latent has to be stored before the next step is prepared.
@@ -49,9 +54,9 @@ def flags(checkpoint: Path | str, device: Device = "cpu") -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Environment variables of the server process that the plugin and the trainer need.
+    """Environment variables that the plugin and the trainer need in the server process.
 
-    The development mode opens /collective_rpc, /pause, /resume and /update_weight_version, which execute what they
-    are sent: bind to loopback, or set an API key and a firewall.
+    The development mode opens /collective_rpc, /pause, /resume and /update_weight_version, whose callers control the
+    server: bind to loopback, or set an API key and a firewall.
     """
     return {"VLLM_SERVER_DEV_MODE": "1", "VLLM_USE_V2_MODEL_RUNNER": "0"}

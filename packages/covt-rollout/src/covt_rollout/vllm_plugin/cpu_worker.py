@@ -1,4 +1,4 @@
-"""The CPU's worker and model runner with latents."""
+"""Worker and model runner with latents for CPUs."""
 
 from __future__ import annotations
 

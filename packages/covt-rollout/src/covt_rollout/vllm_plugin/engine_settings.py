@@ -1,4 +1,4 @@
-"""Latent settings of a running engine, and what the plugin refuses at start-up."""
+"""Latent settings of a running engine, and what the plugin refuses at startup."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 TESTED_VERSIONS = ("0.32.0",)
-# What `runner` knows how to feed.
+# What `latent_runner` knows how to feed.
 SERVED_HEADS = ("identity", "linear", "mlp", "none")
 SERVED_NORMALIZE = ("none", "rms")
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """latent: the checkpoint's latent settings. hidden: H. image_id: the picture's placeholder token."""
+    """What the plugin needs to know about the served checkpoint.
+
+    Attributes:
+        latent: latent settings.
+        hidden: hidden size, H.
+        image_id: placeholder token of an image.
+    """
 
     latent: LatentConfig
     hidden: int
@@ -28,7 +34,7 @@ class EngineSettings:
 
     @classmethod
     def read(cls, vllm_config: VllmConfig) -> EngineSettings:
-        """From the engine's model config; raises ModelError when the checkpoint has no latent settings."""
+        """Read the engine's model config; raises ModelError when the checkpoint has no latent settings."""
         hf_config = vllm_config.model_config.hf_config
         values = getattr(hf_config, KEY, None)
         if values is None:
@@ -55,7 +61,7 @@ def check_served(latent: LatentConfig) -> None:
 
 
 def check_supported(vllm_config: VllmConfig) -> None:
-    """Refuse what latent decoding is not made for. Raises ModelError, which ends the start-up with its message."""
+    """Refuse engine settings that latent decoding doesn't support: the raised ModelError ends the startup."""
     import vllm
 
     if vllm.__version__.split("+")[0] not in TESTED_VERSIONS:
@@ -75,7 +81,7 @@ def check_supported(vllm_config: VllmConfig) -> None:
         "speculative decoding": "leave out --speculative-config",
         "asynchronous scheduling": "use --no-async-scheduling",
         "the V2 model runner": "set VLLM_USE_V2_MODEL_RUNNER=0",
-        "text-only serving": "allow at least one picture in --limit-mm-per-prompt",
+        "text-only serving": "allow at least one image in --limit-mm-per-prompt",
     }
     for name, present in refused.items():
         if present:
@@ -83,7 +89,7 @@ def check_supported(vllm_config: VllmConfig) -> None:
 
 
 def checkpoint_folder(model: str) -> Path:
-    """The served checkpoint's folder; a model named by its hub id was downloaded when the server started."""
+    """The served checkpoint's folder; for a hub id, the folder that was downloaded when the server started."""
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download

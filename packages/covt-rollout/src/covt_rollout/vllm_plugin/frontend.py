@@ -1,7 +1,7 @@
-"""Checks latent requests in the API server, where a bad one is HTTP 400 and the engine never sees it.
+"""Checks latent requests in the API server, which answers a bad request with HTTP 400 before the engine sees it.
 
-For plain clients it also makes latent spans visible: OpenAI's requests leave special tokens out of the text unless told
-otherwise, and an answer with spans may come back as the history of the next request.
+It also makes latent spans visible to plain clients: OpenAI's request forms leave special tokens out of the text by
+default, and an answer with spans may come back as the history of the next request.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from covt_model.model_errors import ModelError
 from covt_rollout.vllm_plugin.engine_settings import EngineSettings
 from covt_rollout.vllm_plugin.protocol import GENERATE, cache_salt, check_prompt, read_options
 
-# Everything else that generates: OpenAI's, Anthropic's and vLLM's own request forms.
+# All other paths that generate: OpenAI's, Anthropic's and vLLM's own request forms.
 OTHERS = ("/v1/", "/inference/", "/generative_scoring")
 TEXT_ANSWERS = ("/v1/chat/completions", "/v1/completions")
 
 
 class SamplingFields(msgspec.Struct):
+    """The field of `sampling_params` that holds the plugin's fields."""
+
     extra_args: dict[str, Any] | None = None
 
 
 class GenerateFields(msgspec.Struct):
-    """The fields of a generate request that matter here; msgspec skips the others without building them."""
+    """The fields of a generate request that are checked; msgspec skips the others without building them."""
 
     token_ids: list[int]
     sampling_params: SamplingFields
@@ -37,9 +39,9 @@ class GenerateFields(msgspec.Struct):
 
 
 class LatentRequestCheck:
-    """ASGI middleware: answers a latent request that can't be served, and passes everything else on.
+    """ASGI middleware that refuses latent requests which can't be served, and passes on everything else.
 
-    Requests for text are passed on with the settings of `show_spans`, others unchanged.
+    Requests for text are passed on as `show_spans` changes them, others unchanged.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -65,7 +67,10 @@ class LatentRequestCheck:
         await self.app(scope, replay, send)
 
     def check(self, scope: Scope, body: bytes) -> bytes | None:
-        """Raise ModelError for a request that can't be served; returns another body where it needs one."""
+        """Check a request's body; returns a changed body where one is needed.
+
+        Raises ModelError for a request that can't be served.
+        """
         if self.settings is None:
             self.settings = EngineSettings.read(scope["app"].state.vllm_config)
         try:
@@ -85,23 +90,23 @@ class LatentRequestCheck:
 
 
 def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
-    """Raise ModelError for prompts and latents that don't fit together."""
+    """Raise ModelError when prompt, latents and images don't fit together."""
     options = read_options(request.sampling_params.extra_args)
     latent = settings.latent
     check_prompt(request.token_ids, options, latent.pad_id, latent.size, settings.hidden, feeds=latent.head != "none")
     check_salt(request.cache_salt, cache_salt(options.mode, options.data, options.seed), options.mode)
     if request.features is None:
         pads = request.token_ids.count(settings.image_id)
-        pictures = sum(part.get("type") == "image_url" for part in request.content_parts or ())
-        if pads != pictures:
+        images = sum(part.get("type") == "image_url" for part in request.content_parts or ())
+        if pads != images:
             raise ModelError(
-                f"token_ids has {pads} image pads for {pictures} pictures",
-                "send one <|image_pad|> a picture, the server expands it",
+                f"token_ids has {pads} image pads for {images} images",
+                "send one <|image_pad|> for each image; the server expands it",
             )
 
 
 def check_other(request: Any, settings: EngineSettings) -> None:
-    """Raise ModelError for latent fields that a request of another form can't have, and for pads in its prompt."""
+    """Raise ModelError for a request of another form that has pads in its prompt or unsuitable latent fields."""
     if not isinstance(request, dict):
         return
     extra = request.get("vllm_xargs")
@@ -114,9 +119,9 @@ def check_other(request: Any, settings: EngineSettings) -> None:
 
 
 def show_spans(request: dict[str, Any]) -> None:
-    """Let the answer's text have special tokens, and take the pads out of earlier answers.
+    """Keep special tokens in the answer's text, and remove the pads from earlier answers.
 
-    A later turn reads an earlier span without its latents, which the text doesn't hold: the mode `drop_latents`.
+    The text doesn't hold latents, so a later turn reads an earlier span without them, as in the mode `drop_latents`.
     """
     request.setdefault("skip_special_tokens", False)
     messages = request.get("messages")
@@ -138,15 +143,16 @@ def without_pads(content: Any) -> Any:
 
 
 def check_salt(given: Any, needed: str | None, mode: str) -> None:
+    """Raise ModelError unless the request's cache salt contains the needed one."""
     if needed is not None and not (isinstance(given, str) and needed in given):
         raise ModelError(
             f"latent_mode {str(mode)!r} needs a cache_salt that contains {needed!r}, got {given!r}",
-            "use covt_rollout.vllm_plugin.protocol.cache_salt, or results of other latents are read from the cache",
+            "use covt_rollout.vllm_plugin.protocol.cache_salt, or the cache answers with the results of other latents",
         )
 
 
 def mentions(value: Any, wanted: str | int) -> bool:
-    """Whether a JSON value has the text `wanted` in a string, or the number `wanted`."""
+    """Whether a JSON value contains `wanted`: a text within a string, or a number."""
     if isinstance(value, str):
         return isinstance(wanted, str) and wanted in value
     if isinstance(value, dict):
@@ -157,7 +163,7 @@ def mentions(value: Any, wanted: str | int) -> bool:
 
 
 async def read_body(receive: Receive) -> tuple[list[Message], bytes]:
-    """All messages of the request's body, to be sent on, and the body."""
+    """Read the request's body; returns its messages, to be passed on, and the joined bytes."""
     messages: list[Message] = []
     while True:
         message = await receive()
@@ -167,14 +173,14 @@ async def read_body(receive: Receive) -> tuple[list[Message], bytes]:
 
 
 def with_body(scope: Scope, body: bytes) -> tuple[Scope, list[Message]]:
-    """The scope and the messages of the same request with another body."""
+    """Scope and messages of the same request with another body."""
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
     scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
     return scope, [{"type": "http.request", "body": body, "more_body": False}]
 
 
 async def refuse(send: Send, text: str) -> None:
-    """HTTP 400 in the form of vLLM's own errors."""
+    """Answer HTTP 400 in the form of vLLM's own errors."""
     body = json.dumps({"error": {"message": text, "type": "BadRequestError", "param": None, "code": 400}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 400, "headers": headers})

@@ -1,4 +1,4 @@
-"""Feeds latents inside vLLM's V1 model runner, for the rows of a step that stand at a pad."""
+"""Feeds latents inside vLLM's V1 model runner, to the rows of a step that are at a pad."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ FINISHED_LIMIT = 4096
 
 @dataclass
 class LatentState:
-    """Everything the plugin keeps beside the runner.
+    """What the plugin keeps beside the runner.
 
-    head: of the feedback rule, None for those without weights. requests: running requests that came to a pad, by id.
+    Attributes:
+        settings: of the engine.
+        pool: the latents of running requests.
+        head: of the feedback rule; None for a rule without weights.
+        requests: running requests that have reached a pad, by id.
+        finished: latents of ended requests that nobody has fetched yet.
+        taken: requests that ended for the client, who fetched the latents before the engine told the runner.
     """
 
     settings: EngineSettings
@@ -38,12 +44,11 @@ class LatentState:
     head: torch.nn.Module | None = None
     requests: dict[str, RequestLatents] = field(default_factory=dict)
     finished: FinishedLatents = field(default_factory=lambda: FinishedLatents(FINISHED_LIMIT))
-    # Ended for the client, who took the latents before the engine told the runner about the end.
     taken: set[str] = field(default_factory=set)
 
 
 class LatentRunner(GPUModelRunner):
-    """The V1 runner with latent feedback: the GPU's as it is, the CPU's in `cpu_worker`.
+    """The V1 runner with latent feedback, for GPUs; `cpu_worker` has the CPU's.
 
     The base class calls, in each step: `_preprocess` (embeddings of the scheduled tokens), the model, `_sample`,
     `_bookkeeping_sync` (sampled ids are known). A pad sampled at position t stores the feedback of the hidden state
@@ -54,12 +59,13 @@ class LatentRunner(GPUModelRunner):
     sample_hidden: torch.Tensor | None
 
     def start_latents(self, settings: EngineSettings) -> None:
+        """Prepare the latents' memory and read the feedback rule's head."""
         self.latents = LatentState(settings, RowPool(settings.hidden, self.dtype, self.device))
         self.latents.head = self.read_head(checkpoint_folder(self.model_config.model))
         self.sample_hidden = None
 
     def read_head(self, folder: Path) -> torch.nn.Module | None:
-        """The head that lies beside the weights in `folder`; raises CheckpointError or ModelError when it doesn't."""
+        """Read the head beside the weights in `folder`; raises CheckpointError or ModelError when it can't be read."""
         head = load_head(folder, self.latents.settings.latent, self.latents.settings.hidden)
         return None if head is None else head.to(self.device, self.dtype).requires_grad_(False)
 
@@ -75,8 +81,8 @@ class LatentRunner(GPUModelRunner):
         return prepared
 
     def _sample(self, logits: Any, spec_decode_metadata: Any) -> Any:
-        # A partial prefill's sample is thrown away. The base class then turns the request's generator back with
-        # `set_offset`, which a CPU generator refuses; so its state is kept here and the base class doesn't see it.
+        # A partial prefill's sample is discarded. The base class then rewinds the request's generator with
+        # `set_offset`, which a CPU generator refuses. So the state is saved here and hidden from the base class.
         generators = self.input_batch.generators
         rows = np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs]) if generators else ()
         states = {row: generators[row].get_state() for row in map(int, rows) if row in generators}
@@ -96,7 +102,7 @@ class LatentRunner(GPUModelRunner):
         return booked
 
     def _on_request_state_removed(self, req_id: str, req_state: Any) -> None:
-        """The request is over (a preempted one is not)."""
+        """Store the latents of a request that has ended; a preempted request has not."""
         super()._on_request_state_removed(req_id, req_state)
         latents = self.latents
         if req_id in latents.taken:
@@ -107,7 +113,7 @@ class LatentRunner(GPUModelRunner):
             latents.pool.release(list(state.slots.values()))
 
     def feed(self, scheduled: int) -> None:
-        """Overwrite the embeddings of the step's pads; `scheduled` tokens lie in row order in the input buffers."""
+        """Overwrite the embeddings of the step's pads; the input buffers hold `scheduled` tokens in row order."""
         pads = np.flatnonzero(self.input_ids.np[:scheduled] == self.latents.settings.latent.pad_id)
         if not pads.size:
             return
@@ -127,7 +133,7 @@ class LatentRunner(GPUModelRunner):
             embeds[torch.tensor(targets, device=embeds.device)] = self.latents.pool.read(slots).to(embeds.dtype)
 
     def keep_sampled(self, rows: np.ndarray) -> None:
-        """Store the feedback of the batch rows whose sampled token is a pad."""
+        """Store the feedback for the batch rows whose sampled token is a pad."""
         if not rows.size:
             return
         assert self.sample_hidden is not None
@@ -153,20 +159,20 @@ class LatentRunner(GPUModelRunner):
             state.slots[position] = slot
 
     def feeds(self, options: LatentOptions) -> bool:
-        """Whether pads get anything but their own token embedding."""
+        """Whether pads are fed anything but their own token embedding."""
         if options.mode is LatentMode.KEEP:
             return self.latents.settings.latent.head != "none"
         return options.mode is not LatentMode.NONE
 
     def state_of(self, req_id: str) -> RequestLatents:
-        """The request's latents, with those of its prompt's pads stored when it is seen for the first time."""
+        """The request's latents; those of its prompt's pads are stored when it is seen for the first time."""
         state = self.latents.requests.get(req_id)
         if state is None:
             request = self.requests[req_id]
             options = read_options(request.sampling_params.extra_args if request.sampling_params else None)
             if options.data is not None and options.data.shape[1] != self.latents.settings.hidden:
-                # As below: only the offline `LLM` class gets here, and a step must not raise.
-                log.error("a request's latents have %d dimensions: they are fed as zeros", options.data.shape[1])
+                # The API server refuses such requests; only the offline `LLM` class gets here, and a step must not raise.
+                log.error("a request's latents have %d dimensions: its pads are fed zeros", options.data.shape[1])
                 options = LatentOptions(LatentMode.ZEROS, key=options.key)
             state = RequestLatents(options, request.num_prompt_tokens)
             self.latents.requests[req_id] = state
@@ -175,6 +181,7 @@ class LatentRunner(GPUModelRunner):
         return state
 
     def store_prompt(self, state: RequestLatents, prompt: np.ndarray) -> None:
+        """Store what the pads of a prompt are fed."""
         pads = np.flatnonzero(prompt == self.latents.settings.latent.pad_id).tolist()
         if not pads:
             return
@@ -184,26 +191,26 @@ class LatentRunner(GPUModelRunner):
         elif options.mode is LatentMode.ZEROS or self.latents.settings.latent.head == "none":
             own = self.pad_embedding().to(pool.rows).expand(len(pads), -1)
         else:
-            # The front end refuses such requests; only the offline `LLM` class gets here.
-            log.error("a prompt has latent pads but no latents: they are fed as zeros")
+            # The API server refuses such requests; only the offline `LLM` class gets here.
+            log.error("a prompt has latent pads but no latents: the pads are fed zeros")
             own = pool.rows.new_zeros(len(pads), pool.rows.shape[1])
         if options.mode not in (LatentMode.KEEP, LatentMode.GIVEN):
             own = torch.stack([state.replacement(i, row) for i, row in enumerate(own)])
         state.slots.update(zip(pads, pool.put(own), strict=True))
 
     def pad_embedding(self) -> torch.Tensor:
-        """The pad's own token embedding [1, H], which the pause control feeds."""
+        """The pad's own token embedding [1, H], which a pause checkpoint feeds."""
         model: Any = self.get_model()
         return model.embed_input_ids(torch.tensor([self.latents.settings.latent.pad_id], device=self.device))
 
     def fed(self, req_id: str) -> Latents:
-        """float32 [n, H]: what was fed at the request's output pads so far."""
+        """What the request's output pads have been fed so far, float32 [n, H]."""
         state = self.latents.requests.get(req_id)
         slots = state.output_slots() if state is not None else []
         return self.latents.pool.read(slots).float().cpu().numpy()
 
     def take_latents(self, key: str) -> dict[int, Latents]:
-        """Latents by choice of the requests with this key, running or over; forgotten afterwards."""
+        """Remove and return the latents of the requests with this key, running or ended, by choice."""
         found = self.latents.finished.take(key)
         for req_id, request in self.requests.items():
             if req_id not in self.latents.taken and latent_key(request.sampling_params) == key:
@@ -213,6 +220,7 @@ class LatentRunner(GPUModelRunner):
 
 
 def latent_key(params: SamplingParams | None) -> str | None:
+    """The name under which the request's latents are kept."""
     return params.extra_args.get("latent_key") if params is not None and params.extra_args else None
 
 

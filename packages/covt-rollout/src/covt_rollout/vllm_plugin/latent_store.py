@@ -1,4 +1,4 @@
-"""The latents that were fed, row by row, for the requests that are running and for those that ended."""
+"""The latents that were fed, for requests that are running and for requests that have ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from covt_rollout.vllm_plugin.protocol import LatentOptions, Latents
 
 
 class RowPool:
-    """A growing matrix [capacity, H] whose rows are handed out and taken back."""
+    """A growing matrix [capacity, H] whose rows are allocated and released."""
 
     def __init__(self, hidden: int, dtype: torch.dtype, device: torch.device, capacity: int = 1024) -> None:
         self.rows = torch.zeros(capacity, hidden, dtype=dtype, device=device)
@@ -20,6 +20,7 @@ class RowPool:
 
     @property
     def used(self) -> int:
+        """Number of allocated rows."""
         return len(self.rows) - len(self.free)
 
     def put(self, block: torch.Tensor) -> list[int]:
@@ -39,6 +40,7 @@ class RowPool:
         return self.rows[torch.tensor(taken, dtype=torch.long, device=self.rows.device)]
 
     def release(self, taken: list[int]) -> None:
+        """Make the rows available again."""
         self.free.extend(taken)
 
 
@@ -46,8 +48,11 @@ class RowPool:
 class RequestLatents:
     """What one running request feeds at its pads.
 
-    prompt_length: tokens. slots: absolute position of a pad → its row in the pool, in the order of the pads. Keyed by
-    position, a recomputation after a preemption feeds exactly what was fed before.
+    Attributes:
+        options: the request's latent fields.
+        prompt_length: tokens of the prompt.
+        slots: row in the pool for the absolute position of each pad, in the order of the pads. Because positions are
+            the keys, a recomputation after a preemption feeds exactly what was fed before.
     """
 
     options: LatentOptions
@@ -55,17 +60,18 @@ class RequestLatents:
     slots: dict[int, int] = field(default_factory=dict)
 
     def replacement(self, ordinal: int, own: torch.Tensor) -> torch.Tensor:
-        """What the `ordinal`-th pad of the sequence gets in place of its own latent `own` [H]."""
+        """The vector that pad number `ordinal` of the sequence gets in place of its own latent `own` [H]."""
         options = self.options
         given = None if options.data is None else torch.from_numpy(options.data)
         return replacement_latent(options.mode, own, ordinal, given=given, seed=options.seed)
 
     def output_slots(self) -> list[int]:
+        """Rows of the pads after the prompt."""
         return [slot for position, slot in self.slots.items() if position >= self.prompt_length]
 
 
 class FinishedLatents:
-    """Latents of ended requests by key, each a list with one array [n, H] a choice; bounded, the oldest go first."""
+    """Latents [n, H] of ended requests, by key and choice; when there are too many, the oldest are dropped."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -73,11 +79,12 @@ class FinishedLatents:
         self.dropped = 0
 
     def add(self, key: str, choice: int, latents: Latents) -> None:
+        """Keep the latents [n, H] of one choice."""
         self.by_key.setdefault(key, {})[choice] = latents
         while len(self.by_key) > self.limit:
             self.by_key.popitem(last=False)
             self.dropped += 1
 
     def take(self, key: str) -> dict[int, Latents]:
-        """The arrays by choice, forgotten afterwards; empty for an unknown key."""
+        """Remove and return the latents by choice; empty for an unknown key."""
         return self.by_key.pop(key, {})

@@ -1,6 +1,6 @@
-"""vLLM's worker with the latent runner, and the methods that /collective_rpc calls.
+"""vLLM's worker with the latent runner, and the methods that clients call through /collective_rpc.
 
-`LatentWorker` is the GPU's; `cpu_worker` has the CPU's, which differs in the classes below it only.
+`LatentWorker` is for GPUs; the worker for CPUs, in `cpu_worker`, differs only in its base classes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_suppo
 from covt_rollout.vllm_plugin.latent_runner import LatentRunner
 from covt_rollout.vllm_plugin.protocol import encode_latents
 
-# The version of weights of which only a part has been replaced.
+# The version of weights that have been replaced only in part.
 BROKEN = -1
 
 
 class LatentWorker(Worker):
-    """Refuses what isn't supported, then turns the worker's model runner into one that feeds latents."""
+    """Refuses unsupported settings, then turns the worker's model runner into one that feeds latents."""
 
     runner_class: type[LatentRunner] = LatentRunner
     weight_version = 0
@@ -37,7 +37,7 @@ class LatentWorker(Worker):
         return cast(LatentRunner, self.model_runner)
 
     def covt_take_latents(self, keys: list[str]) -> dict[str, list[dict[str, Any]] | None]:
-        """Latents fed at the output pads, by key: one entry a choice, None for an unknown key. Read once."""
+        """Remove and return what the output pads were fed: by key one entry per choice, or None for an unknown key."""
         taken = {key: self.latent_runner.take_latents(key) for key in keys}
         return {
             key: [{"data": wire["latent_data"], "shape": wire["latent_shape"]} for wire in map(encode_latents, choices)]
@@ -47,7 +47,7 @@ class LatentWorker(Worker):
         }
 
     def covt_load_weights(self, folder: str, version: int) -> dict[str, Any]:
-        """Replace the weights by those of `folder/*.safetensors`; checked before anything is changed."""
+        """Replace the weights with those of `folder/*.safetensors`; they are checked before anything is changed."""
         head = weights.check(self.latent_runner, Path(folder))
         self.weight_version = BROKEN
         report = weights.load(self.latent_runner, Path(folder), head)
@@ -55,13 +55,13 @@ class LatentWorker(Worker):
         return {"version": self.weight_version, **report}
 
     def start_weight_update(self) -> None:
-        """vLLM's transfer of weights from a trainer's GPU begins; one that a trainer died in is forgotten."""
+        """Begin vLLM's transfer of weights from a trainer's GPU, and forget one during which a trainer died."""
         self._weight_update_active = False
         self.weight_version = BROKEN
         super().start_weight_update()
 
     def covt_finish_transfer(self, version: int) -> None:
-        """What vLLM's transfer leaves to be done after it: see `weights.finish`."""
+        """Do what vLLM's transfer leaves to the plugin (see `reload_weights.finish`)."""
         weights.finish(self.latent_runner)
         self.weight_version = int(version)
 

@@ -1,4 +1,4 @@
-"""Which tokens may follow: K pads after a latent start, then its end, and neither of them anywhere else."""
+"""Decides which tokens may follow: a latent start is followed by K pads and the end, which occur nowhere else."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ CLOSED = float("-inf")
 
 
 class LatentLogitsProcessor(LogitsProcessor):
-    """Forces latent spans by a rule on the last K+1 tokens of prompt and output.
+    """Forces latent spans by a rule on the last K + 1 tokens of prompt and output.
 
-    The rule keeps no state of its own, so it holds after a preemption and for a prompt that ends inside a span.
-    A forced token has log-probability 0.
+    The rule has no state, so it holds after a preemption and for a prompt that ends inside a span. A forced token has
+    log-probability 0.
     """
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Runs in the front end: a ValueError here is HTTP 400."""
+        """Check the latent fields in the API server, which answers a ValueError with HTTP 400."""
         try:
             read_options(sampling_params.extra_args)
         except ModelError as error:
@@ -42,9 +42,11 @@ class LatentLogitsProcessor(LogitsProcessor):
         self.rows: dict[int, tuple[list[int], list[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
+        """Forcing tokens changes greedy decoding."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the rows of the batch as requests come, go and move."""
         if batch_update is None:
             return
         rows = self.rows
@@ -60,7 +62,7 @@ class LatentLogitsProcessor(LogitsProcessor):
                 rows[a] = replaced
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """logits: [rows, V], changed in place."""
+        """Mask the logits [rows, V] in place."""
         logits.index_fill_(1, self.closed, CLOSED)
         rows: list[int] = []
         tokens: list[int] = []

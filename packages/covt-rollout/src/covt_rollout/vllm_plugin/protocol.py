@@ -1,4 +1,4 @@
-"""What a request says about its latents: the fields of `sampling_params.extra_args`, their check, the cache salt."""
+"""The latent fields of a request (`sampling_params.extra_args`), their check, and the prefix cache's salt."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ MAX_KEY = 200
 class LatentOptions:
     """The checked latent fields of one request.
 
-    mode: what a pad's input embedding is: its own feedback (`keep`), zeros, noise of the feedback's norm, a row of
-    `data` (`given`) or the token embedding (`none`). data: float32 [n, H] or None. key: name under which the latents
-    can be fetched afterwards. seed: of `noise`.
+    Attributes:
+        mode: what a pad's input embedding is: its own feedback (`keep`), zeros, noise with the feedback's norm, a row
+            of `data` (`given`) or the token embedding (`none`).
+        data: float32 [n, H], or None.
+        key: name under which the latents can be fetched afterwards.
+        seed: of `noise`.
     """
 
     mode: LatentMode = LatentMode.KEEP
@@ -39,7 +42,17 @@ class LatentOptions:
 
 
 def latent_args(mode: str = "keep", latents: Latents | None = None, key: str | None = None, seed: int = 0) -> dict:
-    """The `extra_args` of a request. Raises ModelError for an unknown mode or latents that aren't finite [n, H]."""
+    """Build and check the `extra_args` of a request.
+
+    Args:
+        mode: a latent mode of the wire.
+        latents: float32 [n, H].
+        key: name under which the server keeps the latents.
+        seed: of `noise`.
+
+    Raises:
+        ModelError: the mode is unknown, or the latents are not finite numbers [n, H].
+    """
     extra: dict[str, Any] = {"latent_mode": mode}
     if latents is not None:
         extra |= encode_latents(latents)
@@ -52,13 +65,13 @@ def latent_args(mode: str = "keep", latents: Latents | None = None, key: str | N
 
 
 def encode_latents(latents: Latents) -> dict[str, Any]:
-    """Wire form of latents [n, H]: base64 of little-endian float32 in row order, and the shape."""
+    """Encode latents [n, H] for the wire: base64 of little-endian float32 in row order, and the shape."""
     array = np.ascontiguousarray(latents, dtype="<f4")
     return {"latent_data": base64.b64encode(array.tobytes()).decode(), "latent_shape": list(array.shape)}
 
 
 def decode_latents(extra: Mapping[str, Any]) -> Latents:
-    """The latents [n, H] of `latent_data` and `latent_shape`; raises ModelError for anything malformed."""
+    """Decode `latent_data` and `latent_shape` to latents [n, H]; raises ModelError for anything malformed."""
     data, shape = extra.get("latent_data"), extra.get("latent_shape")
     if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
         raise ModelError(f"latent_shape is {shape!r}", "send [rows, hidden size] beside latent_data")
@@ -80,7 +93,7 @@ def decode_latents(extra: Mapping[str, Any]) -> Latents:
 
 
 def read_options(extra: Mapping[str, Any] | None) -> LatentOptions:
-    """Check the latent fields of `extra_args`; other fields are not ours. Raises ModelError."""
+    """Read and check the latent fields of `extra_args`, ignoring all others; raises ModelError."""
     if not extra:
         return LatentOptions()
     unknown = [name for name in extra if name.startswith("latent_") and name not in FIELDS]
@@ -101,10 +114,15 @@ def read_options(extra: Mapping[str, Any] | None) -> LatentOptions:
 
 
 def cache_salt(mode: str, latents: Latents | None = None, seed: int = 0) -> str | None:
-    """The prefix-cache salt that a request of this mode must carry, or None when it must share the cache.
+    """The prefix-cache salt that a request must carry; None when it shares the cache.
 
     The cache is keyed by token ids, and pads have the same id whatever was fed there. A request's own latents follow
-    from its ids, so `keep` shares the cache; everything else gets a cache of its own.
+    from its ids, so `keep` shares the cache. Every other mode gets a cache of its own.
+
+    Args:
+        mode: a latent mode of the wire.
+        latents: float32 [n, H] that the request carries.
+        seed: of `noise`.
     """
     mode = LatentMode(mode)
     if not mode.salted:
@@ -118,10 +136,20 @@ def cache_salt(mode: str, latents: Latents | None = None, seed: int = 0) -> str 
 def check_prompt(
     token_ids: list[int], options: LatentOptions, pad_id: int, size: int, hidden: int, feeds: bool = True
 ) -> None:
-    """Check the latents of a request against its prompt; raises ModelError.
+    """Check the latents of a request against its prompt.
 
-    size: pads in a latent span. hidden: H. feeds: False for a checkpoint whose pads keep their token embedding. Runs
-    before the engine sees the request, because an exception inside a step would end the engine.
+    This runs before the engine sees the request, because an exception inside a step would end the engine.
+
+    Args:
+        token_ids: of the prompt.
+        options: the request's latent fields.
+        pad_id: the latent pad's id.
+        size: pads in a latent span, K.
+        hidden: hidden size, H.
+        feeds: False for a checkpoint whose pads keep their token embedding.
+
+    Raises:
+        ModelError: prompt and latents don't fit together.
     """
     if options.data is not None and options.data.shape[1] != hidden:
         raise ModelError(
@@ -132,7 +160,7 @@ def check_prompt(
     if feeds and options.mode.needs_own_latents and pads != (0 if options.data is None else len(options.data)):
         raise ModelError(
             f"the prompt has {pads} latent pads and {0 if options.data is None else len(options.data)} latents",
-            "send one row of latent_data a pad in the prompt, or use the mode 'zeros', 'given' or 'none'",
+            "send one row of latent_data for each pad in the prompt, or use the mode 'zeros', 'given' or 'none'",
         )
     if pads and longest_run(token_ids, pad_id) > size:
         raise ModelError(

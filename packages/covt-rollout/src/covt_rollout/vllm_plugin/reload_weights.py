@@ -1,4 +1,4 @@
-"""New weights from a folder of safetensors, in place."""
+"""Replaces the served weights in place, from a folder of safetensors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def check(runner: LatentRunner, folder: Path) -> torch.nn.Module | None:
-    """Compare names and shapes of `folder/*.safetensors` with the served checkpoint's; returns the head beside them.
+    """Compare names and shapes of `folder/*.safetensors` with the served checkpoint's, and read the head beside them.
 
-    Raises CheckpointError or ModelError; nothing has been changed then.
+    Nothing is changed. Raises CheckpointError or ModelError for weights that can't be loaded.
     """
     names = served_model(runner).hf_to_vllm_mapper.map_name
     shapes, served = read_shapes(folder), read_shapes(checkpoint_folder(runner.model_config.model))
@@ -32,9 +32,17 @@ def check(runner: LatentRunner, folder: Path) -> torch.nn.Module | None:
 
 
 def load(runner: LatentRunner, folder: Path, head: torch.nn.Module | None) -> dict[str, Any]:
-    """Load every tensor of `folder/*.safetensors`, under the names of checkpoints or of parameters, into the model.
+    """Load every tensor of `folder/*.safetensors`, named as in checkpoints or as parameters, into the model.
 
-    The caller has checked them, pauses the engine and clears its caches. head: of the feedback rule.
+    The caller has called `check`, has paused the engine and clears its caches.
+
+    Args:
+        runner: of the served model.
+        folder: of the new weights.
+        head: of the feedback rule, as `check` returned it.
+
+    Returns:
+        The seconds that loading took.
     """
     begun = time.perf_counter()
     runner.reload_weights(weights_iterator=tensors(folder))
@@ -44,18 +52,19 @@ def load(runner: LatentRunner, folder: Path, head: torch.nn.Module | None) -> di
 
 
 def finish(runner: LatentRunner) -> None:
-    """After weights came another way than by `load`: pack the output matrix, and forget what old weights computed."""
+    """After vLLM's own transfer of weights, pack the output matrix and clear what old weights have computed."""
     repack_tied_head(served_model(runner))
     runner.reset_encoder_cache()
     runner.reset_mm_cache()
 
 
 def served_model(runner: LatentRunner) -> Any:
-    """vLLM's Qwen2.5-VL; it has attributes that vLLM's interface of models doesn't name."""
+    """vLLM's model, untyped because it has attributes that vLLM's interface of models doesn't name."""
     return runner.get_model()
 
 
 def files(folder: Path) -> list[Path]:
+    """The folder's safetensors, sorted; raises CheckpointError when there are none."""
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         raise CheckpointError(f"{folder} has no *.safetensors", "write the weights there before loading them")
@@ -63,7 +72,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read_shapes(folder: Path) -> Shapes:
-    """Name → shape of all tensors, from the files' headers. Raises CheckpointError for a file that is cut off."""
+    """Read the shapes of all tensors by name from the files' headers; raises CheckpointError for a truncated file."""
     from safetensors import SafetensorError, safe_open
 
     shapes: Shapes = {}
@@ -79,8 +88,8 @@ def read_shapes(folder: Path) -> Shapes:
 def compare(new: Shapes, served: Shapes, folder: Path) -> None:
     """Raise ModelError unless `new` has exactly the served checkpoint's tensors.
 
-    A tied output matrix is no tensor of its own, and may be among the new ones all the same. The vision tower may be
-    left out as a whole: a trainer that freezes it has nothing new to say of it.
+    A tied output matrix is not a tensor of the checkpoint, but the new ones may include it. A trainer that freezes the
+    vision tower may leave it out as a whole.
     """
     unknown = sorted(set(new) - set(served) - {OUTPUT})
     missing = sorted(set(served) - set(new))
@@ -96,6 +105,7 @@ def compare(new: Shapes, served: Shapes, folder: Path) -> None:
 
 
 def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read the folder's tensors one after the other."""
     from safetensors import safe_open
 
     for path in files(folder):
@@ -108,7 +118,7 @@ def repack_tied_head(model: Any) -> None:
     """Pack the output matrix again where it shares the embedding.
 
     On CPUs vLLM multiplies with a packed copy of the output matrix. A reload packs a layer when its own tensors
-    arrive, and a tied one has none of its own, so it would go on with the old copy.
+    arrive. A tied matrix has none, so it would keep using the old copy.
     """
     head, embedding = model.language_model.lm_head, model.language_model.model.embed_tokens
     if getattr(head, "weight", None) is None or head is embedding:

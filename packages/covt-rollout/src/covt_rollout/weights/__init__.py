@@ -1,1 +1,1 @@
-"""New weights for a running server, through files or NCCL. May not import branches."""
+"""New weights for running servers, through files or NCCL. May not import branches."""
