@@ -118,7 +118,10 @@ def test_latents_are_judged_by_a_checkpoints_ids(tmp_path: Path, capsys: pytest.
         ('{"id": 1, "completions": ["x"]}', ":2.answer is missing"),
         ('{"answer": "1", "completions": ["x"]}', ":2.id is missing"),
         ('{"id": 1, "answer": "1", "completions": [1]}', ":2.completions[0] is int"),
-        ('{"id": 1, "answer": "1", "grader": "maths", "completions": ["1"]}', ":2.grader is 'maths'; the graders are"),
+        (
+            '{"id": 1, "answer": "1", "grader": "maths", "completions": ["1"]}',
+            ":2.grader is 'maths', which is no grader; the graders are",
+        ),
         ('{"id": "row-9", "answer": " ", "grader": "text", "completions": ["x"]}', "row-9"),
     ],
 )

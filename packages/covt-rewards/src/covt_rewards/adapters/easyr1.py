@@ -1,4 +1,4 @@
-"""EasyR1 (https://github.com/hiyouga/EasyR1): a reward file that imports `compute_score` from here.
+"""Rewards for EasyR1 (https://github.com/hiyouga/EasyR1): import `compute_score` in its reward file.
 
 With `worker.reward.reward_type=batch` EasyR1 calls `compute_score(reward_inputs, **reward_function_kwargs)` with
 records `{"response", "response_length", "ground_truth"}` and trains on each result's `overall`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from covt_rewards.adapters.grouping import configured, read_row, scored
+from covt_rewards.adapters.grouping import configure_rewards, read_row, score_and_warn
 from covt_rewards.reward_errors import RewardError
 
 REWARD_NAME = "covt"
@@ -23,21 +23,29 @@ def compute_score(
     settings: Mapping[str, Mapping[str, object]] | None = None,
     workers: int = 1,
 ) -> list[dict[str, float]]:
-    """`[{"overall": weighted sum, <reward>: value, …}, …]` in order; each completion is a group of its own.
+    """Score a batch; each completion is a group of its own.
 
-    EasyR1 names no prompt and sorts a batch by length before it is scored, so which completions belong together cannot
-    be known.
+    EasyR1 passes no prompt and sorts a batch by length before scoring, so the groups cannot be recovered.
+
+    Args:
+        reward_inputs: one record per completion.
+        rewards: names with weights, as in `parse_rewards`.
+        settings: for each reward by name.
+        workers: groups scored at once.
+
+    Returns:
+        `{"overall": weighted sum, <reward>: value, …}` per completion, in order.
 
     Raises:
         RewardError: for anything but a batch, and for a field of the wrong type.
     """
     if isinstance(reward_inputs, Mapping):
-        raise RewardError("compute_score was given one record", "set worker.reward.reward_type=batch")
+        raise RewardError("compute_score received one record, not a batch", "set worker.reward.reward_type=batch")
     rows = [
         read_row({**record, "completion": record["response"]}, f"reward_inputs[{i}]")
         for i, record in enumerate(reward_inputs)
     ]
-    scores = scored(rows, configured(rewards, settings), workers)
+    scores = score_and_warn(rows, configure_rewards(rewards, settings), workers)
     return [
         {"overall": total, **{name: results[i].value for name, results in score.results.items()}}
         for score in scores

@@ -1,4 +1,4 @@
-"""From a trainer's flat batch to groups and back; trainers repeat a prompt's columns for each of its completions."""
+"""Groups from a trainer's flat batch, which repeats a prompt's columns for each of its completions."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ logger = logging.getLogger("covt_rewards")
 ANSWER_NAMES = ("answer", "solution", "ground_truth")
 
 
-def configured(
+def configure_rewards(
     rewards: str, settings: Mapping[str, Mapping[str, object]] | None, common: Mapping[str, object] | None = None
 ) -> list[ConfiguredReward]:
-    """`parse_rewards`, once for equal arguments: trainers call with the same ones at every step."""
+    """Call `parse_rewards` once for equal arguments; trainers pass the same arguments at every step."""
     if common:
         return parse_rewards(rewards, settings, common)
-    return _configured(rewards, json.dumps(settings or {}, sort_keys=True))
+    return _configure_cached(rewards, json.dumps(settings or {}, sort_keys=True))
 
 
 @cache
-def _configured(rewards: str, settings: str) -> list[ConfiguredReward]:
+def _configure_cached(rewards: str, settings: str) -> list[ConfiguredReward]:
     return parse_rewards(rewards, cast("dict[str, dict[str, object]]", json.loads(settings)))
 
 
 def read_row(row: Mapping[str, Any], where: str) -> Group:
-    """A group of one completion, from `{"answer" | "solution" | "ground_truth", "completion", …}` as in `Group`.
+    """Read a row with one completion as a group.
+
+    Args:
+        row: `completion`; `answer`, `solution` or `ground_truth`; and optionally the other fields of `Group`.
+        where: what errors call the row.
 
     Raises:
-        RewardError: naming `where` and the field.
+        RewardError: for a field that is missing or of the wrong type.
     """
     answer = next((row[name] for name in ANSWER_NAMES if row.get(name) is not None), None)
     fields = {name: _plain(row.get(name)) for name in ("id", "prompt", "grader", "options", "metadata")}
@@ -43,12 +47,12 @@ def read_row(row: Mapping[str, Any], where: str) -> Group:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, which Parquet columns become in some trainers, as lists."""
+    """Convert arrays to lists; some trainers read Parquet columns as arrays."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def join(rows: Iterable[Group]) -> list[Group]:
-    """Neighbors with the same prompt and answer are one group."""
+def join_neighbors(rows: Iterable[Group]) -> list[Group]:
+    """Join neighboring rows with the same prompt and answer into one group."""
     groups: list[Group] = []
     for row in rows:
         last = groups[-1] if groups else None
@@ -59,10 +63,13 @@ def join(rows: Iterable[Group]) -> list[Group]:
     return groups
 
 
-def gather(rows: Sequence[Group]) -> tuple[list[Group], list[tuple[int, int]]]:
-    """Rows of the same prompt, wherever they stand, as groups; and for each row its group and its place in it.
+def gather_groups(rows: Sequence[Group]) -> tuple[list[Group], list[tuple[int, int]]]:
+    """Gather the rows of each prompt into a group, for trainers that reorder a batch before scoring.
 
-    For trainers that reorder a batch before they score it. A row without an id and a prompt is a group of its own.
+    A row without an id and a prompt is a group of its own.
+
+    Returns:
+        The groups; and for each row the index of its group and its index in the group.
     """
     places: list[tuple[int, int]] = []
     members: dict[str, list[Group]] = {}
@@ -80,8 +87,10 @@ def gather(rows: Sequence[Group]) -> tuple[list[Group], list[tuple[int, int]]]:
     return groups, places
 
 
-def scored(groups: Sequence[Group], rewards: Sequence[ConfiguredReward], workers: int = 1) -> tuple[GroupScore, ...]:
-    """Scores in order; what failed is counted 0 and logged as a warning."""
+def score_and_warn(
+    groups: Sequence[Group], rewards: Sequence[ConfiguredReward], workers: int = 1
+) -> tuple[GroupScore, ...]:
+    """Score groups in order; a reward that fails counts 0 and is logged as a warning."""
     scores = score_groups(groups, rewards, workers).groups
     for number, score in enumerate(scores):
         for name, problem in score.failures.items():

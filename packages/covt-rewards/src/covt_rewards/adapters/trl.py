@@ -1,8 +1,8 @@
-"""TRL: `GRPOTrainer(reward_funcs=reward_funcs("format,accuracy"), …)` (https://github.com/huggingface/trl).
+"""Rewards for TRL (https://github.com/huggingface/trl): `GRPOTrainer(reward_funcs=reward_funcs("format,accuracy"), …)`.
 
-TRL calls each function with `prompts`, `completions`, `completion_ids` and the data set's columns. Read are `answer`
-(or `solution`, `ground_truth`), `grader`, `options`, `metadata`, `id`, and `ablated` and `control`: per completion a
-list of continuations, where a `rollout_func` gives them.
+TRL calls each function with `prompts`, `completions`, `completion_ids` and the dataset's columns. The functions read
+`answer` (or `solution`, `ground_truth`), `grader`, `options`, `metadata` and `id`. They also read `ablated` and
+`control`, which hold a list of continuations per completion where a `rollout_func` provides them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, cast
 
-from covt_rewards.adapters.grouping import configured, join, read_row, scored
+from covt_rewards.adapters.grouping import configure_rewards, join_neighbors, read_row, score_and_warn
 from covt_rewards.registry import ConfiguredReward
 from covt_rewards.types import RewardResult
 
@@ -19,10 +19,10 @@ _COLUMNS = ("answer", "solution", "ground_truth", "grader", "options", "metadata
 
 
 class RewardFunc:
-    """One reward as TRL wants it: a named callable, one number a completion, None where it does not apply.
+    """One reward in TRL's form: a named callable that returns one number per completion, or None.
 
     Attributes:
-        weight: what `reward_weights` should hold for it.
+        weight: its entry in `GRPOConfig(reward_weights=…)`.
     """
 
     def __init__(self, reward: ConfiguredReward, workers: int = 1) -> None:
@@ -39,7 +39,7 @@ class RewardFunc:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """None for the completions of a group on which the reward failed, such as one with an unreadable gold answer.
+        """Score a batch; None for the completions of a group on which the reward failed.
 
         Raises:
             RewardError: for a column that is missing or of the wrong type.
@@ -50,7 +50,7 @@ class RewardFunc:
         ]
         values: list[float | None] = []
         results: list[RewardResult] = []
-        for score in scored(join(rows), [self._reward], self._workers):
+        for score in score_and_warn(join_neighbors(rows), [self._reward], self._workers):
             given = score.results[self._reward.name]
             values += [None] * len(given) if score.failures else [result.value for result in given]
             results += () if score.failures else given
@@ -65,12 +65,19 @@ def reward_funcs(
     common: Mapping[str, object] | None = None,
     workers: int = 1,
 ) -> list[RewardFunc]:
-    """A function for each named reward; arguments as in `parse_rewards`, `workers` as in `score_groups`."""
-    return [RewardFunc(reward, workers) for reward in configured(rewards, settings, common)]
+    """Make one function per named reward.
+
+    Args:
+        rewards: names with weights, as in `parse_rewards`.
+        settings: for each reward by name.
+        common: settings for every reward that has them, such as `latent`.
+        workers: groups scored at once.
+    """
+    return [RewardFunc(reward, workers) for reward in configure_rewards(rewards, settings, common)]
 
 
 def reward_weights(functions: Sequence[RewardFunc]) -> list[float]:
-    """`GRPOConfig(reward_weights=…)` for functions with weights, such as those of `format=0.1,accuracy`."""
+    """Return the weights of functions for `GRPOConfig(reward_weights=…)`."""
     return [function.weight for function in functions]
 
 
@@ -87,7 +94,7 @@ def _row(
 
 
 def _text(message: Any) -> str:
-    """The text of a string, of a message, or of a conversation's messages; pictures in them are left out."""
+    """Return the text of a string, a message or a list of messages, without the images in them."""
     if isinstance(message, Mapping):
         record = cast("Mapping[str, Any]", message)
         return _text(record["content"] if "content" in record else record.get("text") or "")

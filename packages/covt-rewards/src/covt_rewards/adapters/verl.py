@@ -1,9 +1,13 @@
-"""veRL: `custom_reward_function.path=pkg://covt_rewards.adapters.verl` (https://github.com/volcengine/verl).
+"""Rewards for veRL (https://github.com/volcengine/verl): `custom_reward_function.path=pkg://covt_rewards.adapters.verl`.
 
-`custom_reward_function.name` goes with the reward manager: `compute_score` with `naive`, `dapo` and the reward loop's,
-which call it with keywords for one completion; `compute_number` with `prime`, which calls by position and wants a bare
-number; `compute_score_batch` with `batch`, the only one that shows whole groups. `rewards` and `settings` come from
-`custom_reward_function.reward_kwargs`. `extra_info` may hold `grader`, `options`, `metadata`, `question`, `index`.
+The reward manager decides `custom_reward_function.name`:
+
+- `compute_score` for `naive`, `dapo` and the reward loop's managers, which pass one completion by keyword;
+- `compute_number` for `prime`, which passes one completion by position and needs a plain number;
+- `compute_score_batch` for `batch`, the only manager that passes whole groups.
+
+`rewards` and `settings` come from `custom_reward_function.reward_kwargs`. `extra_info` may hold `grader`, `options`,
+`metadata`, `question`, `index`.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from covt_rewards.adapters.grouping import configured, gather, read_row, scored
+from covt_rewards.adapters.grouping import configure_rewards, gather_groups, read_row, score_and_warn
 from covt_rewards.score import GroupScore
 
 DEFAULT_REWARDS = "format=0.1,accuracy=0.9"
@@ -26,9 +30,17 @@ def compute_score(
     settings: Mapping[str, Mapping[str, object]] | None = None,
     **_: Any,
 ) -> dict[str, float]:
-    """One completion: `{"score": weighted sum, <reward>: value, …}`; veRL trains on `score` and logs the rest.
+    """Score one completion as `{"score": weighted sum, <reward>: value, …}`; veRL trains on `score` and logs the rest.
 
-    `acc` is `accuracy` once more: veRL's validation and DAPO's filter of groups look for that name.
+    `acc` repeats `accuracy`, because veRL's validation and DAPO's group filter look for that name.
+
+    Args:
+        data_source: name of the dataset.
+        solution_str: the completion.
+        ground_truth: the gold answer.
+        extra_info: further fields of the row, see the module's docstring.
+        rewards: names with weights, as in `parse_rewards`.
+        settings: for each reward by name.
     """
     (score,) = compute_score_batch(
         [data_source], [solution_str], [ground_truth], [extra_info], rewards=rewards, settings=settings
@@ -43,7 +55,7 @@ def compute_number(
     extra_info: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> float:
-    """The `score` of `compute_score` alone: `prime` takes 0 for whatever is no number."""
+    """Return only the `score` of `compute_score`: `prime` counts anything but a number as 0."""
     return compute_score(data_source, solution_str, ground_truth, extra_info, **settings)["score"]
 
 
@@ -57,9 +69,12 @@ def compute_score_batch(
     workers: int = 1,
     **_: Any,
 ) -> list[dict[str, float]]:
-    """A batch, in order; completions of the same question or index are one group.
+    """Score a batch; completions of the same question or index are one group.
 
-    They need not be neighbors: veRL sorts a batch by length before it is scored (`trainer.balance_batch`).
+    They need not be neighbors: veRL sorts a batch by length before scoring (`trainer.balance_batch`).
+
+    Returns:
+        A record per completion, in order, as from `compute_score`.
 
     Raises:
         RewardError: for a field of the wrong type, naming source and number.
@@ -71,14 +86,14 @@ def compute_score_batch(
             zip(data_sources, solution_strs, ground_truths, infos, strict=True)
         )
     ]
-    groups, places = gather(rows)
-    records = [_records(score) for score in scored(groups, configured(rewards, settings), workers)]
+    groups, places = gather_groups(rows)
+    records = [_records(score) for score in score_and_warn(groups, configure_rewards(rewards, settings), workers)]
     return [records[group][place] for group, place in places]
 
 
 def _row(source: str, text: str, answer: str, info: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: info.get(name) for name in ("grader", "options", "metadata")}
-    identifier = "" if info.get("index") is None else f"{source}/{info['index']}"  # counted within a source
+    identifier = "" if info.get("index") is None else f"{source}/{info['index']}"  # an index counts within its source
     return {**known, "id": identifier, "prompt": info.get("question"), "answer": answer, "completion": text}
 
 

@@ -1,4 +1,4 @@
-"""`covt-rewards score | list | explain`: the package on the command line."""
+"""The commands `covt-rewards score`, `list` and `explain`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from covt_rewards.types import Group
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, or 2 for a mistake of the user's, or 130 for Ctrl-C."""
+    """Run a command and return its exit code: 0, 1 for a closed pipe, 2 for a user error, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"covt-rewards: {error.message}; {error.remedy}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader (such as `head`) has seen enough; keep the interpreter from complaining at exit.
+        # The reader (such as `head`) has closed the pipe; keep the interpreter from reporting it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -48,34 +48,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="covt-rewards", description="Rewards for visual reasoning RL, in groups.")
+    parser = _Parser(prog="covt-rewards", description="Group-aware rewards for visual reasoning RL.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     score = commands.add_parser("score", help="score the completions of a JSONL file")
     score.add_argument("rows", metavar="IN.jsonl", help='rows {"id", "answer", "completions": [...]}; - for stdin')
     score.add_argument("--rewards", default="format,accuracy", help="names with weights, such as format,accuracy=1.0")
-    graders = f"for rows that name none: {', '.join(GRADERS)}; without it, chosen by each row"
+    graders = f"for rows that name none: {', '.join(GRADERS)}; by default chosen for each row"
     score.add_argument("--grader", default="", choices=GRADERS, metavar="GRADER", help=graders)
     settings = "a setting of a reward, such as necessity.w_harm=0.25; see explain"
     score.add_argument("--set", action="append", default=[], metavar="REWARD.KEY=VALUE", help=settings)
-    score.add_argument("--latents-of", metavar="CHECKPOINT", help="judge latent spans by this checkpoint's token ids")
+    score.add_argument("--latents-of", metavar="CHECKPOINT", help="check latent spans by this checkpoint's token ids")
     score.add_argument("--workers", type=_positive, default=1, metavar="N", help="groups scored at once")
-    score.add_argument("--out", type=Path, metavar="OUT.jsonl", help="where the scored rows go")
-    score.add_argument("--json", action="store_true", help="JSON on stdout: the rows, or with --out the summary")
+    score.add_argument("--out", type=Path, metavar="OUT.jsonl", help="file for the scored rows")
+    score.add_argument("--json", action="store_true", help="print JSON: the rows, or with --out the summary")
     score.set_defaults(run=_score)
 
-    names = commands.add_parser("list", help="the rewards there are")
-    names.add_argument("--json", action="store_true", help="a list of names and where each comes from")
+    names = commands.add_parser("list", help="list the rewards")
+    names.add_argument("--json", action="store_true", help="print names and origins as JSON")
     names.set_defaults(run=_list)
 
-    explain = commands.add_parser("explain", help="what a reward scores, and its settings")
+    explain = commands.add_parser("explain", help="print what a reward scores, and its settings")
     explain.add_argument("name", metavar="NAME")
     explain.set_defaults(run=_explain)
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes in one line, as all others."""
+    """Reports a usage error in one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
         print(f"covt-rewards: {message}; see {self.prog} --help", file=sys.stderr)
@@ -94,11 +94,11 @@ def _score(options: argparse.Namespace) -> None:
     rewards = parse_rewards(options.rewards, settings, common)
     summary = Summary(rewards)
     identifiers: deque[object] = deque()
-    groups = _groups(read_rows(options.rows, options.grader), identifiers)
-    with _output(options) as out:
+    groups = _queue_ids(read_rows(options.rows, options.grader), identifiers)
+    with _open_output(options) as out:
         for score in iter_scores(groups, rewards, options.workers, raise_gold=True):
             if out is not None:
-                out.write(_row(score, identifiers[0]) + "\n")
+                out.write(_format_row(score, identifiers[0]) + "\n")
             identifiers.popleft()
             summary.add(score)
             summary.show_progress(sys.stderr, time.monotonic())
@@ -109,26 +109,26 @@ def _score(options: argparse.Namespace) -> None:
         print(summary.table(), file=sys.stderr if options.json else sys.stdout)
 
 
-def _groups(rows: Iterable[tuple[object, Group]], identifiers: deque[object]) -> Iterator[Group]:
-    """The groups, leaving each row's own id for the output: scores come back in order."""
+def _queue_ids(rows: Iterable[tuple[object, Group]], identifiers: deque[object]) -> Iterator[Group]:
+    """Yield the groups and queue each row's own id for the output; scores come back in the same order."""
     for identifier, group in rows:
         identifiers.append(identifier)
         yield group
 
 
-def _row(score: GroupScore, identifier: object) -> str:
+def _format_row(score: GroupScore, identifier: object) -> str:
     return json.dumps({**score.to_json(), "id": identifier})
 
 
 @contextmanager
-def _output(options: argparse.Namespace) -> Generator[TextIO | None]:
-    """The file rows are written to: complete or absent; stdout with --json alone; None without either."""
+def _open_output(options: argparse.Namespace) -> Generator[TextIO | None]:
+    """Open the file for the rows, which is complete or absent; stdout with only --json; None without either."""
     if options.out is None:
         yield sys.stdout if options.json else None
         return
     target: Path = options.out
     if not target.parent.is_dir():
-        raise RewardError(f"there is no folder {target.parent}", "make it first")
+        raise RewardError(f"there is no folder {target.parent}", "create it first")
     with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         partial = Path(file.name)
         try:
@@ -145,10 +145,11 @@ def _list(options: argparse.Namespace) -> None:
         print(json.dumps([{"name": name, "from": origin} for name, origin in available().items()]))
         return
     for name, origin in available().items():
-        print(f"{name:16} {_summary(name, origin)}")
+        print(f"{name:16} {_summarize(name, origin)}")
 
 
-def _summary(name: str, origin: str) -> str:
+def _summarize(name: str, origin: str) -> str:
+    """Take the first line of the documentation; built-in rewards have theirs in the module's docstring."""
     try:
         target = load(name)
     except RewardError as error:  # one broken package must not hide the other rewards

@@ -1,4 +1,4 @@
-"""Rows of `covt-rewards score`: JSON lines read one at a time, with errors that name file, line and field."""
+"""Reading the rows of `covt-rewards score` from JSON lines, with errors that name file, line and field."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO, cast
 
-from covt_rewards.accuracy.graders import GRADERS
+from covt_rewards.accuracy.graders import check_grader
 from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group
 
 
 def read_rows(path: str, grader: str = "") -> Iterator[tuple[object, Group]]:
-    """Pairs of a row's own id (of its own type) and its group; `-` reads standard input, blank lines are skipped.
+    """Read rows one at a time; blank lines are skipped.
 
     Args:
+        path: a JSONL file, or `-` for standard input.
         grader: for rows that name none.
 
+    Yields:
+        The row's id as it stands in the file, and its group.
+
     Raises:
-        RewardError: `FILE:LINE.field …`.
+        RewardError: for a missing file or a malformed row, as `FILE:LINE.field …`.
     """
     if path == "-":
         stdin: TextIO = sys.stdin
@@ -32,7 +36,7 @@ def read_rows(path: str, grader: str = "") -> Iterator[tuple[object, Group]]:
     elif not Path(path).is_file():
         raise RewardError(f"there is no file {path}", "give a JSONL file, or - for standard input")
     else:
-        # Broken bytes become replacement characters: a completion may hold anything.
+        # Invalid bytes become replacement characters: a completion may contain anything.
         with Path(path).open(encoding="utf-8", errors="replace") as lines:
             yield from _read_lines(lines, path, grader)
 
@@ -47,11 +51,11 @@ def _read(line: str, where: str, grader: str) -> tuple[object, Group]:
     try:
         record: object = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise RewardError(f"{where} is not JSON: {error}", "one JSON object a line") from error
+        raise RewardError(f"{where} is not JSON: {error}", "write one JSON object per line") from error
     group = Group.from_json(record, where)
     given = cast("dict[str, object]", record).get("id")
     if given is None:
         raise RewardError(f"{where}.id is missing", "give each row an id")
-    if group.grader and group.grader not in GRADERS:
-        raise RewardError(f"{where}.grader is {group.grader!r}", f"the graders are {', '.join(GRADERS)}")
+    if group.grader:
+        check_grader(group.grader, f"{where}.grader")
     return given, group if group.grader else replace(group, grader=grader)

@@ -1,4 +1,4 @@
-"""Reward settings from the command line: `necessity.w_harm=0.25`, `accuracy.grader=vsp`, and a checkpoint's latents."""
+"""Reading reward settings: `necessity.w_harm=0.25` from the command line, and a checkpoint's latent vocabulary."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from covt_rewards.reward_errors import RewardError
 
 
 def parse_settings(items: Iterable[str]) -> dict[str, dict[str, object]]:
-    """`["necessity.w_harm=0.25"]` to `{"necessity": {"w_harm": 0.25}}`; values are JSON, or text where they are not."""
+    """Read `["necessity.w_harm=0.25"]` as `{"necessity": {"w_harm": 0.25}}`; values that are not JSON are text."""
     settings: dict[str, dict[str, object]] = {}
     for item in items:
         place, equals, value = item.partition("=")
         reward, dot, key = place.partition(".")
         if not (equals and dot and reward and key):
-            raise RewardError(f"the setting {item!r} is not REWARD.KEY=VALUE", "such as necessity.w_harm=0.25")
+            raise RewardError(f"the setting {item!r} is not REWARD.KEY=VALUE", "write it like necessity.w_harm=0.25")
         try:
             parsed: object = json.loads(value)
         except json.JSONDecodeError:
@@ -28,7 +28,14 @@ def parse_settings(items: Iterable[str]) -> dict[str, dict[str, object]]:
 
 
 def read_latent_format(path: str | Path) -> LatentFormat:
-    """The latent vocabulary in a checkpoint's `config.json` (key `covt_latent`); the folder or the file is given."""
+    """Read the latent vocabulary of a checkpoint from its `config.json` (key `covt_latent`).
+
+    Args:
+        path: the checkpoint's folder or its `config.json`.
+
+    Raises:
+        RewardError: when the file cannot be read or has no `covt_latent`.
+    """
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
         config: object = json.loads(file.read_text(encoding="utf-8"))

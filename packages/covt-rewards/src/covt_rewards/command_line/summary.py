@@ -1,4 +1,4 @@
-"""The running summary of `covt-rewards score`: counts, means, failures, progress; constant memory."""
+"""The running summary of `covt-rewards score`: counts, means, failures and progress, in constant memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from covt_rewards.types import RewardResult
 
 _TERMINAL_SECONDS = 0.5
 _LOG_SECONDS = 10.0
-_REASONS = 1000
+_MAX_REASONS = 1000
+"""Distinct reasons counted per reward; reasons that quote an answer rarely repeat."""
 
 
 class Summary:
-    """Sums over scored groups."""
+    """Accumulates scores, and prints progress while it does.
+
+    Attributes:
+        groups: groups added.
+        completions: completions added.
+    """
 
     def __init__(self, rewards: Sequence[ConfiguredReward]) -> None:
         self._rewards = rewards
@@ -32,6 +38,7 @@ class Summary:
         self._progress_open = False
 
     def add(self, score: GroupScore) -> None:
+        """Add the score of one group."""
         self.groups += 1
         self.completions += len(score.totals)
         self._total += sum(score.totals)
@@ -42,16 +49,15 @@ class Summary:
 
     @staticmethod
     def _count_reasons(counts: Counter[str], results: Iterable[RewardResult]) -> None:
-        """Only so many different ones: most that hold a number or an answer stand once."""
         for result in results:
-            if result.reason and (result.reason in counts or len(counts) < _REASONS):
+            if result.reason and (result.reason in counts or len(counts) < _MAX_REASONS):
                 counts[result.reason] += 1
 
-    def _most_often(self, name: str) -> list[tuple[str, int]]:
+    def _most_frequent(self, name: str) -> list[tuple[str, int]]:
         return [(reason, count) for reason, count in self._reasons[name].most_common(3) if count > 1]
 
     def show_progress(self, stream: TextIO, now: float) -> None:
-        """One line on a terminal, rewritten; elsewhere a line every ten seconds."""
+        """Rewrite one line on a terminal; elsewhere print a line every ten seconds."""
         terminal = stream.isatty()
         if now - self._shown < (_TERMINAL_SECONDS if terminal else _LOG_SECONDS):
             return
@@ -62,11 +68,12 @@ class Summary:
         print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=stream, flush=True)
 
     def end_progress(self, stream: TextIO) -> None:
+        """End the line that `show_progress` left open on a terminal."""
         if self._progress_open:
             print(file=stream)
 
     def to_json(self) -> dict[str, object]:
-        """Means are over completions; `failures` counts groups a reward failed on; `reasons` those given most often."""
+        """Convert to JSON: means over completions, groups on which a reward failed, and its most frequent reasons."""
         count = max(1, self.completions)
         return {
             "groups": self.groups,
@@ -77,7 +84,7 @@ class Summary:
                     "weight": reward.weight,
                     "mean": self._sums[reward.name] / count,
                     "failures": self._failed[reward.name],
-                    "reasons": dict(self._most_often(reward.name)),
+                    "reasons": dict(self._most_frequent(reward.name)),
                 }
                 for reward in self._rewards
             },
@@ -85,6 +92,7 @@ class Summary:
         }
 
     def table(self) -> str:
+        """Format the summary as a table for people."""
         count = max(1, self.completions)
         lines = [
             f"groups: {self.groups}, completions: {self.completions}",
@@ -92,6 +100,6 @@ class Summary:
         ]
         for reward in self._rewards:
             mean = self._sums[reward.name] / count
-            why = "".join(f"  {reason} ({times})" for reason, times in self._most_often(reward.name)[:1])
+            why = "".join(f"  {reason} ({times})" for reason, times in self._most_frequent(reward.name)[:1])
             lines.append(f"{reward.name:16} {reward.weight:6g} {mean:8.4f} {self._failed[reward.name]:9d}{why}")
         return "\n".join([*lines, f"{'total':16}        {self._total / count:8.4f}"])
