@@ -100,18 +100,18 @@ def run_base(source: Path, out: Path, our_checks: bool = False) -> float:
     import datasets
 
     from covt_data.images import image_checks as pictures
-    from covt_data.images.image_folder import PictureFolder
+    from covt_data.images.image_folder import ImageFolder
     from covt_data.ingest.convert import Converter
     from covt_data.ingest.record_files import Record
     from covt_data.sources import RecordSource, load_source
-    from covt_data.sources.base import Place
+    from covt_data.sources.source_types import Place
 
     if not our_checks:
         # "A decoder has to tell", for every PNG.
         pictures.is_intact_plain_png = lambda data: False  # pyright: ignore[reportPrivateImportUsage]
     comt = load_source("comt")
     assert isinstance(comt, RecordSource)
-    converter = Converter(comt, comt.options(), "train", PictureFolder(source))
+    converter = Converter(comt, comt.options(), "train", ImageFolder(source))
     file = source / "TRAIN.jsonl"
 
     def convert(fields: dict[str, Any], number: int) -> dict[str, Any]:

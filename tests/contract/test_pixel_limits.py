@@ -113,5 +113,5 @@ def test_a_picture_that_cannot_be_resized_is_a_bad_row(data: bytes, trace: Path,
         return SampleSource(sft(tmp_path, **LIMITS).rows, encoder, section, checks, device=torch.device("cpu"))
 
     assert source("skip").skips(0)
-    with pytest.raises(DataError, match="a picture of row 'bad' can't be resized"):
+    with pytest.raises(DataError, match="an image of row 'bad' cannot be resized"):
         source("refuse").sample(0)

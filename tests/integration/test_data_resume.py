@@ -79,10 +79,10 @@ from pathlib import Path
 from covt_data.ingest.convert import Converter, convert_all
 from covt_data.ingest.record_files import Record
 from covt_data.sources import load_source
-from covt_data.sources.base import Place
+from covt_data.sources.source_types import RecordLocation
 if __name__ == "__main__":
     source = load_source("jsonl")
-    place = Place("train", Path("a"), 1)
+    place = RecordLocation("train", Path("a"), 1)
     records = [(n, Record("a", n, {"question": f"{n}", "answer": "1"}), place) for n in range(100)]
     outcomes = convert_all(Converter(source, source.options(), "train", None), records, 2)
     print(next(outcomes).number, flush=True)
@@ -217,7 +217,7 @@ def test_similar_rows_are_remembered_over_an_interruption(tmp_path, monkeypatch)
 
 def test_two_processes_dont_write_the_same_set(tmp_path):
     source = write_virl(tmp_path / "virl", 20)
-    with WorkFolder(tmp_path / "set").held(), pytest.raises(DataFileError, match="in use by another process"):
+    with WorkFolder(tmp_path / "set").locked(), pytest.raises(DataFileError, match="in use by another process"):
         prepare("virl39k", tmp_path / "set", options={"path": str(source), "max_rejected": 0.5})
 
 

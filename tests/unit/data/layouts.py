@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 
 def picture(color=(200, 60, 30), size=(48, 32), kind="PNG", **options) -> bytes:
     out = io.BytesIO()
-    Pictures.new("RGB", size, color).save(out, kind, **options)
+    PillowImage.new("RGB", size, color).save(out, kind, **options)
     return out.getvalue()
 
 
@@ -186,7 +186,7 @@ def zebra_irregular() -> dict[str, dict]:
 
 def transparent() -> bytes:
     out = io.BytesIO()
-    Pictures.new("RGBA", (40, 40), (0, 0, 0, 0)).save(out, "PNG")
+    PillowImage.new("RGBA", (40, 40), (0, 0, 0, 0)).save(out, "PNG")
     return out.getvalue()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from covt_data.data_errors import DataError
 from covt_data.store import arrow_rows as arrow
-from covt_data.store.arrow_rows import ARROW_SCHEMA, table_of
+from covt_data.store.arrow_rows import ARROW_SCHEMA, build_table
 
 IMAGES = st.lists(st.fixed_dictionaries({"bytes": st.binary(max_size=9), "path": st.text(max_size=4)}), max_size=3)
 STEPS = st.fixed_dictionaries(
@@ -27,7 +27,7 @@ COLUMNS = {field.name: st.text(max_size=9) for field in ARROW_SCHEMA} | {
 @settings(max_examples=25)
 @given(st.lists(st.fixed_dictionaries(COLUMNS), max_size=9))
 def test_tables_are_those_of_pyarrow(rows):
-    table = table_of(rows)
+    table = build_table(rows)
     table.validate(full=True)
     assert table.equals(pa.Table.from_pylist(rows, schema=ARROW_SCHEMA), check_metadata=True)
 

@@ -14,27 +14,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layouts import comt_line, dump, picture, write_files, write_tar
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 from PIL import ImageOps
 
 from covt_data.data_errors import DataError, DataFileError
 from covt_data.images.archives import ArchiveLimits, extract
-from covt_data.images.image_checks import PictureLimits, check_picture
-from covt_data.images.image_folder import PictureFolder
+from covt_data.images.image_checks import ImageLimits, check_image
+from covt_data.images.image_folder import ImageFolder
 from covt_data.ingest.prepare import prepare
 from covt_data.ingest.record_files import MAX_LINE, read_records
 from covt_data.ingest.work_folder import read_rejections
 from covt_data.rejects import Reason, Rejected
 
 LIMITS = ArchiveLimits(max_member=1 << 20)
-SMALL = PictureLimits(max_bytes=1 << 20, max_pixels=1_000_000)
+SMALL = ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000)
 
 
 def noise(kind="PNG", size=(64, 48), mode="RGB", **options) -> bytes:
     random_ = np.random.default_rng(0)
     pixels = random_.integers(0, 256, (size[1], size[0], 3), np.uint8)
     out = io.BytesIO()
-    Pictures.fromarray(pixels).convert(mode).save(out, kind, **options)
+    PillowImage.fromarray(pixels).convert(mode).save(out, kind, **options)
     return out.getvalue()
 
 
@@ -78,14 +78,14 @@ BAD_PICTURES = {
 def test_a_bad_picture_is_rejected_with_its_reason(case):
     name, data, reason = BAD_PICTURES[case]
     with pytest.raises(Rejected) as caught:
-        check_picture(data, name, SMALL)
+        check_image(data, name, SMALL)
     assert caught.value.reason in (reason, *([Reason.IMAGE_TRUNCATED] if case == "wrong checksum" else []))
     assert name in caught.value.detail
 
 
 def test_a_wrong_suffix_may_be_allowed():
     data = noise("PNG")
-    assert check_picture(data, "a.jpg", PictureLimits(any_suffix=True)).data == data
+    assert check_image(data, "a.jpg", ImageLimits(any_suffix=True)).data == data
 
 
 @pytest.mark.parametrize(
@@ -98,29 +98,29 @@ def test_a_wrong_suffix_may_be_allowed():
 )  # fmt: skip
 def test_an_ordinary_picture_is_kept_byte_for_byte(kind, mode, options):
     data = noise(kind, mode=mode, **options)
-    checked = check_picture(data, f"a.{kind.lower()}", SMALL)
+    checked = check_image(data, f"a.{kind.lower()}", SMALL)
     assert (checked.data, checked.size, checked.conversions) == (data, (64, 48), ())
 
 
 def opened(data: bytes) -> np.ndarray:
-    with Pictures.open(io.BytesIO(data)) as shown:
+    with PillowImage.open(io.BytesIO(data)) as shown:
         assert (shown.format, shown.mode) == ("PNG", "RGB")
         return np.asarray(shown)
 
 
 def test_cmyk_becomes_rgb():
     data = noise("JPEG", mode="CMYK")
-    checked = check_picture(data, "a.jpg", SMALL)
+    checked = check_image(data, "a.jpg", SMALL)
     assert checked.conversions == ("cmyk",)
-    with Pictures.open(io.BytesIO(data)) as original:
+    with PillowImage.open(io.BytesIO(data)) as original:
         assert np.array_equal(opened(checked.data), np.asarray(original.convert("RGB")))
 
 
 def test_sixteen_bits_are_scaled_and_not_cut_off():
     values = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
     out = io.BytesIO()
-    Pictures.fromarray(values).save(out, "PNG")
-    checked = check_picture(out.getvalue(), "a.png", SMALL)
+    PillowImage.fromarray(values).save(out, "PNG")
+    checked = check_image(out.getvalue(), "a.png", SMALL)
     assert checked.conversions == ("16_bit",)
     assert abs(opened(checked.data)[..., 0].astype(int) - values / 257).max() <= 0.5
 
@@ -129,36 +129,36 @@ def test_transparency_is_laid_on_white():
     pixels = np.zeros((20, 20, 4), np.uint8)
     pixels[:10, :, 3] = 255
     out = io.BytesIO()
-    Pictures.fromarray(pixels).save(out, "PNG")
-    checked = check_picture(out.getvalue(), "a.png", SMALL)
+    PillowImage.fromarray(pixels).save(out, "PNG")
+    checked = check_image(out.getvalue(), "a.png", SMALL)
     assert checked.conversions == ("transparency",)
     assert (opened(checked.data)[:10] == 0).all() and (opened(checked.data)[10:] == 255).all()
     flat = io.BytesIO()
-    Pictures.new("P", (20, 20)).save(flat, "PNG", transparency=0)
-    assert check_picture(flat.getvalue(), "a.png", SMALL).conversions == ("transparency",)
+    PillowImage.new("P", (20, 20)).save(flat, "PNG", transparency=0)
+    assert check_image(flat.getvalue(), "a.png", SMALL).conversions == ("transparency",)
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_exif_rotation_is_carried_out(orientation):
-    original = Pictures.fromarray(np.arange(60 * 40 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3))
-    exif = Pictures.Exif()
+    original = PillowImage.fromarray(np.arange(60 * 40 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3))
+    exif = PillowImage.Exif()
     exif[0x0112] = orientation
     out = io.BytesIO()
     original.save(out, "PNG", exif=exif)
-    checked = check_picture(out.getvalue(), "a.png", SMALL)
+    checked = check_image(out.getvalue(), "a.png", SMALL)
     assert checked.conversions == ("exif_rotation",)
-    with Pictures.open(io.BytesIO(out.getvalue())) as turned:
+    with PillowImage.open(io.BytesIO(out.getvalue())) as turned:
         assert np.array_equal(opened(checked.data), np.asarray(ImageOps.exif_transpose(turned)))
     assert checked.size == ((40, 60) if orientation > 4 else (60, 40))
-    assert check_picture(checked.data, "a.png", SMALL).conversions == ()
+    assert check_image(checked.data, "a.png", SMALL).conversions == ()
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_an_animation_becomes_its_first_frame(kind):
-    frames = [Pictures.new("RGB", (30, 20), color) for color in ("red", "blue", "green")]
+    frames = [PillowImage.new("RGB", (30, 20), color) for color in ("red", "blue", "green")]
     out = io.BytesIO()
     frames[0].save(out, kind, save_all=True, append_images=frames[1:], duration=50)
-    checked = check_picture(out.getvalue(), f"a.{kind.lower()}", SMALL)
+    checked = check_image(out.getvalue(), f"a.{kind.lower()}", SMALL)
     assert checked.conversions == ("animated",)
     red = opened(checked.data).reshape(-1, 3).mean(0)
     assert red[0] > 240 and red[1:].max() < 15
@@ -200,7 +200,7 @@ def test_a_picture_is_never_read_from_outside(tmp_path, name, reason):
     (root / "folder.png").mkdir()
     os.mkfifo(root / "pipe.png")
     Path(os.fsdecode(os.fsencode(root) + b"/raw\xff.png")).write_bytes(picture())
-    folder = PictureFolder(root)
+    folder = ImageFolder(root)
     assert folder.read("./ok.png", 1000) == picture()
     with pytest.raises(Rejected) as caught:
         folder.read(name, 1000)
@@ -449,12 +449,12 @@ def test_damaged_pictures_are_rejected_or_can_be_decoded(kind):
     for _ in range(250):
         data = damaged(whole, random_)
         try:
-            checked = check_picture(data, f"a.{kind.lower()}", SMALL)
+            checked = check_image(data, f"a.{kind.lower()}", SMALL)
         except Rejected as error:
             seen[error.reason] += 1
             continue
         seen["kept"] += 1
-        with Pictures.open(io.BytesIO(checked.data)) as shown:
+        with PillowImage.open(io.BytesIO(checked.data)) as shown:
             assert shown.convert("RGB").size == checked.size
     assert len(seen) > 1
 

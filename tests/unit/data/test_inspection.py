@@ -12,8 +12,8 @@ import pytest
 from layouts import write_comt, write_files, write_virl, write_zebra
 from PIL import Image
 
-from covt_data.images.likeness import difference_hash
 from covt_data.images.pixel_limits import PixelLimits
+from covt_data.images.similarity import difference_hash
 from covt_data.ingest.prepare import prepare
 from covt_data.inspect.contamination import contamination
 from covt_data.inspect.set_page import sample_page

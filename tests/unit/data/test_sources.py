@@ -17,13 +17,13 @@ from layouts import (
     write_zebra,
     zebra_irregular,
 )
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 from covt_data.data_errors import DataError, DataFileError
 from covt_data.ingest.prepare import prepare
 from covt_data.ingest.work_folder import read_rejections
 from covt_data.rejects import Rejected
-from covt_data.sources.drafts import judged_by, options_in, unboxed
+from covt_data.sources.parsed_records import choose_grader, find_options, strip_boxed
 from covt_data.store.prepared_set import PreparedSet
 
 
@@ -187,7 +187,7 @@ def test_zebra_cot_rows_and_irregularities(tmp_path):
     assert by_number[8].images == [] and by_number[8].steps[1].images
     assert all(step.type == "text" for step in by_number[9].steps)
     assert manifest.converted == {"transparency": 2}, "the picture is in the question and in the trace"
-    with Pictures.open(io.BytesIO(by_number[10].images[0].bytes)) as shown:
+    with PillowImage.open(io.BytesIO(by_number[10].images[0].bytes)) as shown:
         assert shown.mode == "RGB" and shown.getpixel((5, 5)) == (255, 255, 255)
 
 
@@ -217,7 +217,7 @@ def test_jsonl_reads_the_schema_and_mapped_columns(tmp_path):
 
 def test_exact_and_similar_rows_are_dropped(tmp_path):
     folder = tmp_path / "mine"
-    big = Pictures.radial_gradient("L").convert("RGB")
+    big = PillowImage.radial_gradient("L").convert("RGB")
     for name, kind, options in (("a.png", "PNG", {}), ("b.jpg", "JPEG", {"quality": 60}), ("c.png", "PNG", {})):
         out = io.BytesIO()
         (big if name != "c.png" else big.rotate(90).crop((0, 60, 200, 200))).save(out, kind, **options)
@@ -242,27 +242,29 @@ def test_exact_and_similar_rows_are_dropped(tmp_path):
     ],
 )
 def test_the_boxed_answer_is_taken_out(text, content):
-    assert unboxed(text) == content
+    assert strip_boxed(text) == content
 
 
 @pytest.mark.parametrize("text", ["\\boxed{", "\\boxed{\\frac{1}{2}", "\\boxed{ }", " "])
 def test_a_broken_box_is_rejected(text):
     with pytest.raises(Rejected):
-        unboxed(text)
+        strip_boxed(text)
 
 
 def test_options_are_found_at_the_end_of_a_question():
-    assert options_in("Return A, B or C. \nWalk.\nA. Yes. \nB. No, it falls. \nC. Neither. ") == (
+    assert find_options("Return A, B or C. \nWalk.\nA. Yes. \nB. No, it falls. \nC. Neither. ") == (
         "Yes.", "No, it falls.", "Neither.",
     )  # fmt: skip
-    assert options_in("Which? (A) 70° (B) 80°") == ("70°", "80°")
-    assert options_in("Vitamin A. is one; another? (C) no") == () == options_in("no options")
+    assert find_options("Which? (A) 70° (B) 80°") == ("70°", "80°")
+    assert find_options("Vitamin A. is one; another? (C) no") == () == find_options("no options")
 
 
 def test_the_grader_follows_the_answer():
-    assert judged_by("70°", ["70°", "80°"]) == judged_by("(B)", ["x", "y"]) == judged_by("C", []) == "choice"
-    assert judged_by("\\frac{1}{2}", []) == judged_by("5", ["x", "y"]) == "math"
-    assert judged_by("a red bird", []) == "text"
+    assert (
+        choose_grader("70°", ["70°", "80°"]) == choose_grader("(B)", ["x", "y"]) == choose_grader("C", []) == "choice"
+    )
+    assert choose_grader("\\frac{1}{2}", []) == choose_grader("5", ["x", "y"]) == "math"
+    assert choose_grader("a red bird", []) == "text"
 
 
 # Places

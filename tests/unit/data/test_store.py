@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 from covt_data.data_errors import DataError, DataFileError
 from covt_data.ingest.prepare import prepare
@@ -14,7 +14,7 @@ from covt_data.inspect.contact_sheet import FOCUS, contact_sheet
 from covt_data.schema import Image, Row, Step
 from covt_data.store import prepared_set as store
 from covt_data.store.manifest import Manifest
-from covt_data.store.prepared_set import PreparedSet, write_split, written_aside
+from covt_data.store.prepared_set import PreparedSet, write_aside, write_split
 
 SMALL = {"n_train": 12, "n_prompts": 7, "n_test": 5}
 
@@ -214,7 +214,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_be_moved_in(tmp_path,
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(DataFileError, match="cannot write"), written_aside(old):
+    with pytest.raises(DataFileError, match="cannot write"), write_aside(old):
         pass
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "old"]
 
@@ -223,7 +223,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_kep
     dead, alive = tmp_path / ".set.999999999.partial", tmp_path / ".set.1.partial"
     for folder in (dead, alive):
         folder.mkdir()
-    with written_aside(tmp_path / "set") as aside:
+    with write_aside(tmp_path / "set") as aside:
         assert aside.is_dir() and not dead.exists() and alive.exists()
     assert (tmp_path / "set").is_dir()
 
@@ -260,7 +260,7 @@ def test_an_unknown_split_lists_those_there_are(tmp_path):
 @pytest.mark.parametrize(("split", "helpers"), [("train", 8), ("prompts", 0)])
 def test_the_contact_sheet_has_a_line_a_row_and_a_column_a_helper_image(tmp_path, split, helpers):
     prepare("trace", tmp_path / "set", options=SMALL)
-    with Pictures.open(io.BytesIO(contact_sheet(PreparedSet(tmp_path / "set"), split, 3))) as sheet:
+    with PillowImage.open(io.BytesIO(contact_sheet(PreparedSet(tmp_path / "set"), split, 3))) as sheet:
         assert sheet.size == (10 + 178 + 310 + helpers * 122, 10 + 3 * 178)
         column = sheet.crop((sheet.width - 122, 0, sheet.width - 10, sheet.height))
         marks = sum(count for count, color in column.getcolors(1 << 20) or [] if color == FOCUS)

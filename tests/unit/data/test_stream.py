@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import picture, write_virl
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 from covt_data.data_errors import DataError
 from covt_data.images.pixel_limits import PixelLimits, fit_row, fitted_size, visual_tokens
@@ -189,14 +189,14 @@ def test_pictures_outside_the_limits_are_resized_and_boxes_along(prepared):
     fitted = fit_row(row, PixelLimits(56 * 56, 36_000))
     sizes = []
     for image in [*fitted.images, *(fitted.steps[0].images or [])]:
-        with Pictures.open(io.BytesIO(image.bytes)) as shown:
+        with PillowImage.open(io.BytesIO(image.bytes)) as shown:
             sizes.append(shown.size)
     assert sizes == [(56, 56), (56, 84), (112, 252)]
     assert fitted.images[0] is row.images[0]
     assert fitted.meta["focus"] == [[[11, 25, 56, 126]]]
     assert fit_row(row, PixelLimits(28 * 28, 10**6)).steps == row.steps
     stream = RowStream([Part(prepared, "train")], seed=0, limits=PixelLimits(100 * 100, 200 * 200))
-    with Pictures.open(io.BytesIO(next(stream).images[0].bytes)) as shown:
+    with PillowImage.open(io.BytesIO(next(stream).images[0].bytes)) as shown:
         assert 100 * 100 <= shown.width * shown.height <= 200 * 200
 
 

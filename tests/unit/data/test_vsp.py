@@ -23,11 +23,11 @@ from covt_data.tasks.vsp_maps import (
     map_hash,
     reserved_hashes,
     shortest_plan,
-    simulate,
 )
 from covt_data.tasks.vsp_published import PublishedMaps
 from covt_data.tasks.vsp_render import TRAIL_COLOR
 from covt_data.tasks.vsp_rows import make_row, moves_shown
+from covt_rewards.tasks.vsp_plan import walk_plan
 
 MOVES = "UDLR"
 ANY_MAP = VspConditions((3,), 0.3, 1, None)
@@ -88,24 +88,6 @@ def maps(draw, sizes=(3, 4)):
 
 
 @settings(deadline=None)
-@given(maps(), st.lists(st.sampled_from(MOVES), max_size=8))
-def test_the_simulator_agrees_with_a_plain_environment(rows, moves):
-    assert simulate(rows, moves) == gymnasium_judge(rows, moves)
-    assert simulate(rows, ",".join(moves), stop_at_goal=False) == ends_on_goal_judge(rows, moves)
-
-
-def test_the_two_rules_differ_on_a_plan_that_passes_over_the_goal():
-    assert simulate(["SGF", "FFF", "FFF"], "R,R")
-    assert not simulate(["SGF", "FFF", "FFF"], "R,R", stop_at_goal=False)
-    assert simulate(["SGF", "FFF", "FFF"], "R,R,L", stop_at_goal=False)
-
-
-@pytest.mark.parametrize("plan", ["", "X", "R,R", "U", "D,D,D,R,R", "r,d"])
-def test_plans_that_leave_the_map_or_mean_nothing_fail(plan):
-    assert not simulate(["SFH", "FFF", "FFG"], plan)
-
-
-@settings(deadline=None)
 @given(maps(sizes=(3,)))
 def test_the_plan_found_is_the_shortest_there_is(rows):
     plan = shortest_plan(rows)
@@ -144,7 +126,7 @@ def reachable(rows):
 def test_manhattan_works_exactly_when_no_hole_lies_on_its_way(rows):
     plan = manhattan_plan(rows)
     assert plan == sorted(plan, key=lambda move: move in "LR"), "rows first, then columns"
-    assert simulate([row.replace("H", "F") for row in rows], plan)
+    assert walk_plan([row.replace("H", "F") for row in rows], plan).success
 
 
 def all_forms(rows):
@@ -193,7 +175,7 @@ def test_path_length_and_detours_can_be_asked_for():
     conditions = VspConditions((4,), 0.3, 4, 1.0)
     for rows in generate_train("0", 30, conditions, set()):
         assert len(shortest_plan(rows)) >= 4
-        assert not simulate(rows, manhattan_plan(rows))
+        assert not walk_plan(rows, manhattan_plan(rows)).success
 
 
 def test_impossible_conditions_are_an_error_that_names_them():

@@ -74,7 +74,7 @@ class Rejection:
         return json.dumps(asdict(self), ensure_ascii=True) + "\n"
 
 
-def shown(value: object, limit: int = 80) -> str:
+def shorten(value: object, limit: int = 80) -> str:
     """A value for a message, cut short."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"

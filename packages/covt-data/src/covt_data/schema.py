@@ -91,7 +91,7 @@ class Row(Record):
         return value
 
     @model_validator(mode="after")
-    def _one_tag_an_image(self) -> Self:
+    def _one_tag_per_image(self) -> Self:
         tags = self.question.count(IMAGE_TAG)
         if tags != len(self.images):
             raise ValueError(f"the question has {tags} {IMAGE_TAG} but the row has {len(self.images)} images")

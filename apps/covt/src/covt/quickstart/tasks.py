@@ -29,9 +29,10 @@ class Task:
         """`chance`, and for vsp `manhattan`: always walking straight to the goal, ignoring holes."""
         if self.name == "trace":
             return {"chance": 1 / rows[0].meta["size"] ** 2}
-        from covt_data.tasks.vsp_maps import manhattan_plan, simulate
+        from covt_data.tasks.vsp_maps import manhattan_plan
+        from covt_rewards.tasks.vsp_plan import walk_plan
 
-        right = [simulate(row.meta["rows"], manhattan_plan(row.meta["rows"])) for row in rows]
+        right = [walk_plan(row.meta["rows"], manhattan_plan(row.meta["rows"])).success for row in rows]
         return {"manhattan": sum(right) / len(right)}
 
 

@@ -19,7 +19,7 @@ from typing import IO
 
 from covt_data.data_errors import DataFileError
 from covt_data.images.image_checks import SUFFIXES
-from covt_data.rejects import Reason, Rejected, Rejection, shown
+from covt_data.rejects import Reason, Rejected, Rejection, shorten
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 BLOCK = 1 << 20
@@ -88,7 +88,7 @@ class Member:
             raise self.refused
         path = _place(self.name, target)
         if self.size > limits.max_member:
-            raise Rejected(Reason.ARCHIVE_BOMB, f"{shown(self.name)} has {self.size} bytes")
+            raise Rejected(Reason.ARCHIVE_BOMB, f"{shorten(self.name)} has {self.size} bytes")
         assert self.open is not None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,24 +98,24 @@ class Member:
             path.unlink()
             raise
         except FileExistsError:
-            raise Rejected(Reason.ARCHIVE_DUPLICATE, f"{shown(self.name)} is there already") from None
+            raise Rejected(Reason.ARCHIVE_DUPLICATE, f"{shorten(self.name)} is there already") from None
         except (NotADirectoryError, IsADirectoryError):
-            raise Rejected(Reason.ARCHIVE_DUPLICATE, f"{shown(self.name)} goes through a file") from None
+            raise Rejected(Reason.ARCHIVE_DUPLICATE, f"{shorten(self.name)} goes through a file") from None
 
 
 def _place(name: str, target: Path) -> Path:
     """Where a member goes. Both kinds of slash separate, whatever system packed the archive."""
     parts = name.replace("\\", "/").split("/")
     if name[:1] in ("/", "\\") or ".." in parts or ":" in parts[0]:
-        raise Rejected(Reason.ARCHIVE_OUTSIDE, f"{shown(name)} leads out of the target folder")
+        raise Rejected(Reason.ARCHIVE_OUTSIDE, f"{shorten(name)} leads out of the target folder")
     try:
         encoded = [part.encode("utf-8") for part in parts]
     except UnicodeEncodeError:
-        raise Rejected(Reason.ARCHIVE_BAD_NAME, f"{shown(name)} is not UTF-8") from None
+        raise Rejected(Reason.ARCHIVE_BAD_NAME, f"{shorten(name)} is not UTF-8") from None
     if "\0" in name or max(map(len, encoded)) > 255 or len(name.encode()) > 1024:
-        raise Rejected(Reason.ARCHIVE_BAD_NAME, f"{shown(name)} is not a file name")
+        raise Rejected(Reason.ARCHIVE_BAD_NAME, f"{shorten(name)} is not a file name")
     if Path(parts[-1]).suffix.lower() not in SUFFIXES:
-        raise Rejected(Reason.ARCHIVE_NOT_AN_IMAGE, f"{shown(name)} is no picture by its suffix")
+        raise Rejected(Reason.ARCHIVE_NOT_AN_IMAGE, f"{shorten(name)} is no picture by its suffix")
     return target.joinpath(*(part for part in parts if part not in ("", ".")))
 
 
@@ -126,7 +126,7 @@ def _copy(source: IO[bytes], out: IO[bytes], name: str) -> int:
         while block := source.read(BLOCK):
             written += out.write(block)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:  # zipfile's for unknown methods
-        raise Rejected(Reason.ARCHIVE_UNREADABLE, f"{shown(name)}: {error}") from None
+        raise Rejected(Reason.ARCHIVE_UNREADABLE, f"{shorten(name)}: {error}") from None
     return written
 
 
@@ -152,15 +152,15 @@ def _tar_members(archive: Path, target: Path) -> Iterator[Member]:
 
 def _tar_refusal(info: tarfile.TarInfo, target: Path) -> Rejected | None:
     if info.issym() or info.islnk():
-        return Rejected(Reason.ARCHIVE_LINK, f"{shown(info.name)} is a link to {shown(info.linkname)}")
+        return Rejected(Reason.ARCHIVE_LINK, f"{shorten(info.name)} is a link to {shorten(info.linkname)}")
     if not info.isreg() or info.issparse():
-        return Rejected(Reason.ARCHIVE_DEVICE, f"{shown(info.name)} is not a regular file")
+        return Rejected(Reason.ARCHIVE_DEVICE, f"{shorten(info.name)} is not a regular file")
     if info.name.startswith("/"):  # the filter would only strip the slash
-        return Rejected(Reason.ARCHIVE_OUTSIDE, f"{shown(info.name)} leads out of the target folder")
+        return Rejected(Reason.ARCHIVE_OUTSIDE, f"{shorten(info.name)} leads out of the target folder")
     try:
         tarfile.data_filter(info, os.fspath(target))
     except (tarfile.FilterError, ValueError, OSError) as error:
-        return Rejected(Reason.ARCHIVE_OUTSIDE, f"{shown(info.name)}: {error}")
+        return Rejected(Reason.ARCHIVE_OUTSIDE, f"{shorten(info.name)}: {error}")
     return None
 
 
@@ -173,19 +173,19 @@ def _zip_members(archive: Path, target: Path) -> Iterator[Member]:
                 yield Member(info.filename, 0, None, None, ignored=True)
                 continue
             if kind == 0o120000:
-                refused = Rejected(Reason.ARCHIVE_LINK, f"{shown(info.filename)} is a link")
+                refused = Rejected(Reason.ARCHIVE_LINK, f"{shorten(info.filename)} is a link")
             elif kind not in (0, 0o100000):
-                refused = Rejected(Reason.ARCHIVE_DEVICE, f"{shown(info.filename)} is not a regular file")
+                refused = Rejected(Reason.ARCHIVE_DEVICE, f"{shorten(info.filename)} is not a regular file")
             try:
                 content = None if refused else opened.open(info)
             except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # encrypted, unknown method
-                content, refused = None, Rejected(Reason.ARCHIVE_UNREADABLE, f"{shown(info.filename)}: {error}")
+                content, refused = None, Rejected(Reason.ARCHIVE_UNREADABLE, f"{shorten(info.filename)}: {error}")
             yield Member(info.filename, info.file_size, refused, content, _ignored(info.filename))
             if content:
                 content.close()
 
 
-def extracted_once(archives: list[Path], target: Path, limits: ArchiveLimits) -> list[Rejection]:
+def extract_all(archives: list[Path], target: Path, limits: ArchiveLimits) -> list[Rejection]:
     """Unpack all archives into an empty `target`."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

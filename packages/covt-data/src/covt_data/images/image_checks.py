@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from posixpath import splitext
 
 import numpy as np
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from covt_data.images.intact_png import is_intact_plain_png
@@ -28,7 +28,7 @@ PLAIN_MODES = ("1", "L", "P", "RGB")
 
 
 @dataclass(frozen=True)
-class PictureLimits:
+class ImageLimits:
     """`max_bytes` of the file, `max_pixels` decoded, `max_aspect` of the longer to the shorter side (the model's)."""
 
     max_bytes: int = 64 << 20
@@ -38,7 +38,7 @@ class PictureLimits:
 
 
 @dataclass(frozen=True)
-class CheckedPicture:
+class CheckedImage:
     """Bytes that decode, their size (width, height), and how they were converted (empty: not at all)."""
 
     data: bytes
@@ -50,23 +50,23 @@ class CheckedPicture:
 def strict_decoding() -> Iterator[None]:
     """Pillow's warning about huge pictures becomes an error, for all threads."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Pictures.DecompressionBombWarning)
+        warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
         yield
 
 
-def check_picture(data: bytes, name: str, limits: PictureLimits) -> CheckedPicture:
+def check_image(data: bytes, name: str, limits: ImageLimits) -> CheckedImage:
     """Decode `data` within the limits; `name` is for messages, and its suffix must fit. Raises `Rejected`."""
     if not data:
         raise Rejected(Reason.IMAGE_EMPTY, f"{name} has 0 bytes")
     if len(data) > limits.max_bytes:
         raise Rejected(Reason.IMAGE_TOO_LARGE, f"{name} has {len(data)} bytes, more than {limits.max_bytes}")
     try:
-        with Pictures.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with PillowImage.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_header(picture, name, limits)
             return _decoded(picture, data)
     except Rejected:
         raise
-    except (Pictures.DecompressionBombError, Pictures.DecompressionBombWarning) as error:
+    except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning) as error:
         raise Rejected(Reason.IMAGE_BOMB, f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise Rejected(Reason.IMAGE_UNREADABLE, f"{name} is none of {', '.join(FORMATS)}") from None
@@ -78,7 +78,7 @@ def check_picture(data: bytes, name: str, limits: PictureLimits) -> CheckedPictu
         ) from None
 
 
-def _check_header(picture: Pictures.Image, name: str, limits: PictureLimits) -> None:
+def _check_header(picture: PillowImage.Image, name: str, limits: ImageLimits) -> None:
     width, height = picture.size
     if width * height > limits.max_pixels:
         raise Rejected(Reason.IMAGE_BOMB, f"{name} has {width}×{height} pixels, more than {limits.max_pixels}")
@@ -90,10 +90,10 @@ def _check_header(picture: Pictures.Image, name: str, limits: PictureLimits) -> 
         raise Rejected(Reason.IMAGE_WRONG_SUFFIX, f"{name} is a {found} picture")
 
 
-def _decoded(picture: Pictures.Image, data: bytes) -> CheckedPicture:
+def _decoded(picture: PillowImage.Image, data: bytes) -> CheckedImage:
     size = picture.size
     if picture.format == "PNG" and is_intact_plain_png(data):
-        return CheckedPicture(data, size)
+        return CheckedImage(data, size)
     conversions = _conversions(picture)
     if not conversions:
         if picture.format == "JPEG":
@@ -101,15 +101,15 @@ def _decoded(picture: Pictures.Image, data: bytes) -> CheckedPicture:
             picture.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
         picture.load()
         if not _see_through(picture):
-            return CheckedPicture(data, size)
+            return CheckedImage(data, size)
         conversions = ("transparency",)
     shown = _as_seen(picture)
     out = io.BytesIO()
     shown.save(out, "PNG")
-    return CheckedPicture(out.getvalue(), shown.size, conversions)
+    return CheckedImage(out.getvalue(), shown.size, conversions)
 
 
-def _conversions(picture: Pictures.Image) -> tuple[str, ...]:
+def _conversions(picture: PillowImage.Image) -> tuple[str, ...]:
     """What has to be done, as far as the header tells."""
     found: list[str] = []
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
@@ -125,7 +125,7 @@ def _conversions(picture: Pictures.Image) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _see_through(picture: Pictures.Image) -> bool:
+def _see_through(picture: PillowImage.Image) -> bool:
     """Whether any pixel is not opaque. An alpha channel that is full everywhere changes nothing."""
     if picture.mode in ("RGBA", "LA", "PA"):
         return picture.getchannel("A").getextrema()[0] != 255
@@ -134,17 +134,17 @@ def _see_through(picture: Pictures.Image) -> bool:
     return picture.convert("RGBA").getchannel("A").getextrema()[0] != 255
 
 
-def _as_seen(picture: Pictures.Image) -> Pictures.Image:
+def _as_seen(picture: PillowImage.Image) -> PillowImage.Image:
     """RGB of the first frame, upright, on white paper, 16 bits scaled to 8."""
     picture.load()
     if picture.mode in DEEP_MODES:
         values = np.asarray(picture, np.float64)
         top = 65535.0 if values.max() > 255 or picture.mode.startswith("I;16") else 255.0
-        picture = Pictures.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+        picture = PillowImage.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        paper = Pictures.new("RGBA", upright.size, "white")
-        upright = Pictures.alpha_composite(paper, upright.convert("RGBA"))
+        paper = PillowImage.new("RGBA", upright.size, "white")
+        upright = PillowImage.alpha_composite(paper, upright.convert("RGBA"))
     rgb = upright.convert("RGB")
     rgb.info.clear()  # no EXIF or transparency of the original in the new file
     return rgb

@@ -7,13 +7,13 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from covt_data.rejects import Reason, Rejected, shown
+from covt_data.rejects import Reason, Rejected, shorten
 
 KNOWN_FOLDERS = 1024  # remembered at most
 
 
 @dataclass(frozen=True)
-class PictureFolder:
+class ImageFolder:
     """`prefixes` are tried in order before a name: some releases leave out the top folder that others have."""
 
     root: Path
@@ -30,14 +30,14 @@ class PictureFolder:
             if os.path.islink(path):  # noqa: PTH114 - Path costs as much as reading a small picture
                 path = os.path.realpath(path)
             if not path.startswith(f"{root}/"):
-                raise Rejected(Reason.IMAGE_OUTSIDE, f"{shown(name)} leads out of the folder of the pictures")
+                raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(name)} leads out of the folder of the pictures")
             try:
                 return _read_file(path, name, max_bytes)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                raise Rejected(Reason.IMAGE_UNREADABLE, f"{shown(name)}: {error.strerror}") from None
-        raise Rejected(Reason.IMAGE_MISSING, f"no picture {shown(name)}")
+                raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(name)}: {error.strerror}") from None
+        raise Rejected(Reason.IMAGE_MISSING, f"no picture {shorten(name)}")
 
     def _real(self, folder: str) -> str:
         """The folder without links. Remembered, as asking costs as much as reading a small picture."""
@@ -51,13 +51,13 @@ class PictureFolder:
 def _relative_name(name: str) -> str:
     parts = name.replace("\\", "/").split("/")
     if not name.strip() or "\0" in name:
-        raise Rejected(Reason.IMAGE_MISSING, f"{shown(name)} is not a file name")
+        raise Rejected(Reason.IMAGE_MISSING, f"{shorten(name)} is not a file name")
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise Rejected(Reason.IMAGE_MISSING, f"{shown(name)} is not UTF-8") from None
+        raise Rejected(Reason.IMAGE_MISSING, f"{shorten(name)} is not UTF-8") from None
     if name[0] in "/\\" or ".." in parts or ":" in parts[0]:
-        raise Rejected(Reason.IMAGE_OUTSIDE, f"{shown(name)} leads out of the folder of the pictures")
+        raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(name)} leads out of the folder of the pictures")
     return "/".join(part for part in parts if part not in ("", "."))
 
 
@@ -66,9 +66,9 @@ def _read_file(path: str, name: str, max_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Rejected(Reason.IMAGE_NOT_A_FILE, f"{shown(name)} is not a regular file")
+        raise Rejected(Reason.IMAGE_NOT_A_FILE, f"{shorten(name)} is not a regular file")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         about = os.fstat(descriptor)
         if about.st_size > max_bytes:
-            raise Rejected(Reason.IMAGE_TOO_LARGE, f"{shown(name)} has {about.st_size} bytes, more than {max_bytes}")
+            raise Rejected(Reason.IMAGE_TOO_LARGE, f"{shorten(name)} has {about.st_size} bytes, more than {max_bytes}")
         return file.read()

@@ -1,4 +1,4 @@
-"""Picture sizes as Qwen2.5-VL wants them: whole cells of 28 pixels, within limits; and rows fitted to that at load."""
+"""Image sizes that a vision encoder accepts: whole visual tokens per side, within limits. Resizes rows to fit them."""
 
 from __future__ import annotations
 
@@ -8,76 +8,101 @@ import math
 import sys
 from dataclasses import dataclass
 
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 from covt_data.data_errors import DataError
 from covt_data.schema import Image, Row, Step
 
-CELL = 28
+TOKEN_SIDE = 28
+"""Pixels per side of one merged visual token, unless a model family says otherwise."""
+
 MAX_ASPECT = 200
+"""Longer over shorter side."""
 
 
 @dataclass(frozen=True)
 class PixelLimits:
-    """Least and most pixels of a picture; the defaults are those of Qwen2.5-VL's processor in `covt_model`."""
+    """Least and greatest number of pixels of an image.
 
-    min_pixels: int = 56 * 56
-    max_pixels: int = 28 * 28 * 1280
+    Attributes:
+        min_pixels: images with fewer pixels are enlarged.
+        max_pixels: images with more pixels are shrunk.
+        token_side: pixels per side of one merged visual token (patch size times merge size of the vision encoder).
+    """
+
+    min_pixels: int = 4 * TOKEN_SIDE**2
+    max_pixels: int = 1280 * TOKEN_SIDE**2
+    token_side: int = TOKEN_SIDE
 
     def __post_init__(self) -> None:
-        if not CELL * CELL <= self.min_pixels <= self.max_pixels:
+        least = self.token_side**2
+        if not 0 < least <= self.min_pixels <= self.max_pixels:
             raise DataError(
                 f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}",
-                f"let {CELL * CELL} ≤ min_pixels ≤ max_pixels",
+                f"let {least} ≤ min_pixels ≤ max_pixels",
             )
 
+    @property
+    def identity(self) -> str:
+        """Text that stream fingerprints contain. It names the token side only where it is not the default."""
+        side = "" if self.token_side == TOKEN_SIDE else f", token_side={self.token_side}"
+        return f"PixelLimits(min_pixels={self.min_pixels}, max_pixels={self.max_pixels}{side})"
 
-def limits_of(min_pixels: int | None, max_pixels: int | None) -> PixelLimits | None:
-    """The limits of a recipe, where either may be left out; None without both."""
+
+def limits_of(min_pixels: int | None, max_pixels: int | None, token_side: int = TOKEN_SIDE) -> PixelLimits | None:
+    """Build the limits of a recipe, in which either bound may be missing. Returns None when both are."""
     if min_pixels is None and max_pixels is None:
         return None
-    return PixelLimits(min_pixels or CELL * CELL, max_pixels or sys.maxsize)
+    return PixelLimits(min_pixels or token_side**2, max_pixels or sys.maxsize, token_side)
 
 
 def fitted_size(width: int, height: int, limits: PixelLimits) -> tuple[int, int]:
-    """The (width, height) in whole cells that the model sees a picture in: the rule of Qwen2-VL's `smart_resize`."""
+    """Return the (width, height) at which the model sees an image.
+
+    Both are multiples of `limits.token_side`. The rule is that of `smart_resize` in transformers' image processors.
+
+    Raises:
+        DataError: when the aspect ratio exceeds `MAX_ASPECT`.
+    """
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise DataError(
-            f"a picture of {width}×{height} is too narrow", f"crop it to an aspect ratio below {MAX_ASPECT}"
-        )
-    fitted = [max(CELL, round(side / CELL) * CELL) for side in (width, height)]
+        raise DataError(f"an image of {width}×{height} is too narrow", f"crop it to an aspect ratio below {MAX_ASPECT}")
+    cell = limits.token_side
+    fitted = [max(cell, round(side / cell) * cell) for side in (width, height)]
     if fitted[0] * fitted[1] > limits.max_pixels:
         shrink = math.sqrt(width * height / limits.max_pixels)
-        fitted = [max(CELL, math.floor(side / shrink / CELL) * CELL) for side in (width, height)]
+        fitted = [max(cell, math.floor(side / shrink / cell) * cell) for side in (width, height)]
     elif fitted[0] * fitted[1] < limits.min_pixels:
         grow = math.sqrt(limits.min_pixels / (width * height))
-        fitted = [math.ceil(side * grow / CELL) * CELL for side in (width, height)]
+        fitted = [math.ceil(side * grow / cell) * cell for side in (width, height)]
     return fitted[0], fitted[1]
 
 
 def visual_tokens(width: int, height: int, limits: PixelLimits) -> int:
-    """Merged visual tokens of a picture of this size: one a cell."""
+    """Return the number of merged visual tokens of an image of this size."""
     fitted = fitted_size(width, height, limits)
-    return fitted[0] * fitted[1] // CELL**2
+    return fitted[0] * fitted[1] // limits.token_side**2
 
 
-def picture_size(image: Image) -> tuple[int, int]:
-    """(width, height), read from the header."""
-    with Pictures.open(io.BytesIO(image.bytes)) as picture:
+def image_size(image: Image) -> tuple[int, int]:
+    """Return (width, height), read from the header without decoding."""
+    with PillowImage.open(io.BytesIO(image.bytes)) as picture:
         return picture.size
 
 
 def fit_row(row: Row, limits: PixelLimits) -> Row:
-    """The row with every picture that is outside the limits resized (bicubic, PNG); focus boxes are scaled along.
+    """Resize every image outside the limits (bicubic, stored as PNG) and scale the focus boxes accordingly.
 
-    Raises `DataError` with the row's id for a picture that can't be read or is too narrow.
+    A row whose images are all within the limits is returned unchanged.
+
+    Raises:
+        DataError: naming the row, when an image cannot be read or is too narrow.
     """
     try:
         images = [_fitted(image, limits) for image in row.images]
         helpers = [[_fitted(image, limits) for image in step.images or []] for step in row.steps]
-    except (DataError, OSError, Pictures.DecompressionBombError, Pictures.DecompressionBombWarning) as error:
+    except (DataError, OSError, PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning) as error:
         raise DataError(
-            f"a picture of row {row.id!r} can't be resized: {error}", "prepare the set again without it"
+            f"an image of row {row.id!r} cannot be resized: {error}", "prepare the set again without it"
         ) from error
     if all(scale == (1.0, 1.0) for _, scale in [*images, *(pair for pairs in helpers for pair in pairs)]):
         return row
@@ -97,13 +122,13 @@ def fit_row(row: Row, limits: PixelLimits) -> Row:
 
 
 def _fitted(image: Image, limits: PixelLimits) -> tuple[Image, tuple[float, float]]:
-    """The picture, and the factors that its width and height were changed by."""
-    width, height = picture_size(image)
+    """Return the image within the limits, and the factors by which its width and height changed."""
+    width, height = image_size(image)
     if limits.min_pixels <= width * height <= limits.max_pixels:
         return image, (1.0, 1.0)
     size = fitted_size(width, height, limits)
-    with Pictures.open(io.BytesIO(image.bytes)) as picture:
-        resized = picture.convert("RGB").resize(size, Pictures.Resampling.BICUBIC)
+    with PillowImage.open(io.BytesIO(image.bytes)) as picture:
+        resized = picture.convert("RGB").resize(size, PillowImage.Resampling.BICUBIC)
     out = io.BytesIO()
     resized.save(out, "PNG")
     return Image(bytes=out.getvalue(), path=image.path), (size[0] / width, size[1] / height)

@@ -16,23 +16,23 @@ from itertools import islice
 from multiprocessing import parent_process
 from typing import Any
 
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 from pydantic import ValidationError
 
 from covt_data.data_errors import DataFileError
-from covt_data.images.image_checks import CheckedPicture, PictureLimits, check_picture, strict_decoding
-from covt_data.images.image_folder import PictureFolder
-from covt_data.images.likeness import content_digest, difference_hash
-from covt_data.ingest.converter_server import start_server
+from covt_data.images.image_checks import CheckedImage, ImageLimits, check_image, strict_decoding
+from covt_data.images.image_folder import ImageFolder
+from covt_data.images.similarity import difference_hash, row_digest
 from covt_data.ingest.filters import CountTokens, filtered_by_size, filtered_by_text
+from covt_data.ingest.fork_server import start_fork_server
 from covt_data.ingest.record_files import Record
 from covt_data.rejects import Reason, Rejected, Rejection
 from covt_data.schema import Image, Row, Step
-from covt_data.sources.base import FileOptions, Place, RecordSource
-from covt_data.sources.drafts import Draft, DraftStep, Embedded, PictureRef
+from covt_data.sources.parsed_records import EmbeddedImage, ImageRef, ParsedRecord, ParsedStep
+from covt_data.sources.source_types import FileOptions, RecordLocation, RecordSource
 
-CHUNK = 16  # records a task
-AHEAD = 2  # tasks waiting a process
+RECORDS_PER_TASK = 16
+TASKS_PER_PROCESS = 2  # queued or running
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ class Outcome:
 class _Pictures:
     """The pictures of one row: each file is read and checked once, however often it is named."""
 
-    def __init__(self, folder: PictureFolder | None, limits: PictureLimits) -> None:
+    def __init__(self, folder: ImageFolder | None, limits: ImageLimits) -> None:
         self.folder = folder
         self.limits = limits
-        self.files: dict[str, CheckedPicture] = {}
+        self.files: dict[str, CheckedImage] = {}
         self.conversions: list[str] = []
 
-    def check(self, ref: PictureRef, missing: Reason) -> CheckedPicture:
-        if isinstance(ref, Embedded):
-            found = check_picture(ref.data, ref.name, self.limits)
+    def check(self, ref: ImageRef, missing: Reason) -> CheckedImage:
+        if isinstance(ref, EmbeddedImage):
+            found = check_image(ref.data, ref.name, self.limits)
         elif ref in self.files:
             return self.files[ref]
         else:
-            found = self.files[ref] = check_picture(self._read(ref, missing), ref, self.limits)
+            found = self.files[ref] = check_image(self._read(ref, missing), ref, self.limits)
         self.conversions += found.conversions
         return found
 
@@ -87,21 +87,21 @@ class Converter:
     source: RecordSource
     options: FileOptions
     split: str
-    folder: PictureFolder | None
+    folder: ImageFolder | None
     count_tokens: CountTokens | None = None
 
     @property
-    def limits(self) -> PictureLimits:
-        return PictureLimits(
+    def limits(self) -> ImageLimits:
+        return ImageLimits(
             max_bytes=self.options.max_image_bytes,
             max_pixels=self.options.max_image_pixels,
             any_suffix=self.options.wrong_suffix == "keep",
         )
 
-    def convert(self, number: int, record: Record, place: Place) -> Outcome:
+    def convert(self, number: int, record: Record, place: RecordLocation) -> Outcome:
         """The outcome of the record that is `number` of its split."""
         where = number, record.file, record.line
-        draft: Draft | None = None
+        draft: ParsedRecord | None = None
         try:
             draft = self.source.parse(record.data(), place, self.options)
             left_out = filtered_by_text(draft, self.options, self.count_tokens)
@@ -120,12 +120,12 @@ class Converter:
         return Outcome(
             *where,
             row.model_dump(),
-            digest=content_digest(row),
+            digest=row_digest(row),
             looks=tuple(looks),
             conversions=tuple(pictures.conversions),
         )
 
-    def _row(self, draft: Draft, images: list[Image], pictures: _Pictures) -> Row:
+    def _row(self, draft: ParsedRecord, images: list[Image], pictures: _Pictures) -> Row:
         steps = [_step(step, pictures) for step in draft.steps]
         try:
             return Row(
@@ -149,12 +149,12 @@ class Converter:
             raise Rejected(Reason.WRONG_TYPE, f"metadata cannot be written as JSON: {error}") from None
 
 
-def _image(ref: PictureRef, checked: CheckedPicture) -> Image:
-    name = ref.name if isinstance(ref, Embedded) else ref
+def _image(ref: ImageRef, checked: CheckedImage) -> Image:
+    name = ref.name if isinstance(ref, EmbeddedImage) else ref
     return Image.model_construct(bytes=checked.data, path=name)
 
 
-def _step(step: DraftStep, pictures: _Pictures) -> Step:
+def _step(step: ParsedStep, pictures: _Pictures) -> Step:
     if step.text is not None:
         return Step(type="text", text=step.text)
     checked = [(ref, pictures.check(ref, Reason.HELPER_IMAGE_MISSING)) for ref in step.pictures]
@@ -166,7 +166,7 @@ def _known(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert_all(
-    converter: Converter, records: Iterable[tuple[int, Record, Place]], processes: int
+    converter: Converter, records: Iterable[tuple[int, Record, RecordLocation]], processes: int
 ) -> Iterator[Outcome]:
     """Outcomes in the order of the records. Few are under way at a time, so memory stays bounded.
 
@@ -179,10 +179,12 @@ def convert_all(
         return
     remaining = iter(records)
     waiting: deque[Future[list[Outcome]]] = deque()
-    with ProcessPoolExecutor(processes, start_server(), _start, (converter,)) as pool:
+    with ProcessPoolExecutor(processes, start_fork_server(), _start, (converter,)) as pool:
         try:
             while True:
-                while len(waiting) < processes * AHEAD and (chunk := list(islice(remaining, CHUNK))):
+                while len(waiting) < processes * TASKS_PER_PROCESS and (
+                    chunk := list(islice(remaining, RECORDS_PER_TASK))
+                ):
                     waiting.append(pool.submit(_convert_chunk, chunk))
                 if not waiting:
                     return
@@ -203,7 +205,7 @@ def _start(converter: Converter) -> None:
     global _converter
     _converter = converter
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("error", Pictures.DecompressionBombWarning)
+    warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
     parent = parent_process()
     assert parent is not None
 
@@ -214,6 +216,6 @@ def _start(converter: Converter) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _convert_chunk(chunk: Sequence[tuple[int, Record, Place]]) -> list[Outcome]:
+def _convert_chunk(chunk: Sequence[tuple[int, Record, RecordLocation]]) -> list[Outcome]:
     assert _converter is not None
     return [_converter.convert(*entry) for entry in chunk]

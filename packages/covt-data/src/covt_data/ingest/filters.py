@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from covt_data.sources.base import FileOptions
-from covt_data.sources.drafts import Draft
+from covt_data.sources.parsed_records import ParsedRecord
+from covt_data.sources.source_types import FileOptions
 
 CountTokens = Callable[[str], int]
 
 
-def filtered_by_text(draft: Draft, options: FileOptions, count_tokens: CountTokens | None) -> str | None:
+def filtered_by_text(draft: ParsedRecord, options: FileOptions, count_tokens: CountTokens | None) -> str | None:
     """The name of the filter a draft fails, before any picture is read; None when it passes."""
     if options.categories and draft.category not in options.categories:
         return "categories"

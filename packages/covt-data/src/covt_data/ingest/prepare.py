@@ -11,18 +11,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from covt_data.data_errors import DataError, DataFileError
-from covt_data.ingest.converter_server import start_server
 from covt_data.ingest.filters import CountTokens
+from covt_data.ingest.fork_server import start_fork_server
 from covt_data.schema import Row
 from covt_data.sources import SOURCES, RecordSource, Source, SourceOptions, load_source
-from covt_data.sources.base import FileOptions
+from covt_data.sources.source_types import FileOptions
 from covt_data.store.manifest import MANIFEST_NAME, FileHash, Manifest, SplitCount
-from covt_data.store.prepared_set import PreparedSet, disk_errors, move_into_place, write_split, written_aside
+from covt_data.store.prepared_set import PreparedSet, disk_errors, move_into_place, write_aside, write_split
 
 Progress = Callable[[str, int, int], None]
 """Called with (split, rows or records done, how many there are in all, or 0 when nobody knows)."""
 
-PROGRESS_EVERY = 250  # rows
+ROWS_PER_REPORT = 250  # rows
 
 
 def prepare(
@@ -62,7 +62,7 @@ def prepare(
     existing = _reusable(out, manifest, overwrite)
     if existing:
         return existing
-    with written_aside(out) as aside:
+    with write_aside(out) as aside:
         counts: dict[str, SplitCount] = {}
         files: dict[str, FileHash] = {}
         for split in spec.splits(chosen):
@@ -87,12 +87,12 @@ def _from_files(
     if options.tokenizer and count_tokens is None:
         raise DataError("the options name a tokenizer, but none was given", "pass count_tokens to prepare")
     if processes > 1:
-        start_server()
+        start_fork_server()
     from covt_data.ingest.prepare_records import Preparation, file_hashes
     from covt_data.ingest.work_folder import WorkFolder
-    from covt_data.sources.published import located
+    from covt_data.sources.dataset_files import locate_dataset
 
-    root = located(spec, options.path)
+    root = locate_dataset(spec, options.path)
     published = spec.find(root, options)
     manifest = Manifest(
         source=spec.name,
@@ -106,7 +106,7 @@ def _from_files(
     if existing:
         work.remove_leftover()
         return existing
-    with disk_errors(out), work.held():
+    with disk_errors(out), work.locked():
         job = Preparation(
             spec,
             options,
@@ -189,7 +189,7 @@ def _existing(out: Path) -> Manifest | None:
 def _reported(rows: Iterable[Row], split: str, total: int, progress: Progress | None) -> Iterator[Row]:
     for done, row in enumerate(rows, 1):
         yield row
-        if progress and (done % PROGRESS_EVERY == 0 or done == total):
+        if progress and (done % ROWS_PER_REPORT == 0 or done == total):
             progress(split, done, total)
 
 

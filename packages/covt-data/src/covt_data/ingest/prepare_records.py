@@ -14,16 +14,16 @@ from typing import IO, Any
 import pyarrow.parquet as pq
 
 from covt_data.data_errors import DataError
-from covt_data.images.archives import ArchiveLimits, extracted_once
-from covt_data.images.image_folder import PictureFolder
-from covt_data.images.likeness import difference_hash, look_alike, normalized
+from covt_data.images.archives import ArchiveLimits, extract_all
+from covt_data.images.image_folder import ImageFolder
+from covt_data.images.similarity import difference_hash, look_alike, normalized
 from covt_data.ingest.convert import Converter, Outcome, convert_all
 from covt_data.ingest.filters import CountTokens
 from covt_data.ingest.record_files import Record, read_records
 from covt_data.ingest.work_folder import KEY_BYTES, Progress, RejectionLog, WorkFolder
 from covt_data.rejects import Reason, Rejection
 from covt_data.schema import Row
-from covt_data.sources.base import FileOptions, Place, Published, RecordSource
+from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 from covt_data.store.manifest import Manifest, SplitCount
 from covt_data.store.prepared_set import read_shard, sha256_of
 from covt_data.store.shards import ShardWriter
@@ -31,11 +31,11 @@ from covt_data.store.shards import ShardWriter
 Report = Callable[[str, int, int], None]
 """Called with (split, records read, records in all or 0)."""
 
-REPORT_EVERY = 100  # records
-UNTOUCHED_OPTIONS = ("max_rejected",)  # may change between an interrupted run and the one that goes on
+RECORDS_PER_REPORT = 100  # records
+CHANGEABLE_OPTIONS = ("max_rejected",)  # may change between an interrupted run and the one that goes on
 
 
-def file_hashes(published: Published, root: Path) -> dict[str, str]:
+def file_hashes(published: DatasetFiles, root: Path) -> dict[str, str]:
     """SHA-256 of the record files and archives by name; of a folder of pictures, of their names and sizes."""
     folder = root if root.is_dir() else root.parent
     files = [file for group in published.splits.values() for file in group]
@@ -108,7 +108,7 @@ class Preparation:
         self,
         source: RecordSource,
         options: FileOptions,
-        published: Published,
+        published: DatasetFiles,
         work: WorkFolder,
         *,
         count_tokens: CountTokens | None,
@@ -147,7 +147,7 @@ class Preparation:
 
     def _unpack(self, progress: Progress, log: RejectionLog) -> Progress:
         limits = ArchiveLimits(max_member=self.options.max_image_bytes)
-        rejections = extracted_once(list(self.published.archives), self.work.pictures, limits)
+        rejections = extract_all(list(self.published.archives), self.work.pictures, limits)
         for rejection in rejections:
             log.add(rejection)
         rejected = dict(Counter(rejection.reason.value for rejection in rejections))
@@ -155,11 +155,11 @@ class Preparation:
         self.work.save(progress)
         return progress
 
-    def pictures(self) -> PictureFolder | None:
+    def pictures(self) -> ImageFolder | None:
         root = self.work.pictures if self.published.archives else self.published.pictures
-        return PictureFolder(root, self.published.prefixes) if root else None
+        return ImageFolder(root, self.published.prefixes) if root else None
 
-    def records(self, split: str, start: int) -> Iterator[tuple[int, Record, Place]]:
+    def records(self, split: str, start: int) -> Iterator[tuple[int, Record, RecordLocation]]:
         """Numbered records of a split's files from number `start`, at most `limit`."""
         number = 0
         for path in self.published.splits[split]:
@@ -171,13 +171,13 @@ class Preparation:
                 if self.options.limit is not None and number >= self.options.limit:
                     return
                 if number >= start:
-                    yield number, record, Place(split, path, record.line)
+                    yield number, record, RecordLocation(split, path, record.line)
                 number += 1
 
 
 def fingerprint(manifest: Manifest) -> str:
     """The same for commands of which one can go on where the other was interrupted."""
-    options = {key: value for key, value in manifest.options.items() if key not in UNTOUCHED_OPTIONS}
+    options = {key: value for key, value in manifest.options.items() if key not in CHANGEABLE_OPTIONS}
     parts = [manifest.schema_version, manifest.source, manifest.version, options, manifest.inputs]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -208,16 +208,16 @@ class _Split:
         converter = Converter(job.source, job.options, self.name, job.pictures(), job.count_tokens)
         for outcome in convert_all(converter, job.records(self.name, self.start), job.processes):
             done = outcome.number + 1
-            if self._take(outcome):
+            if self._add_outcome(outcome):
                 self._save(done)
-            if job.report and done % REPORT_EVERY == 0:
+            if job.report and done % RECORDS_PER_REPORT == 0:
                 job.report(self.name, done, 0)
-        self._check_share(done)
+        self._check_rejected_share(done)
         if job.report:
             job.report(self.name, done, done)
         return self._save(done, finished=True)
 
-    def _take(self, outcome: Outcome) -> bool:
+    def _add_outcome(self, outcome: Outcome) -> bool:
         """Write the row or count what it failed; whether a shard became full."""
         row = outcome.row
         if outcome.rejection:
@@ -266,7 +266,7 @@ class _Split:
         self.job.work.save(self.progress)
         return self.progress
 
-    def _check_share(self, done: int) -> None:
+    def _check_rejected_share(self, done: int) -> None:
         limit = self.job.options.max_rejected
         if done and self.refused > limit * done:
             self.log.end()

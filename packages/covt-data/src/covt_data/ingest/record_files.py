@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from covt_data.data_errors import DataFileError
-from covt_data.rejects import Reason, Rejected, shown
+from covt_data.rejects import Reason, Rejected, shorten
 
 MAX_LINE = 16 << 20  # bytes
 PARQUET_BATCH = 8  # rows; pictures inside may have megabytes each
@@ -40,7 +40,7 @@ class Record:
         except (ValueError, RecursionError) as error:
             raise Rejected(Reason.NOT_JSON, str(error)) from None
         if not isinstance(parsed, dict):
-            raise Rejected(Reason.NOT_AN_OBJECT, shown(parsed))
+            raise Rejected(Reason.NOT_AN_OBJECT, shorten(parsed))
         return parsed
 
 

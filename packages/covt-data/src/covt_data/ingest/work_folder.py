@@ -69,7 +69,7 @@ class WorkFolder:
         return self.path / "keys.bin"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Make the folder and lock it. The lock goes with the process, however that ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
@@ -107,7 +107,7 @@ class WorkFolder:
     def remove_leftover(self) -> None:
         """What a process left that was killed after its set was in place."""
         if self.path.is_dir():
-            with self.held():
+            with self.locked():
                 self.remove()
 
     def remove(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from covt_data.schema import IMAGE_TAG, Image, Row
@@ -22,7 +22,7 @@ def contact_sheet(prepared: PreparedSet, split: str, n: int = 8) -> bytes:
     helpers = max((sum(len(step.images or []) for step in row.steps) for row in rows), default=0)
     pictures = max((len(row.images) for row in rows), default=0)
     width = GAP + pictures * (PICTURE + GAP) + TEXT_WIDTH + GAP + helpers * (HELPER + GAP)
-    sheet = Pictures.new("RGB", (width, GAP + len(rows) * (PICTURE + GAP)), PAPER)
+    sheet = PillowImage.new("RGB", (width, GAP + len(rows) * (PICTURE + GAP)), PAPER)
     for line, row in enumerate(rows):
         _draw_row(sheet, row, GAP + line * (PICTURE + GAP), GAP + pictures * (PICTURE + GAP))
     out = io.BytesIO()
@@ -30,7 +30,7 @@ def contact_sheet(prepared: PreparedSet, split: str, n: int = 8) -> bytes:
     return out.getvalue()
 
 
-def _draw_row(sheet: Pictures.Image, row: Row, top: int, text_left: int) -> None:
+def _draw_row(sheet: PillowImage.Image, row: Row, top: int, text_left: int) -> None:
     draw = ImageDraw.Draw(sheet)
     for number, image in enumerate(row.images):
         sheet.paste(_fitted(image, PICTURE), (GAP + number * (PICTURE + GAP), top))
@@ -47,13 +47,13 @@ def _draw_row(sheet: Pictures.Image, row: Row, top: int, text_left: int) -> None
             left += HELPER + GAP
 
 
-def _fitted(image: Image, side: int, box: list[int] | None = None) -> Pictures.Image:
+def _fitted(image: Image, side: int, box: list[int] | None = None) -> PillowImage.Image:
     """The picture within `side`×`side` pixels, enlarged without smoothing, its focus box [x0, y0, x1, y1) marked."""
-    with Pictures.open(io.BytesIO(image.bytes)) as opened:
+    with PillowImage.open(io.BytesIO(image.bytes)) as opened:
         picture = opened.convert("RGB")
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    fitted = picture.resize(size, Pictures.Resampling.NEAREST if scale > 1 else Pictures.Resampling.LANCZOS)
+    fitted = picture.resize(size, PillowImage.Resampling.NEAREST if scale > 1 else PillowImage.Resampling.LANCZOS)
     if box:
         x0, y0, x1, y1 = (round(value * scale) for value in box)
         ImageDraw.Draw(fitted).rectangle((x0, y0, x1 - 1, y1 - 1), outline=FOCUS, width=3)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from covt_data.images.likeness import SIMILAR_BITS, difference_hash, look_alike, picture_digest, question_digest
+from covt_data.images.similarity import SIMILAR_BITS, difference_hash, image_digest, look_alike, question_digest
 from covt_data.schema import Row
 from covt_data.store.prepared_set import PreparedSet
 
@@ -43,7 +43,7 @@ class _Index:
         place = Place.of(row)
         self.questions.setdefault(question_digest(row), place)
         for image in row.images:
-            digest = picture_digest(image)
+            digest = image_digest(image)
             if digest not in self.pictures:
                 self.pictures[digest] = place
                 look = difference_hash(image.bytes)
@@ -57,7 +57,7 @@ class _Index:
             yield "same_question", same
             return
         for image in row.images:
-            place = self.pictures.get(picture_digest(image))
+            place = self.pictures.get(image_digest(image))
             if place:
                 yield "same_picture", place
                 return

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 from covt_data.schema import IMAGE_TAG, Image, Row
 from covt_data.store.prepared_set import PreparedSet
@@ -118,7 +118,7 @@ def _step(text: str | None, images: list[Image] | None, focus: Any) -> str:
 
 def _figure(image: Image, box: Sequence[int] | None = None) -> str:
     """The picture as it is stored, its focus box [x0, y0, x1, y1) drawn over it in percent of its size."""
-    with Pictures.open(io.BytesIO(image.bytes)) as picture:
+    with PillowImage.open(io.BytesIO(image.bytes)) as picture:
         width, height = picture.size
     kind = next((kind for start, kind in SIGNATURES.items() if image.bytes.startswith(start)), "png")
     data = base64.b64encode(image.bytes).decode()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from covt_data.images.pixel_limits import PixelLimits, picture_size, visual_tokens
+from covt_data.images.pixel_limits import PixelLimits, image_size, visual_tokens
 from covt_data.ingest.filters import CountTokens
 from covt_data.schema import Image, Row
 from covt_data.store.prepared_set import PreparedSet
@@ -68,7 +68,7 @@ def _numbers(row: Row, count_tokens: CountTokens | None, limits: PixelLimits) ->
 
 
 def _visual(images: Sequence[Image], limits: PixelLimits) -> int:
-    return sum(visual_tokens(*picture_size(image), limits) for image in images)
+    return sum(visual_tokens(*image_size(image), limits) for image in images)
 
 
 def _distribution(values: list[float]) -> dict[str, float]:

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from covt_data.data_errors import DataError, DataFileError
-from covt_data.images.image_checks import PictureLimits, check_picture, strict_decoding
-from covt_data.rejects import Rejected, shown
+from covt_data.images.image_checks import ImageLimits, check_image, strict_decoding
+from covt_data.rejects import Rejected, shorten
 from covt_data.schema import Image, Row
 from covt_data.store.prepared_set import PreparedSet, sha256_of
-from covt_data.tasks.vsp_maps import simulate
+from covt_rewards.reward_errors import RewardError
+from covt_rewards.tasks.vsp_plan import check_map, parse_plan, walk_plan
 
 MAX_PROBLEMS = 1000
 
@@ -80,12 +81,12 @@ def _row_problems(row: Row, where: str, split: str, decode: bool) -> Iterator[Pr
     if row.split != split:
         yield Problem(where, f"the row says split {row.split!r}")
     if row.grader == "vsp" and not _plan_works(row):
-        yield Problem(where, f"the plan {shown(row.answer)} does not solve the map")
+        yield Problem(where, f"the plan {shorten(row.answer)} does not solve the map")
     sizes: dict[bytes, tuple[int, int]] = {}
     if decode:
         for image in _images(row):
             try:
-                sizes[image.bytes] = check_picture(image.bytes, image.path, PictureLimits(any_suffix=True)).size
+                sizes[image.bytes] = check_image(image.bytes, image.path, ImageLimits(any_suffix=True)).size
             except Rejected as error:
                 yield Problem(where, str(error))
     yield from _focus_problems(row, where, sizes)
@@ -98,8 +99,13 @@ def _images(row: Row) -> Iterator[Image]:
 
 
 def _plan_works(row: Row) -> bool:
-    rows = row.meta.get("rows")
-    return isinstance(rows, list) and simulate(rows, row.answer)
+    """Whether the answer solves the map in the metadata, by the grader's rule. A row without a map fails."""
+    try:
+        rows = check_map(row.meta.get("rows"))
+    except RewardError:
+        return False
+    moves = parse_plan(row.answer)
+    return moves is not None and walk_plan(rows, moves).success
 
 
 def _focus_problems(row: Row, where: str, sizes: dict[bytes, tuple[int, int]]) -> Iterator[Problem]:

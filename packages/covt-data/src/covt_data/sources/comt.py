@@ -10,10 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from covt_data.rejects import Reason, Rejected, shown
-from covt_data.sources.base import FileOptions, Place, Published, RecordSource
-from covt_data.sources.drafts import Draft, DraftStep, judged_by, names_of, options_in, tagged, text_of
-from covt_data.sources.published import archives_in, by_split, record_files
+from covt_data.rejects import Reason, Rejected, shorten
+from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
+from covt_data.sources.parsed_records import (
+    ParsedRecord,
+    ParsedStep,
+    choose_grader,
+    find_options,
+    get_image_refs,
+    get_text,
+    place_image_tags,
+)
+from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
 PICTURES = "images_comt"
 CATEGORIES = ("creation", "deletion", "selection", "update")
@@ -25,26 +33,26 @@ class ComtOptions(FileOptions):
     boxed: bool = True
 
 
-def find(path: Path, options: ComtOptions) -> Published:
-    files = record_files(path, (".jsonl",), "TRAIN.jsonl, TEST.jsonl and images_comt/ or comt.tar.gz")
+def find(path: Path, options: ComtOptions) -> DatasetFiles:
+    files = find_record_files(path, (".jsonl",), "TRAIN.jsonl, TEST.jsonl and images_comt/ or comt.tar.gz")
     folder = path if path.is_dir() else path.parent
-    archives = () if (folder / PICTURES).is_dir() else archives_in(folder)
-    return Published(by_split(files), None if archives else folder, archives)
+    archives = () if (folder / PICTURES).is_dir() else find_archives(folder)
+    return DatasetFiles(group_by_split(files), None if archives else folder, archives)
 
 
-def parse(data: dict[str, Any], place: Place, options: ComtOptions) -> Draft:
-    pictures = names_of(data.get("image_input"), "image_input")
-    question = text_of(data, "text_input", Reason.EMPTY_QUESTION)
-    answer = text_of(data, "original_final_answer", Reason.EMPTY_ANSWER).strip()
+def parse(data: dict[str, Any], place: RecordLocation, options: ComtOptions) -> ParsedRecord:
+    pictures = get_image_refs(data.get("image_input"), "image_input")
+    question = get_text(data, "text_input", Reason.EMPTY_QUESTION)
+    answer = get_text(data, "original_final_answer", Reason.EMPTY_ANSWER).strip()
     steps = _steps(data)
     if options.boxed and steps and not any("\\boxed{" in (step.text or "") for step in steps):
-        steps = (*steps, DraftStep(f"\\boxed{{{answer}}}"))
-    choices = options_in(question)
-    grader = judged_by(answer, choices)
-    return Draft(
-        id=text_of(data, "id") if data.get("id") is not None else f"comt-{place.split}-{place.line:06d}",
+        steps = (*steps, ParsedStep(f"\\boxed{{{answer}}}"))
+    choices = find_options(question)
+    grader = choose_grader(answer, choices)
+    return ParsedRecord(
+        id=get_text(data, "id") if data.get("id") is not None else f"comt-{place.split}-{place.line:06d}",
         category=_category(pictures[0]) if pictures else None,
-        question=tagged(question, len(pictures)),
+        question=place_image_tags(question, len(pictures)),
         pictures=pictures,
         options=choices if grader == "choice" else (),
         answer=answer,
@@ -53,26 +61,27 @@ def parse(data: dict[str, Any], place: Place, options: ComtOptions) -> Draft:
     )
 
 
-def _steps(data: dict[str, Any]) -> tuple[DraftStep, ...]:
+def _steps(data: dict[str, Any]) -> tuple[ParsedStep, ...]:
     plan = data.get("sequence_plan")
     if not isinstance(plan, list):
         raise Rejected(
-            Reason.MISSING_FIELD if plan is None else Reason.WRONG_TYPE, f"sequence_plan = {shown(plan)} is not a list"
+            Reason.MISSING_FIELD if plan is None else Reason.WRONG_TYPE,
+            f"sequence_plan = {shorten(plan)} is not a list",
         )
-    steps: list[DraftStep] = []
+    steps: list[ParsedStep] = []
     for number, entry in enumerate(plan):
         kind = entry.get("type") if isinstance(entry, dict) else None
         if kind == "text":
-            text = text_of(entry, "content")
+            text = get_text(entry, "content")
             if text.strip():  # blank texts between two pictures carry nothing
-                steps.append(DraftStep(text))
+                steps.append(ParsedStep(text))
         elif kind == "latent":
-            helpers = names_of(entry.get("helper_image"), "helper_image")
+            helpers = get_image_refs(entry.get("helper_image"), "helper_image")
             if not helpers:
                 raise Rejected(Reason.HELPER_IMAGE_MISSING, f"step {number} has no helper_image")
-            steps.append(DraftStep(pictures=helpers))
+            steps.append(ParsedStep(pictures=helpers))
         else:
-            raise Rejected(Reason.UNKNOWN_STEP_TYPE, f"step {number} is {shown(entry)}")
+            raise Rejected(Reason.UNKNOWN_STEP_TYPE, f"step {number} is {shorten(entry)}")
     return tuple(steps)
 
 

@@ -14,10 +14,18 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from covt_data.rejects import Reason, Rejected, shown
-from covt_data.sources.base import FileOptions, Place, Published, RecordSource
-from covt_data.sources.drafts import Draft, DraftStep, judged_by, names_of, tagged, text_of, unboxed
-from covt_data.sources.published import archives_in, by_split, record_files
+from covt_data.rejects import Reason, Rejected, shorten
+from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
+from covt_data.sources.parsed_records import (
+    ParsedRecord,
+    ParsedStep,
+    choose_grader,
+    get_image_refs,
+    get_text,
+    place_image_tags,
+    strip_boxed,
+)
+from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
 FIELDS = ("id", "question", "images", "options", "answer", "category", "steps", "metadata", "origin", "pass_rate")
 TAGS = re.compile(r"<image\s*\d*>|<img\b[^>]*>")
@@ -51,27 +59,27 @@ class JsonlOptions(FileOptions):
         return {field: field for field in FIELDS} | dict(pair.split("=", 1) for pair in self.columns)
 
 
-def find(path: Path, options: JsonlOptions) -> Published:
-    files = record_files(path, (".jsonl", ".parquet"), "JSONL or Parquet files")
+def find(path: Path, options: JsonlOptions) -> DatasetFiles:
+    files = find_record_files(path, (".jsonl", ".parquet"), "JSONL or Parquet files")
     folder = path if path.is_dir() else path.parent
-    archives = archives_in(folder)
-    return Published(by_split(files, options.split), None if archives else folder, archives)
+    archives = find_archives(folder)
+    return DatasetFiles(group_by_split(files, options.split), None if archives else folder, archives)
 
 
-def parse(data: dict[str, Any], place: Place, options: JsonlOptions) -> Draft:
+def parse(data: dict[str, Any], place: RecordLocation, options: JsonlOptions) -> ParsedRecord:
     fields = {field: data.get(column) for field, column in options.column.items()}
-    pictures = names_of(fields["images"], "images")
-    question = text_of(fields, "question", Reason.EMPTY_QUESTION)
+    pictures = get_image_refs(fields["images"], "images")
+    question = get_text(fields, "question", Reason.EMPTY_QUESTION)
     choices = _texts(fields["options"], "options")
-    answer = unboxed(text_of(fields, "answer", Reason.EMPTY_ANSWER))
-    return Draft(
-        id=text_of(fields, "id") if fields["id"] is not None else f"{options.name}-{place.split}-{place.line:06d}",
+    answer = strip_boxed(get_text(fields, "answer", Reason.EMPTY_ANSWER))
+    return ParsedRecord(
+        id=get_text(fields, "id") if fields["id"] is not None else f"{options.name}-{place.split}-{place.line:06d}",
         category=None if fields["category"] is None else str(fields["category"]),
-        question=tagged(question, len(pictures), TAGS, options.tags == "front"),
+        question=place_image_tags(question, len(pictures), TAGS, options.tags == "front"),
         pictures=pictures,
         options=choices,
         answer=answer,
-        grader=judged_by(answer, choices) if options.grader == "auto" else options.grader,
+        grader=choose_grader(answer, choices) if options.grader == "auto" else options.grader,
         steps=_steps(fields["steps"]),
         metadata=_metadata(fields),
     )
@@ -81,27 +89,27 @@ def _texts(value: object, key: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple) or not all(isinstance(item, str | int | float) for item in value):
-        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shown(value)} is not a list of texts")
+        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shorten(value)} is not a list of texts")
     return tuple(str(item) for item in value)
 
 
-def _steps(value: object) -> tuple[DraftStep, ...]:
+def _steps(value: object) -> tuple[ParsedStep, ...]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
-        raise Rejected(Reason.WRONG_TYPE, f"steps = {shown(value)} is not a list")
-    steps: list[DraftStep] = []
+        raise Rejected(Reason.WRONG_TYPE, f"steps = {shorten(value)} is not a list")
+    steps: list[ParsedStep] = []
     for number, entry in enumerate(value):
         kind = entry.get("type") if isinstance(entry, dict) else None
         if kind == "text":
-            steps.append(DraftStep(text_of(entry, "text", Reason.EMPTY_STEP)))
+            steps.append(ParsedStep(get_text(entry, "text", Reason.EMPTY_STEP)))
         elif kind == "latent":
-            helpers = names_of(entry.get("images"), "images")
+            helpers = get_image_refs(entry.get("images"), "images")
             if not helpers:
                 raise Rejected(Reason.HELPER_IMAGE_MISSING, f"step {number} has no images")
-            steps.append(DraftStep(pictures=helpers))
+            steps.append(ParsedStep(pictures=helpers))
         else:
-            raise Rejected(Reason.UNKNOWN_STEP_TYPE, f"step {number} is {shown(entry)}")
+            raise Rejected(Reason.UNKNOWN_STEP_TYPE, f"step {number} is {shorten(entry)}")
     return tuple(steps)
 
 
@@ -113,7 +121,7 @@ def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             raise Rejected(Reason.WRONG_TYPE, f"metadata is not JSON: {error}") from None
     if value is not None and not isinstance(value, dict):
-        raise Rejected(Reason.WRONG_TYPE, f"metadata = {shown(value)} is not an object")
+        raise Rejected(Reason.WRONG_TYPE, f"metadata = {shorten(value)} is not an object")
     own = {key: fields[key] for key in ("origin", "pass_rate") if fields[key] is not None}
     return {**(value or {}), **own}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import Field, model_validator
 
 from covt_data.schema import Row
-from covt_data.sources.base import Source, SourceOptions, SplitRows
+from covt_data.sources.source_types import Source, SourceOptions, SplitRows
 from covt_data.tasks.trace_maps import HELPER_IMAGES, TraceMap, generate, make_row
 
 

@@ -10,10 +10,18 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from covt_data.rejects import Reason, Rejected, shown
-from covt_data.sources.base import FileOptions, Place, Published, RecordSource
-from covt_data.sources.drafts import Draft, judged_by, names_of, options_in, tagged, text_of, unboxed
-from covt_data.sources.published import archives_in, by_split, record_files
+from covt_data.rejects import Reason, Rejected, shorten
+from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
+from covt_data.sources.parsed_records import (
+    ParsedRecord,
+    choose_grader,
+    find_options,
+    get_image_refs,
+    get_text,
+    place_image_tags,
+    strip_boxed,
+)
+from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
 PASS_RATES = {"32b": "PassRate_32BTrained", "7b": "PassRate_7BBase"}
 
@@ -24,23 +32,23 @@ class VirlOptions(FileOptions):
     rated_by: Literal["32b", "7b"] = "32b"
 
 
-def find(path: Path, options: VirlOptions) -> Published:
-    files = record_files(path, (".parquet", ".jsonl"), "the Parquet file and images/ or its archive")
+def find(path: Path, options: VirlOptions) -> DatasetFiles:
+    files = find_record_files(path, (".parquet", ".jsonl"), "the Parquet file and images/ or its archive")
     folder = path if path.is_dir() else path.parent
-    archives = () if (folder / "images").is_dir() else archives_in(folder)
-    return Published(by_split(files), None if archives else folder, archives, ("", "images"))
+    archives = () if (folder / "images").is_dir() else find_archives(folder)
+    return DatasetFiles(group_by_split(files), None if archives else folder, archives, ("", "images"))
 
 
-def parse(data: dict[str, Any], place: Place, options: VirlOptions) -> Draft:
-    pictures = names_of(data.get("image"), "image")
-    question = tagged(text_of(data, "question", Reason.EMPTY_QUESTION), len(pictures))
-    answer = unboxed(text_of(data, "answer", Reason.EMPTY_ANSWER))
-    choices = options_in(question)
-    grader = judged_by(answer, choices)
+def parse(data: dict[str, Any], place: RecordLocation, options: VirlOptions) -> ParsedRecord:
+    pictures = get_image_refs(data.get("image"), "image")
+    question = place_image_tags(get_text(data, "question", Reason.EMPTY_QUESTION), len(pictures))
+    answer = strip_boxed(get_text(data, "answer", Reason.EMPTY_ANSWER))
+    choices = find_options(question)
+    grader = choose_grader(answer, choices)
     rates = {key: _rate(data, key) for key in PASS_RATES.values()}
     category = data.get("category")
-    return Draft(
-        id=text_of(data, "qid") if data.get("qid") is not None else f"virl39k-{place.split}-{place.line:06d}",
+    return ParsedRecord(
+        id=get_text(data, "qid") if data.get("qid") is not None else f"virl39k-{place.split}-{place.line:06d}",
         category=str(category) if category else None,
         question=question,
         pictures=pictures,
@@ -57,7 +65,7 @@ def _rate(data: dict[str, Any], key: str) -> float | None:
     if value is None or (isinstance(value, float) and math.isnan(value)) or value == -1:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shown(value)} is not a share")
+        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shorten(value)} is not a share")
     return float(value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from covt_data.sources.base import Source, SourceOptions, SplitRows
+from covt_data.sources.source_types import Source, SourceOptions, SplitRows
 from covt_data.tasks.vsp_maps import VspConditions, generate_test, generate_train
 from covt_data.tasks.vsp_published import PublishedMaps
 from covt_data.tasks.vsp_rows import make_row

@@ -13,9 +13,18 @@ from typing import Any
 
 from covt_data.rejects import Reason, Rejected
 from covt_data.schema import IMAGE_TAG
-from covt_data.sources.base import FileOptions, Place, Published, RecordSource
-from covt_data.sources.drafts import Draft, DraftStep, PictureRef, judged_by, names_of, options_in, text_of, unboxed
-from covt_data.sources.published import by_split, record_files
+from covt_data.sources.dataset_files import find_record_files, group_by_split
+from covt_data.sources.parsed_records import (
+    ImageRef,
+    ParsedRecord,
+    ParsedStep,
+    choose_grader,
+    find_options,
+    get_image_refs,
+    get_text,
+    strip_boxed,
+)
+from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
 REFERENCE = re.compile(r"(?:<image_start>)?\s*\[((?:problem|reasoning)_image_\d+)\]\s*(?:<image_end>)?")
 
@@ -26,20 +35,22 @@ class ZebraOptions(FileOptions):
     boxed: bool = True
 
 
-def find(path: Path, options: ZebraOptions) -> Published:
-    return Published(by_split(record_files(path, (".parquet",), "Zebra-CoT or of one of its subsets")), None)
+def find(path: Path, options: ZebraOptions) -> DatasetFiles:
+    return DatasetFiles(
+        group_by_split(find_record_files(path, (".parquet",), "Zebra-CoT or of one of its subsets")), None
+    )
 
 
-def parse(data: dict[str, Any], place: Place, options: ZebraOptions) -> Draft:
+def parse(data: dict[str, Any], place: RecordLocation, options: ZebraOptions) -> ParsedRecord:
     question, pictures = _question(data)
-    answer = unboxed(text_of(data, "Final Answer", Reason.EMPTY_ANSWER))
+    answer = strip_boxed(get_text(data, "Final Answer", Reason.EMPTY_ANSWER))
     steps = _steps(data)
     if options.boxed and steps and not any("\\boxed{" in (step.text or "") for step in steps):
-        steps = (*steps, DraftStep(f"\\boxed{{{answer}}}"))
-    choices = options_in(question)
-    grader = judged_by(answer, choices)
+        steps = (*steps, ParsedStep(f"\\boxed{{{answer}}}"))
+    choices = find_options(question)
+    grader = choose_grader(answer, choices)
     folder = place.path.parent.name
-    return Draft(
+    return ParsedRecord(
         id=f"zebra-{_slug(folder)}-{place.path.stem}-{place.line:06d}",
         category=folder,
         question=question,
@@ -51,9 +62,9 @@ def parse(data: dict[str, Any], place: Place, options: ZebraOptions) -> Draft:
     )
 
 
-def _question(data: dict[str, Any]) -> tuple[str, tuple[PictureRef, ...]]:
+def _question(data: dict[str, Any]) -> tuple[str, tuple[ImageRef, ...]]:
     """The question with tags in place of references, and its pictures in that order; others come in front."""
-    text = text_of(data, "Question", Reason.EMPTY_QUESTION)
+    text = get_text(data, "Question", Reason.EMPTY_QUESTION)
     named = [match.group(1) for match in REFERENCE.finditer(text)]
     others = [key for key in sorted(data, key=_number) if key.startswith("problem_image_") and key not in named]
     unnamed = [key for key in others if data[key] is not None]
@@ -61,28 +72,28 @@ def _question(data: dict[str, Any]) -> tuple[str, tuple[PictureRef, ...]]:
     return (IMAGE_TAG * len(unnamed) + REFERENCE.sub(IMAGE_TAG, text)).strip(), tuple(pictures)
 
 
-def _steps(data: dict[str, Any]) -> tuple[DraftStep, ...]:
+def _steps(data: dict[str, Any]) -> tuple[ParsedStep, ...]:
     """Texts and pictures in turn; pictures with no words between them are one latent step."""
-    trace = text_of(data, "Text Reasoning Trace")
-    steps: list[DraftStep] = []
-    pictures: list[PictureRef] = []
+    trace = get_text(data, "Text Reasoning Trace")
+    steps: list[ParsedStep] = []
+    pictures: list[ImageRef] = []
     for index, part in enumerate(REFERENCE.split(trace)):  # text, name, text, name, ..., text
         if index % 2:
             pictures.append(_picture(data, part, Reason.HELPER_IMAGE_MISSING))
         elif part.strip():
             if pictures:
-                steps.append(DraftStep(pictures=tuple(pictures)))
+                steps.append(ParsedStep(pictures=tuple(pictures)))
                 pictures = []
-            steps.append(DraftStep(part.strip()))
+            steps.append(ParsedStep(part.strip()))
     if pictures:
-        steps.append(DraftStep(pictures=tuple(pictures)))
+        steps.append(ParsedStep(pictures=tuple(pictures)))
     if not steps:
         raise Rejected(Reason.EMPTY_STEP, "the reasoning trace is blank")
     return tuple(steps)
 
 
-def _picture(data: dict[str, Any], key: str, missing: Reason) -> PictureRef:
-    found = names_of(data.get(key), key)
+def _picture(data: dict[str, Any], key: str, missing: Reason) -> ImageRef:
+    found = get_image_refs(data.get(key), key)
     if not found:
         raise Rejected(missing, f"{key} is named in the text, but the row has no such picture")
     return found[0]

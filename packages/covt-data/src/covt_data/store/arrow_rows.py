@@ -57,7 +57,7 @@ ARROW_SCHEMA: pa.Schema = pa.schema(
 )
 
 
-def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
+def build_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """What `pa.Table.from_pylist(rows, ARROW_SCHEMA)` gives, without importing pandas: that takes half a second.
 
     Raises `DataError` where the pictures or texts of one column don't fit into the 2 GiB of an Arrow array.

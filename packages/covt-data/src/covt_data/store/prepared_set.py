@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from covt_data.data_errors import DataError, DataFileError
 from covt_data.images.pixel_limits import PixelLimits, fit_row
 from covt_data.schema import Row, parse_row
-from covt_data.store.arrow_rows import table_of
+from covt_data.store.arrow_rows import build_table
 from covt_data.store.manifest import FileHash, Manifest, SplitCount
 
 ROWS_PER_SHARD = 4000
@@ -57,7 +57,7 @@ def move_into_place(made: Path, target: Path) -> None:
 
 
 @contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
+def write_aside(target: Path) -> Iterator[Path]:
     """A new folder beside `target` that takes its place when the block ends, and is removed when it fails.
 
     An existing `target` is replaced. Errors of the disk become `DataFileError`.
@@ -99,7 +99,7 @@ def write_split(
     categories: Counter[str] = Counter()
     files: dict[str, FileHash] = {}
     seen: set[str] = set()
-    with written_aside(folder) as aside:
+    with write_aside(folder) as aside:
         for number, shard in enumerate(_shards(rows, rows_per_shard)):
             for row in shard:
                 if row.id in seen:
@@ -107,7 +107,7 @@ def write_split(
                 seen.add(row.id)
                 categories[row.category or ""] += 1
             path = aside / f"part-{number:05d}.parquet"
-            table = table_of([row.model_dump() for row in shard])
+            table = build_table([row.model_dump() for row in shard])
             # PNGs don't compress further, but repeated helper images within a row do.
             pq.write_table(table, path, compression="zstd", compression_level=1, use_dictionary=False)
             files[path.name] = FileHash(sha256=sha256_of(path), bytes=path.stat().st_size, rows=len(shard))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from covt_data.store.arrow_rows import ARROW_SCHEMA, table_of
+from covt_data.store.arrow_rows import ARROW_SCHEMA, build_table
 from covt_data.store.manifest import FileHash
 from covt_data.store.prepared_set import sha256_of
 
@@ -80,5 +80,5 @@ class ShardWriter:
                 use_dictionary=False,
                 write_statistics=False,
             )
-        self.file.write_table(table_of(self.waiting))
+        self.file.write_table(build_table(self.waiting))
         self.waiting, self.waiting_bytes = [], 0

@@ -112,7 +112,7 @@ class RowStream(Iterator[Row]):
             hashes = [entry.sha256 for name, entry in files.items() if name.startswith(f"{part.split}/")]
             digest.update(f"{part.split} {part.weight} {part.limit} {hashes}".encode())
         if self.limits is not None:
-            digest.update(f"{self.limits}".encode())
+            digest.update(self.limits.identity.encode())
         return digest.hexdigest()
 
     def _order(self, number: int, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the grid tasks share: directions, cells, and the eight symmetries of the square."""
+"""Directions, cells and the eight symmetries of the square, for all grid tasks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 Cell = tuple[int, int]
 
 MOVES: dict[str, Cell] = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}
-"""Direction letter → (row, column) offset; rows count downwards."""
+"""Direction letter → (row, column) offset; rows count downward. Generators draw in this order, so it is part of
+every generated set."""
 
 CELL_PIXELS = 28
-"""One merged visual token of Qwen2.5-VL covers 28×28 pixels, so one cell is one token."""
+"""Pixels per side of a cell. With a vision encoder whose merged visual tokens cover 28×28 pixels, a cell is a token."""
 
 
 def step(cell: Cell, move: str) -> Cell:

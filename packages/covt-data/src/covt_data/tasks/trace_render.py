@@ -13,7 +13,7 @@ import numpy as np
 from covt_data.images.png_writer import encode_palette_png
 from covt_data.tasks.grid import CELL_PIXELS, Cell
 
-GROUND = (123, 117, 104)  # 255 × the image mean of Qwen2.5-VL's processor
+GROUND = (123, 117, 104)  # 255 × CLIP's image mean, with which most vision encoders normalize
 BLACK = (0, 0, 0)
 MARKER = (255, 255, 255)
 LINE_COLORS = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from covt_data.data_errors import DataError, DataFileError
@@ -96,8 +96,8 @@ def _picture(item: PublishedMap, keep_size: bool) -> bytes:
         return encoded
     side = CELL_PIXELS * len(item.rows)
     try:
-        with Pictures.open(io.BytesIO(encoded)) as picture:
-            resized = picture.convert("RGB").resize((side, side), Pictures.Resampling.BICUBIC)
+        with PillowImage.open(io.BytesIO(encoded)) as picture:
+            resized = picture.convert("RGB").resize((side, side), PillowImage.Resampling.BICUBIC)
     except (UnidentifiedImageError, OSError) as error:
         raise DataFileError(f"{item.picture} cannot be read: {error}", "fetch the picture again") from error
     out = io.BytesIO()

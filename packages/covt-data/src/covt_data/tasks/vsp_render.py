@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 from PIL import ImageDraw
 
 from covt_data.images.png_writer import encode_palette_png
@@ -23,7 +23,7 @@ LOOKS = 24
 SUPERSAMPLING = 8
 TRAIL_COLOR = (200, 30, 160)
 TRAIL_HALF_WIDTH = 2  # pixels
-COLORS_A_LOOK = 255  # and one for the trail
+COLORS_PER_LOOK = 255  # and one for the trail
 
 Color = tuple[int, int, int]
 Shape = tuple[str, tuple[float, ...], Color]
@@ -75,7 +75,9 @@ class Look:
     palette: np.ndarray
 
 
-def _draw(shapes: Sequence[Shape], shift: tuple[float, float], scale: float, ground: Pictures.Image) -> Pictures.Image:
+def _draw(
+    shapes: Sequence[Shape], shift: tuple[float, float], scale: float, ground: PillowImage.Image
+) -> PillowImage.Image:
     """The shapes, scaled about the middle of the tile and shifted (in pixels), on a copy of `ground`."""
     picture = ground.copy()
     draw = ImageDraw.Draw(picture)
@@ -89,10 +91,10 @@ def _draw(shapes: Sequence[Shape], shift: tuple[float, float], scale: float, gro
     return picture
 
 
-def _ice(random_: random.Random) -> Pictures.Image:
+def _ice(random_: random.Random) -> PillowImage.Image:
     """Snow with pale streaks and a thin edge, at the supersampled size."""
     size = CELL_PIXELS * SUPERSAMPLING
-    picture = Pictures.new("RGB", (size, size), SNOW)
+    picture = PillowImage.new("RGB", (size, size), SNOW)
     streaks: list[Shape] = []
     for _ in range(8):
         x, y, length = random_.uniform(0, 22), random_.uniform(2, 26), random_.uniform(5, 11)
@@ -105,9 +107,9 @@ def _ice(random_: random.Random) -> Pictures.Image:
     return _draw(edge, (0, 0), 1.0, picture)
 
 
-def _small(picture: Pictures.Image, gain: np.ndarray) -> np.ndarray:
+def _small(picture: PillowImage.Image, gain: np.ndarray) -> np.ndarray:
     """[28, 28, 3] uint8: the picture averaged down to the tile's size, its channels multiplied by `gain` [3]."""
-    pixels = np.asarray(picture.resize((CELL_PIXELS, CELL_PIXELS), Pictures.Resampling.BOX), np.float64)
+    pixels = np.asarray(picture.resize((CELL_PIXELS, CELL_PIXELS), PillowImage.Resampling.BOX), np.float64)
     return np.clip(np.rint(pixels * gain), 0, 255).astype(np.uint8)
 
 
@@ -122,14 +124,14 @@ def look(number: int) -> Look:
     ice = _ice(random_)
     drawn = {"F": ice, "H": _draw(HOLE, shift, scale, ice), "G": _draw(GIFT, shift, scale, ice)}
     drawn["A"] = _draw(ELF, shift, scale, ice)
-    blank = Pictures.new("RGB", ice.size, (0, 0, 0))
+    blank = PillowImage.new("RGB", ice.size, (0, 0, 0))
     covered = _small(_draw([(kind, xy, (255, 255, 255)) for kind, xy, _ in ELF], shift, scale, blank), np.ones(3))
-    atlas = Pictures.fromarray(np.hstack([_small(picture, gain) for picture in drawn.values()]))
-    indexed = atlas.quantize(COLORS_A_LOOK, Pictures.Quantize.MEDIANCUT, dither=Pictures.Dither.NONE)
+    atlas = PillowImage.fromarray(np.hstack([_small(picture, gain) for picture in drawn.values()]))
+    indexed = atlas.quantize(COLORS_PER_LOOK, PillowImage.Quantize.MEDIANCUT, dither=PillowImage.Dither.NONE)
     colors = np.array(indexed.getpalette(), np.uint8).reshape(-1, 3)
-    palette = np.zeros((COLORS_A_LOOK + 1, 3), np.uint8)
+    palette = np.zeros((COLORS_PER_LOOK + 1, 3), np.uint8)
     palette[: len(colors)] = colors
-    palette[COLORS_A_LOOK] = TRAIL_COLOR
+    palette[COLORS_PER_LOOK] = TRAIL_COLOR
     tiles = dict(zip(drawn, np.hsplit(np.asarray(indexed), len(drawn)), strict=True))
     return Look(tiles, tiles.pop("A"), covered[:, :, 0] > 127, palette)
 
@@ -160,8 +162,8 @@ def draw_vsp(rows: Sequence[str], path: Sequence[Cell], moves: Sequence[str], nu
         return pixels[top : top + CELL_PIXELS, left : left + CELL_PIXELS]
 
     for index, move in enumerate(moves):
-        tile(path[index])[_trail(move)] = COLORS_A_LOOK
-        tile(path[index + 1])[_trail(BACK[move])] = COLORS_A_LOOK
+        tile(path[index])[_trail(move)] = COLORS_PER_LOOK
+        tile(path[index + 1])[_trail(BACK[move])] = COLORS_PER_LOOK
     agent = tile(path[-1])
     agent[style.elf_mask] = style.elf[style.elf_mask]
     return encode_palette_png(pixels, style.palette)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from covt_data.schema import Image, Row, Step
 from covt_data.tasks.grid import cell_box
-from covt_data.tasks.vsp_maps import plan_path, shortest_plan
+from covt_data.tasks.vsp_maps import shortest_plan
 from covt_data.tasks.vsp_render import LOOKS, draw_vsp
+from covt_rewards.tasks.vsp_plan import walk_plan
 
 HELPER_IMAGES = 8
 MOVE_WORDS = {"U": "up", "D": "down", "L": "left", "R": "right"}
@@ -26,7 +27,7 @@ def prompt_row(rows: Sequence[str], row_id: str, split: str, picture: Image, ste
     """The row of a map with this picture. `more` goes into the metadata, beside `rows`, `plan` and `path`."""
     plan = shortest_plan(rows)
     assert plan is not None, f"{row_id} has no solution"
-    meta = {"rows": list(rows), "plan": plan, "path": plan_path(rows, plan), **more}
+    meta = {"rows": list(rows), "plan": plan, "path": walk_plan(rows, plan).cells, **more}
     return Row(
         id=row_id,
         source="vsp",
@@ -54,7 +55,7 @@ def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool, word
     """
     plan = shortest_plan(rows)
     assert plan is not None, "generated maps have a solution"
-    path, look = plan_path(rows, plan), index % LOOKS
+    path, look = walk_plan(rows, plan).cells, index % LOOKS
     steps: list[Step] = []
     focus: dict[str, object] = {}
     if with_steps:

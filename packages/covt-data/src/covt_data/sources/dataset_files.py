@@ -8,14 +8,14 @@ from pathlib import Path
 
 from covt_data.data_errors import DataFileError
 from covt_data.images.archives import is_archive
-from covt_data.sources.base import RecordSource
+from covt_data.sources.source_types import RecordSource
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SPLIT_NAMES = {"test": "test", "testmini": "test", "validation": "validation", "val": "validation", "dev": "validation"}
 SPLIT_ORDER = ("test", "validation")  # held-out rows first: a duplicate is dropped from training, not from them
 
 
-def located(source: RecordSource, path: str) -> Path:
+def locate_dataset(source: RecordSource, path: str) -> Path:
     """The folder or file of a data set; a hub id is fetched. Raises `DataFileError` when there is neither."""
     name = path or source.hub_id
     if not name:
@@ -47,7 +47,7 @@ def _fetched(hub_id: str, patterns: Sequence[str]) -> Path:
         ) from None
 
 
-def record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
+def find_record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
     """The record files of a folder and its folders, sorted; or `path` itself. Hidden folders are left out."""
     if path.is_file():
         return [path]
@@ -62,7 +62,7 @@ def record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]
     return found
 
 
-def by_split(files: Sequence[Path], default: str = "train") -> dict[str, tuple[Path, ...]]:
+def group_by_split(files: Sequence[Path], default: str = "train") -> dict[str, tuple[Path, ...]]:
     """Files by the split their names tell (`TEST.jsonl`, `train-00000-of-00002.parquet`), held-out splits first."""
     found: dict[str, list[Path]] = {}
     for file in files:
@@ -73,5 +73,5 @@ def by_split(files: Sequence[Path], default: str = "train") -> dict[str, tuple[P
     return {split: tuple(found[split]) for split in order}
 
 
-def archives_in(folder: Path) -> tuple[Path, ...]:
+def find_archives(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(file for file in folder.iterdir() if is_archive(file) and file.is_file()))

@@ -6,7 +6,7 @@ import hashlib
 import io
 
 import numpy as np
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 from covt_data.schema import Image, Row
 
@@ -19,7 +19,7 @@ def normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def content_digest(row: Row) -> bytes:
+def row_digest(row: Row) -> bytes:
     """16 bytes: the same for rows that differ in nothing but id, split, category and metadata."""
     digest = hashlib.sha256()
     _feed(digest, normalized(row.question).encode(), row.answer.encode(), *(text.encode() for text in row.options))
@@ -36,7 +36,7 @@ def question_digest(row: Row) -> bytes:
     return digest.digest()[:16]
 
 
-def picture_digest(image: Image) -> bytes:
+def image_digest(image: Image) -> bytes:
     return hashlib.sha256(image.bytes).digest()[:16]
 
 
@@ -49,8 +49,8 @@ def _feed(digest: hashlib._Hash, *parts: bytes) -> None:
 
 def difference_hash(data: bytes) -> int:
     """64 bits of a picture: for 8×8 places, whether it grows brighter to the right (Krawetz's dHash)."""
-    with Pictures.open(io.BytesIO(data)) as picture:
-        small = picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Pictures.Resampling.BILINEAR)
+    with PillowImage.open(io.BytesIO(data)) as picture:
+        small = picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), PillowImage.Resampling.BILINEAR)
     values = np.asarray(small, np.int16)
     return int.from_bytes(np.packbits(values[:, 1:] > values[:, :-1]).tobytes(), "big")
 

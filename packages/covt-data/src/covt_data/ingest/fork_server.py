@@ -8,7 +8,7 @@ from multiprocessing.context import ForkServerContext
 PRELOADED = ("covt_data.ingest.convert",)
 
 
-def start_server() -> ForkServerContext:
+def start_fork_server() -> ForkServerContext:
     """Let the server begin its imports, where it doesn't run yet; calling this early saves waiting for them.
 
     This process may have threads, which a fork of it would not survive.

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_origin
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from covt_data.schema import Row
-from covt_data.sources.drafts import Draft
+from covt_data.sources.parsed_records import ParsedRecord
 
 
 class SourceOptions(BaseModel):
@@ -74,7 +74,7 @@ class FileOptions(SourceOptions):
 
 
 @dataclass(frozen=True)
-class Published:
+class DatasetFiles:
     """The files of a data set: the record files of each split, in order, and where the pictures lie.
 
     `pictures` is a folder, or None when `archives` have to be unpacked first (or every picture is inside its record).
@@ -88,7 +88,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Place:
+class RecordLocation:
     """Where a record stands: for ids, and categories that are folder names. `line` counts from 1."""
 
     split: str
@@ -107,8 +107,8 @@ class RecordSource:
     name: str
     version: str
     options: type[Any]
-    find: Callable[[Path, Any], Published]
-    parse: Callable[[dict[str, Any], Place, Any], Draft]
+    find: Callable[[Path, Any], DatasetFiles]
+    parse: Callable[[dict[str, Any], RecordLocation, Any], ParsedRecord]
     hub_id: str = ""
     patterns: tuple[str, ...] = ()
     folder_option: str = "path"

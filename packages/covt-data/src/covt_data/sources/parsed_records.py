@@ -7,34 +7,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from covt_data.rejects import Reason, Rejected, shown
+from covt_data.rejects import Reason, Rejected, shorten
 from covt_data.schema import IMAGE_TAG, Grader
 
 OPTION = re.compile(r"(?:^|[\n\s])\(?([A-J])[).:]\s+(.*?)\s*(?=(?:[\n\s]\(?[A-J][).:]\s)|\n\n|$)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedImage:
     """A picture that came inside the record."""
 
     data: bytes
     name: str = ""
 
 
-PictureRef = str | Embedded
+ImageRef = str | EmbeddedImage
 """A file name, or the picture itself."""
 
 
 @dataclass(frozen=True)
-class DraftStep:
+class ParsedStep:
     """A text, or the pictures of a latent step."""
 
     text: str | None = None
-    pictures: tuple[PictureRef, ...] = ()
+    pictures: tuple[ImageRef, ...] = ()
 
 
 @dataclass(frozen=True)
-class Draft:
+class ParsedRecord:
     """`metadata["pass_rate"]` (0–1) and `metadata["origin"]` (the data set a record came from) are filtered by."""
 
     id: str
@@ -42,9 +42,9 @@ class Draft:
     answer: str
     grader: Grader
     category: str | None = None
-    pictures: tuple[PictureRef, ...] = ()
+    pictures: tuple[ImageRef, ...] = ()
     options: tuple[str, ...] = ()
-    steps: tuple[DraftStep, ...] = ()
+    steps: tuple[ParsedStep, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -53,13 +53,13 @@ class Draft:
         return "\n".join([self.question, *(step.text for step in self.steps if step.text), self.answer])
 
 
-def text_of(data: Mapping[str, Any], key: str, empty: Reason | None = None) -> str:
+def get_text(data: Mapping[str, Any], key: str, empty: Reason | None = None) -> str:
     """A text field; numbers become text. With `empty`, a blank one is rejected with that reason."""
     if data.get(key) is None:
-        raise Rejected(empty or Reason.MISSING_FIELD, f"no {key!r}; the fields are {shown(sorted(map(str, data)))}")
+        raise Rejected(empty or Reason.MISSING_FIELD, f"no {key!r}; the fields are {shorten(sorted(map(str, data)))}")
     value = data[key]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shown(value)} is not text")
+        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shorten(value)} is not text")
     text = str(value)
     if empty and not text.strip():
         raise Rejected(empty, f"{key} is blank")
@@ -70,25 +70,25 @@ def text_of(data: Mapping[str, Any], key: str, empty: Reason | None = None) -> s
     return text
 
 
-def names_of(value: object, key: str) -> tuple[PictureRef, ...]:
+def get_image_refs(value: object, key: str) -> tuple[ImageRef, ...]:
     """Pictures of a field: a name, a list of names, embedded `{bytes, path}`, or nothing."""
     items = value if isinstance(value, list | tuple) else [] if value is None or value == "" else [value]
     return tuple(_picture(item, key) for item in items)
 
 
-def _picture(item: object, key: str) -> PictureRef:
+def _picture(item: object, key: str) -> ImageRef:
     if isinstance(item, str):
         return item
     if isinstance(item, dict):
         data, path = item.get("bytes"), item.get("path")
         if isinstance(data, bytes):
-            return Embedded(data, path if isinstance(path, str) else "")
+            return EmbeddedImage(data, path if isinstance(path, str) else "")
         if isinstance(path, str) and data is None:
             return path
-    raise Rejected(Reason.WRONG_TYPE, f"{key} = {shown(item)} is not a picture")
+    raise Rejected(Reason.WRONG_TYPE, f"{key} = {shorten(item)} is not a picture")
 
 
-def tagged(question: str, count: int, tag: re.Pattern[str] | None = None, in_front: bool = False) -> str:
+def place_image_tags(question: str, count: int, tag: re.Pattern[str] | None = None, in_front: bool = False) -> str:
     """The question with one `<image>` a picture: a question without tags gets them in front, a wrong number is refused.
 
     `tag` is how the source writes its tags; `in_front` moves them to the front whatever their number.
@@ -104,7 +104,7 @@ def tagged(question: str, count: int, tag: re.Pattern[str] | None = None, in_fro
     return text.strip()
 
 
-def unboxed(answer: str) -> str:
+def strip_boxed(answer: str) -> str:
     """The content of the last `\\boxed{…}`, or the answer itself without one. Unbalanced braces are rejected."""
     start = answer.rfind("\\boxed{")
     if start < 0:
@@ -116,14 +116,14 @@ def unboxed(answer: str) -> str:
             if depth == 0:
                 break
         if depth:
-            raise Rejected(Reason.ANSWER_BRACES, f"{shown(answer)} has unbalanced braces")
+            raise Rejected(Reason.ANSWER_BRACES, f"{shorten(answer)} has unbalanced braces")
         content = answer[start + len("\\boxed{") : end]
     if not content.strip():
-        raise Rejected(Reason.EMPTY_ANSWER, f"{shown(answer)} holds nothing")
+        raise Rejected(Reason.EMPTY_ANSWER, f"{shorten(answer)} holds nothing")
     return content.strip()
 
 
-def options_in(question: str) -> tuple[str, ...]:
+def find_options(question: str) -> tuple[str, ...]:
     """Options at the end of a question, as `(A) …`, `A. …` or `A: …`, when they are A, B, … without a gap."""
     found = OPTION.findall(question)
     letters = "".join(letter for letter, _ in found)
@@ -133,7 +133,7 @@ def options_in(question: str) -> tuple[str, ...]:
     return texts if complete and all(texts) else ()
 
 
-def judged_by(answer: str, options: Sequence[str]) -> Grader:
+def choose_grader(answer: str, options: Sequence[str]) -> Grader:
     """The grader an answer asks for: `choice` for one of the options or a single letter, else `math` or `text`."""
     letter = answer.strip("()., ").upper()
     if options:
