@@ -119,7 +119,7 @@ class Ours:
         if forget:
             self.loss.features = type(self.features)(self.features.visual, self.features.settings)
         begun = time.perf_counter()
-        batch = self.source.deal(range(ROWS), 0, 1, self.engine.global_sum)
+        batch = self.source.assign_rows(range(ROWS), 0, 1, self.engine.global_sum)
         _, metrics = self.stepper.step(self.loss, batch)
         seconds = time.perf_counter() - begun
         return metrics["loss"], seconds, float(sum(len(s) for m in batch.micro_batches for s in m.samples))

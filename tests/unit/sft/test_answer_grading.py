@@ -5,7 +5,7 @@ import json
 import pytest
 
 from covt_data.schema import Row
-from covt_eval.evaluation.evaluate import judged
+from covt_eval.evaluation.grade_completions import grade_completion
 from covt_rewards.accuracy import AccuracyReward
 from covt_rollout.client.completions import Completion
 from covt_sft.planning.answer_grading import check_golds, grade_answer
@@ -37,7 +37,7 @@ def evaluated(of: Row, text: str) -> float:
         finish_reason="stop",
         latent_spans=(),
     )
-    return judged(of, completion, AccuracyReward()).correct
+    return grade_completion(of, completion, AccuracyReward()).correct
 
 
 MAZE = row("R,D", "vsp", rows=["SF", "FG"])

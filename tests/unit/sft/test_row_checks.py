@@ -29,7 +29,7 @@ def test_a_good_row_passes():
 
 
 def test_too_many_pixels():
-    with pytest.raises(SftError, match=r"row r1, picture 0: 100×50 pixels are more than data\.max_pixels = 4000"):
+    with pytest.raises(SftError, match=r"row r1, image 0: 100×50 pixels are more than data\.max_pixels = 4000"):
         RowChecks(4000, 8, selects=True)(row(1, picture(100, 50)))
 
 
@@ -39,12 +39,12 @@ def test_helper_images_that_do_not_divide_the_latents():
     RowChecks(None, 8, selects=False)(row(3))
 
 
-def test_a_picture_that_cannot_be_read():
-    with pytest.raises(SftError, match="row r1, picture 0 can't be read"):
+def test_an_image_that_cannot_be_read():
+    with pytest.raises(SftError, match="row r1, image 0 can't be read"):
         RowChecks(10**6, 8, selects=True)(row(1, Image(bytes=b"no picture")))
 
 
-def test_a_picture_too_large_to_open(monkeypatch: pytest.MonkeyPatch):
+def test_an_image_too_large_to_open(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(SftError, match="row r1, picture 0 can't be read: Image size"):
+    with pytest.raises(SftError, match="row r1, image 0 can't be read: Image size"):
         RowChecks(10**6, 8, selects=True)(row(1))

@@ -29,6 +29,6 @@ def test_a_checkpoint_without_latents_gets_a_copy_with_them_in_the_run(tmp_path:
     assert starting_checkpoint_folder("tiny", tmp_path / "run") == tmp_path / "run" / "init"
 
 
-def test_what_is_neither_folder_nor_hub_id_is_refused():
-    with pytest.raises(SftError, match="is no folder and can't be had from the hub"):
+def test_a_path_that_is_neither_folder_nor_hub_id_is_refused():
+    with pytest.raises(SftError, match="is not a folder and can't be downloaded from the hub"):
         find_checkpoint("no/such/folder")

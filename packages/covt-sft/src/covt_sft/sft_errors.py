@@ -2,7 +2,7 @@
 
 
 class SftError(ValueError):
-    """A recipe, set or checkpoint that can't be trained on; `remedy` says what to do."""
+    """A recipe, prepared set or checkpoint that can't be trained on; `remedy` says what to do."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""What a row must have to be trained on, beyond what its encoding demands."""
+"""Checks of a row before it is trained on, beyond those of its encoding."""
 
 import io
 
@@ -9,7 +9,13 @@ from covt_sft.sft_errors import SftError
 
 
 class RowChecks:
-    """Pictures within the recipe's limit, and helper images that divide a segment's latents."""
+    """Checks image sizes, and that helper images divide the latents of a segment.
+
+    Args:
+        max_pixels: most pixels of an image; None sets no limit.
+        size: latents per segment.
+        selects: whether stage 1 selects targets from helper images.
+    """
 
     def __init__(self, max_pixels: int | None, size: int, *, selects: bool) -> None:
         self.max_pixels = max_pixels
@@ -17,10 +23,14 @@ class RowChecks:
         self.selects = selects
 
     def __call__(self, row: Row) -> None:
-        """Raise SftError with the row's id for the first thing wrong."""
-        pictures = [*row.images, *(image for step in row.steps for image in step.images or ())]
-        for number, picture in enumerate(pictures):
-            self._check_pixels(row.id, number, picture.bytes)
+        """Check a row.
+
+        Raises:
+            SftError: the first problem, with the row's id.
+        """
+        images = [*row.images, *(image for step in row.steps for image in step.images or ())]
+        for number, image_file in enumerate(images):
+            self._check_pixels(row.id, number, image_file.bytes)
         if not self.selects:
             return
         for number, step in enumerate(step for step in row.steps if step.type == "latent"):
@@ -37,18 +47,18 @@ class RowChecks:
         width, height = _size(row_id, number, data)
         if width * height > self.max_pixels:
             raise SftError(
-                f"row {row_id}, picture {number}: {width}×{height} pixels are more than data.max_pixels = "
+                f"row {row_id}, image {number}: {width}×{height} pixels are more than data.max_pixels = "
                 f"{self.max_pixels}",
                 "raise data.max_pixels, resize with data.oversize=resize, or leave such rows out with data.on_bad=skip",
             )
 
 
 def _size(row_id: str, number: int, data: bytes) -> tuple[int, int]:
-    """(width, height) from the file's header."""
+    """(width, height) of an image, from the file's header."""
     try:
-        with PilImage.open(io.BytesIO(data)) as picture:
-            return picture.size
+        with PilImage.open(io.BytesIO(data)) as image:
+            return image.size
     except (OSError, PilImage.DecompressionBombError, PilImage.DecompressionBombWarning) as error:
         raise SftError(
-            f"row {row_id}, picture {number} can't be read: {error}", "prepare the data again without it"
+            f"row {row_id}, image {number} can't be read: {error}", "prepare the data again without it"
         ) from error

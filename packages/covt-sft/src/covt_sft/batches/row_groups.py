@@ -1,4 +1,4 @@
-"""Which rank takes which rows of a step, and in which of its forwards."""
+"""Division of a step's rows among ranks, and among the forwards of each rank."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,64 +16,69 @@ class Entry:
 Group = Sequence[Entry]
 """Rows of one forward."""
 Cost = Callable[[Group], int]
-"""Tokens that a group's forward computes."""
+"""Counts the tokens that a group's forward computes."""
 
 
 def padded_cost(group: Group) -> int:
-    """Every row is as long as the longest."""
+    """Tokens of rows padded to the longest."""
     return len(group) * max((entry.length for entry in group), default=0)
 
 
 def packed_cost(group: Group) -> int:
-    """Rows lie end to end."""
+    """Tokens of rows laid end to end."""
     return sum(entry.length for entry in group)
 
 
 def group_in_order(rows: Group, ranks: int, micro: int) -> list[list[Group]]:
-    """Per rank its groups of `micro` rows: rank r takes every `ranks`-th row, in order."""
-    shares = [rows[rank::ranks] for rank in range(ranks)]
-    return [[share[start : start + micro] for start in range(0, len(share), micro)] for share in shares]
+    """For each rank, its groups of `micro` rows: rank r takes every `ranks`-th row, in order."""
+    per_rank = [rows[rank::ranks] for rank in range(ranks)]
+    return [[own[start : start + micro] for start in range(0, len(own), micro)] for own in per_rank]
 
 
 def group_by_length(rows: Group, ranks: int, micro: int, budget: int = 0) -> list[list[Group]]:
-    """Per rank its groups of rows alike in length; in one turn all ranks have about the same.
+    """For each rank, its groups of rows of similar length. The n-th groups of all ranks have similar lengths too.
 
-    A group has at most `micro` rows and, unless it is a single row, at most `budget` padded tokens (0: any number).
+    Args:
+        rows: the rows of the step.
+        ranks: number of ranks.
+        micro: most rows per group.
+        budget: most padded tokens per group, unless it is a single row; 0 sets no limit.
     """
     ordered = sorted(rows, key=lambda entry: entry.length)
 
-    def deal(groups: int) -> list[Group]:
+    def divide(groups: int) -> list[Group]:
         edges = [len(ordered) * i // groups for i in range(groups + 1)]
         return [ordered[start:end] for start, end in pairwise(edges)]
 
-    return _fewest_turns(deal, len(rows), ranks, micro, budget, padded_cost)
+    return _fewest_groups(divide, len(rows), ranks, micro, budget, padded_cost)
 
 
 def group_packed(rows: Group, ranks: int, micro: int, budget: int = 0) -> list[list[Group]]:
-    """Per rank its groups of rows to be laid end to end, with about equally many tokens each.
+    """For each rank, its groups of rows to be laid end to end, with about equally many tokens per group.
 
-    The longest row left goes to the shortest group (Graham's LPT rule). Limits as in `group_by_length`.
+    The longest remaining row goes to the shortest group (Graham's LPT rule). The arguments are those of
+    `group_by_length`.
     """
     ordered = sorted(rows, key=lambda entry: -entry.length)
 
-    def deal(groups: int) -> list[Group]:
-        dealt: list[list[Entry]] = [[] for _ in range(groups)]
+    def divide(groups: int) -> list[Group]:
+        divided: list[list[Entry]] = [[] for _ in range(groups)]
         for entry in ordered:
-            open_ones = [group for group in dealt if len(group) < micro]
+            open_ones = [group for group in divided if len(group) < micro]
             min(open_ones, key=lambda group: (packed_cost(group), len(group))).append(entry)
-        return list(dealt)
+        return list(divided)
 
-    return _fewest_turns(deal, len(rows), ranks, micro, budget, packed_cost)
+    return _fewest_groups(divide, len(rows), ranks, micro, budget, packed_cost)
 
 
-def _fewest_turns(
-    deal: Callable[[int], list[Group]], rows: int, ranks: int, micro: int, budget: int, cost: Cost
+def _fewest_groups(
+    divide: Callable[[int], list[Group]], rows: int, ranks: int, micro: int, budget: int, cost: Cost
 ) -> list[list[Group]]:
-    """Deal rows to `ranks` × turns groups with as few turns as the limits allow."""
-    turns = -(-rows // (ranks * micro))
+    """Divide rows into the same number of groups for each rank, as few as the limits allow."""
+    per_rank = -(-rows // (ranks * micro))
     while True:
-        groups = deal(ranks * turns)
+        groups = divide(ranks * per_rank)
         fits = not budget or all(cost(group) <= budget for group in groups if len(group) > 1)
-        if fits or ranks * turns >= rows:
+        if fits or ranks * per_rank >= rows:
             return [groups[rank::ranks] for rank in range(ranks)]
-        turns += 1
+        per_rank += 1

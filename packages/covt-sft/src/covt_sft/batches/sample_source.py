@@ -1,4 +1,4 @@
-"""Rows of a prepared set as micro-batches: the same rows a step, in the same order, whatever the number of ranks."""
+"""Rows of a prepared set as micro-batches. A step has the same rows for any number of ranks."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +16,13 @@ from covt_sft.batches.row_groups import Entry, Group, group_by_length, group_in_
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftDataSection
 
-Share = Callable[[torch.Tensor], torch.Tensor]
-"""Sum of a tensor over the ranks."""
+SumOverRanks = Callable[[torch.Tensor], torch.Tensor]
+"""Sums a tensor over the ranks (collective)."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward. One that is not `counted` only keeps the ranks' forwards equally many."""
+    """Rows of one forward. With `counted = False` it has weight 0, and only keeps the ranks in step."""
 
     batch: Batch
     samples: Sequence[Sample]
@@ -31,14 +31,24 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepRows:
-    """This rank's forwards of a step, as many as any other rank has; and the rows left out, the same on all ranks."""
+    """This rank's part of a step."""
 
     micro_batches: list[MicroBatch]
+    """As many as on any other rank."""
     skipped: list[int]
+    """Indices of rows that are left out, the same on all ranks."""
 
 
 class SampleSource:
-    """Encoded rows, encoded when first used and kept while there is room, since small sets are passed over often."""
+    """Encodes rows when they are first used, and keeps them while there is room.
+
+    Args:
+        rows: the rows of the set.
+        encoder: turns a row into token ids, labels and images.
+        section: batching, limits and cache size.
+        checks: raises for a row that can't be trained on.
+        device: where micro-batches are put.
+    """
 
     def __init__(
         self,
@@ -58,7 +68,11 @@ class SampleSource:
         self._room = int(section.sample_cache_gib * 2**30)
 
     def sample(self, index: int) -> Sample:
-        """The encoded row. Raises for one that can't be used."""
+        """The encoded row.
+
+        Raises:
+            SftError, ModelError, DataError: the row can't be used.
+        """
         if index in self._samples:
             self._samples.move_to_end(index)
             return self._samples[index]
@@ -75,15 +89,21 @@ class SampleSource:
         return (self.sample(index) for index in range(len(self.rows)) if not self.skips(index))
 
     def problem(self, index: int) -> str:
-        """Why a row can't be trained on, or nothing."""
+        """Why a row can't be trained on; empty for a good row."""
         try:
             self.sample(index)
         except (SftError, ModelError, DataError) as error:
             return str(error)
         return ""
 
-    def deal(self, indices: Sequence[int], rank: int, ranks: int, share: Share) -> StepRows:
-        """Rows shared out as the recipe says (collective: `share` sums over the ranks).
+    def assign_rows(self, indices: Sequence[int], rank: int, ranks: int, sum_over_ranks: SumOverRanks) -> StepRows:
+        """Divide the rows of a step among ranks and forwards, as `data.batching` says (collective).
+
+        Args:
+            indices: the rows of the step.
+            rank: this rank.
+            ranks: number of ranks.
+            sum_over_ranks: shares the rows' lengths, of which each rank computes a part.
 
         Raises:
             SftError: none of the rows can be used.
@@ -91,20 +111,22 @@ class SampleSource:
         lengths = torch.zeros(len(indices), dtype=torch.float64)
         for place in range(rank, len(indices), ranks):
             lengths[place] = self._length(indices[place])
-        entries = [Entry(index, int(length)) for index, length in zip(indices, share(lengths).tolist(), strict=True)]
+        entries = [
+            Entry(index, int(length)) for index, length in zip(indices, sum_over_ranks(lengths).tolist(), strict=True)
+        ]
         usable = [entry for entry in entries if entry.length]
         if not usable:
-            raise SftError(self.problem(indices[0]), "leave such rows out of the set: no row of this step is left")
-        groups = [[group for group in mine if group] for mine in self._groups(usable, ranks)]
-        turns = max(len(mine) for mine in groups)
+            raise SftError(self.problem(indices[0]), "prepare the set again without such rows; this step has no others")
+        groups = [[group for group in of_rank if group] for of_rank in self._groups(usable, ranks)]
+        forwards = max(len(of_rank) for of_rank in groups)
         micro_batches = [self._micro_batch(group) for group in groups[rank]]
         filler = min(usable, key=lambda entry: entry.length)
-        while len(micro_batches) < turns:
+        while len(micro_batches) < forwards:
             micro_batches.append(self._micro_batch([filler], counted=False))
         return StepRows(micro_batches, [entry.index for entry in entries if not entry.length])
 
     def skips(self, index: int) -> bool:
-        """Whether a row is left out; raises for a bad one where the recipe doesn't allow that."""
+        """Whether a row is left out. Raises for a bad row unless `data.on_bad` is `skip`."""
         return self.section.on_bad == "skip" and bool(self.problem(index))
 
     def _length(self, index: int) -> int:

@@ -13,7 +13,7 @@ from covt_model.latents.training_losses import Sum, alignment_loss, token_loss
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over this rank's micro-batch; the trainer divides by the counts of the global batch."""
+    """Loss sums over this rank's micro-batch. The caller divides by the counts of the global batch."""
 
     ce: Sum
     align: Sum | None
@@ -21,12 +21,12 @@ class LossSums:
 
 
 class Objective(nn.Module):
-    """One call is one forward of a stage: the unit that the ZeRO-3 engine sees."""
+    """The module that the ZeRO-3 engine trains: one call is one forward and its losses."""
 
     def __init__(self, policy: LatentPolicy) -> None:
         super().__init__()
         self.policy = policy
-        # A head with weights learns from the alignment too.
+        # A head with weights is trained by the alignment too.
         self.rule = policy.feedback if policy.latent.head in ("linear", "mlp") else None
 
     def forward(
@@ -42,10 +42,10 @@ class Objective(nn.Module):
 
         Args:
             batch: the rows.
-            features: visual tokens of the rows' pictures, each [n_i, H].
-            targets: [P, H]: stage 1, where they stand in as latents. None: the model generates its own.
+            features: visual tokens of the rows' images, each [n_i, H].
+            targets: [P, H], used as latents in stage 1; None lets the model generate its own.
             noise: [P, H], added to the targets where they are inputs.
-            max_segments: the most latent segments of a row on any rank.
+            max_segments: most latent segments of a row on any rank.
         """
         inputs = targets if targets is None or noise is None else targets + noise
         hidden = self.policy.hidden(batch, features, latents=inputs, max_segments=max_segments)
@@ -56,7 +56,7 @@ class Objective(nn.Module):
 
 
 def target_noise(targets: Tensor, std: float, generator: torch.Generator) -> Tensor | None:
-    """Gaussian noise like `targets` [P, H], or None where it is switched off."""
+    """Gaussian noise in the shape of `targets` [P, H]; None where `std` is 0."""
     if std == 0:
         return None
     return torch.randn(targets.shape, generator=generator, dtype=targets.dtype).to(targets.device) * std

@@ -1,4 +1,4 @@
-"""What a stage computes of a step's rows: targets, losses and their means, for training and for held-out rows."""
+"""The loss of a stage: targets, loss sums and their means, for training and for held-out rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,22 +14,23 @@ from covt_sft.losses.target_maker import TargetMaker
 from covt_sft.sft_recipe import Method, Stage1Section, StageSection
 
 Part = tuple[float, Sum, int]
-"""Weight, sum over this rank's micro-batch, and global count of one loss."""
+"""One loss: its weight, its sum over this rank's micro-batch, and the global count to divide by."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a step's rows on all ranks together."""
+    """Counts over a step's rows on all ranks."""
 
     supervised: int
     """Tokens that carry cross-entropy."""
     latents: int
+    """Latent tokens, which carry the alignment loss."""
     segments: int
-    """The most latent segments of a row."""
+    """Most latent segments of a row."""
 
 
 class StageLoss:
-    """The loss of one stage. Rows that are not counted are computed with weight 0."""
+    """Computes the loss of one stage. Micro-batches that are not counted have weight 0."""
 
     def __init__(
         self, stage: StageSection, method: Method, engine: ZeroEngine, features: VisionFeatures, targets: TargetMaker
@@ -39,8 +40,8 @@ class StageLoss:
         self.features = features
         self.target_maker = targets
 
-    def counts(self, rows: StepRows) -> Counts:
-        """Collective."""
+    def count(self, rows: StepRows) -> Counts:
+        """The step's counts over all ranks (collective)."""
         counted = [micro.batch for micro in rows.micro_batches if micro.counted]
         supervised = float(sum(batch.supervised for batch in counted))
         latents = float(sum(len(batch.pad_index) for batch in counted))
@@ -48,14 +49,14 @@ class StageLoss:
         segments = self.engine.global_max(float(max(micro.batch.max_segments for micro in rows.micro_batches)))
         return Counts(int(sums[0]), int(sums[1]), int(segments))
 
-    def targets(self, rows: StepRows) -> Sequence[torch.Tensor | None]:
-        """Stage 1: [P, H] a micro-batch; None where latents are the model's own (collective)."""
+    def make_targets(self, rows: StepRows) -> Sequence[torch.Tensor | None]:
+        """For each micro-batch its targets [P, H]; None where the model generates its own latents (collective)."""
         micro_batches = rows.micro_batches
         if self.aligned is None:
             return [None] * len(micro_batches)
         return self.target_maker.make([m.batch for m in micro_batches], [m.samples for m in micro_batches])
 
-    def parts(
+    def compute_parts(
         self,
         call: Callable[..., LossSums],
         micro: MicroBatch,
@@ -63,8 +64,16 @@ class StageLoss:
         target: torch.Tensor | None,
         noise: torch.Tensor | None = None,
     ) -> list[Part]:
-        """One forward of `call`, the engine or its module: cross-entropy and, in stage 1, alignment."""
-        features = self.features([picture for row in micro.batch.pictures for picture in row])
+        """One forward: cross-entropy and, in stage 1, alignment.
+
+        Args:
+            call: the engine, or its module for a forward without gradients.
+            micro: the rows of the forward.
+            counts: counts of the whole step.
+            target: [P, H], or None where the model generates its own latents.
+            noise: [P, H], added to the targets where they are inputs.
+        """
+        features = self.features([image for row in micro.batch.pictures for image in row])
         losses = call(micro.batch, features, targets=target, noise=noise, max_segments=counts.segments)
         counted = float(micro.counted)
         parts: list[Part] = [
@@ -75,13 +84,13 @@ class StageLoss:
         return parts
 
     @staticmethod
-    def sums(micro: MicroBatch, parts: Sequence[Part]) -> torch.Tensor:
-        """Summed cross-entropy and alignment of a micro-batch [2]."""
+    def sum_losses(micro: MicroBatch, parts: Sequence[Part]) -> torch.Tensor:
+        """Summed cross-entropy and alignment of a micro-batch, [2]; zeros where it is not counted."""
         totals = [float(part.total.detach()) for _, part, _ in parts] if micro.counted else []
         return torch.tensor(totals + [0.0] * (2 - len(totals)))
 
-    def means(self, sums: torch.Tensor, counts: Counts) -> dict[str, float]:
-        """Metrics of summed losses [2] over this rank's rows (collective)."""
+    def average(self, sums: torch.Tensor, counts: Counts) -> dict[str, float]:
+        """Mean losses by metric name, from this rank's sums [2] (collective)."""
         ce, align = self.engine.global_sum(sums).tolist()
         metrics = {"loss": ce / max(counts.supervised, 1), "ce": ce / max(counts.supervised, 1)}
         if self.aligned is not None:
@@ -90,11 +99,11 @@ class StageLoss:
         return metrics
 
     @torch.no_grad()
-    def held_out(self, rows: StepRows) -> dict[str, float]:
-        """The stage's losses on rows that are not trained on (collective)."""
-        counts, targets = self.counts(rows), self.targets(rows)
+    def evaluate(self, rows: StepRows) -> dict[str, float]:
+        """The stage's mean losses on held-out rows (collective)."""
+        counts, targets = self.count(rows), self.make_targets(rows)
         sums = torch.zeros(2, dtype=torch.float64)
         with self.engine.forwards():
             for micro, target in zip(rows.micro_batches, targets, strict=True):
-                sums += self.sums(micro, self.parts(self.engine.module, micro, counts, target))
-        return self.means(sums, counts)
+                sums += self.sum_losses(micro, self.compute_parts(self.engine.module, micro, counts, target))
+        return self.average(sums, counts)

@@ -1,4 +1,4 @@
-"""Targets of a frozen teacher on disk: computed once for a row, and found again by what they depend on."""
+"""Targets of a frozen teacher on disk, computed once per row and addressed by everything that they depend on."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from covt_runtime.recipe_schema import LatentSection
 
 
 def weights_digest(checkpoint: Path) -> str:
-    """Name of a checkpoint's weights: a hash of its safetensors files' contents."""
+    """Hash of a checkpoint's weights: the contents of its safetensors files."""
     digest = blake2b(digest_size=16)
     for path in sorted(checkpoint.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -25,7 +25,7 @@ def weights_digest(checkpoint: Path) -> str:
 
 
 def settings_digest(weights: str, encoder: Encoder, section: LatentSection, dtype: torch.dtype) -> str:
-    """Name of everything besides the row that its targets depend on."""
+    """Hash of everything but the row that its targets depend on."""
     values = [
         weights,
         str(dtype),
@@ -40,10 +40,10 @@ def settings_digest(weights: str, encoder: Encoder, section: LatentSection, dtyp
 
 
 def sample_digest(sample: Sample) -> str:
-    """Name of an encoded row: its tokens, its pictures and its helper images."""
+    """Hash of an encoded row: its tokens, its images and its helper images."""
     digest = blake2b(sample.input_ids.tobytes(), digest_size=16)
-    for picture in (*sample.pictures, *(picture for segment in sample.helpers for picture in segment)):
-        digest.update(picture.key)
+    for image in (*sample.pictures, *(image for segment in sample.helpers for image in segment)):
+        digest.update(image.key)
     digest.update(repr([len(segment) for segment in sample.helpers]).encode())
     return digest.hexdigest()
 
@@ -51,8 +51,8 @@ def sample_digest(sample: Sample) -> str:
 class TargetCache:
     """Targets [P, H] of rows, by `sample_digest`, in safetensors files of one folder.
 
-    Several processes may write into it: each file is written aside and renamed, and a row that two of them wrote has
-    the same targets in both.
+    Several processes may write into it: each file is written aside and renamed, and a row that two processes wrote has
+    the same targets in both files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class TargetCache:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take notice of what other processes wrote."""
+        """Find the files that other processes have written."""
         known = set(self._files.values())
         for path in sorted(self.folder.glob("*.safetensors")):
             if path not in known:
@@ -77,7 +77,7 @@ class TargetCache:
             return file.get_tensor(name)
 
     def write(self, targets: Mapping[str, torch.Tensor]) -> None:
-        """Keep the targets of these rows, in one file of their own."""
+        """Write the targets of these rows as one file."""
         if not targets:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

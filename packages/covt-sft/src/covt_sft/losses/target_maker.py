@@ -1,4 +1,4 @@
-"""Stage-1 targets of a step: focused crops, or ILVR's selection by a momentum teacher, sharded like the model."""
+"""Stage-1 targets: focused crops, or ILVR's selection by a teacher that is sharded like the model."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -18,16 +18,23 @@ from covt_runtime.recipe_schema import LatentSection
 from covt_sft.losses.target_cache import TargetCache, sample_digest, settings_digest, weights_digest
 
 KIND = "teacher/"
-ROWS_A_FILE = 256
+ROWS_PER_FILE = 256
 
 
 class TargetMaker:
-    """Targets [P, H] of each micro-batch, normalized like fed-back hidden states.
+    """Makes the targets [P, H] of micro-batches, normalized like fed-back hidden states.
 
-    For `ilvr` with an `ema` teacher each rank keeps the average of its own shards in fp32, and the model takes the
-    teacher's values for the time of one pass a sample, gathered module by module: no rank ever holds a second whole
-    model. Only what is trained is averaged, so with LoRA the teacher is the base with the average of the adapters.
-    A `frozen` teacher is the model before its first step; `prepare` asks it once for all rows.
+    With `ilvr` and an `ema` teacher, each rank keeps the average of its own shards in fp32. The model takes the
+    teacher's values while targets are computed, gathered module by module, so no rank holds a second full model. Only
+    trained parameters are averaged: with LoRA, the teacher is the base model with averaged adapters. A `frozen` teacher
+    is the model before its first step, and `prepare` computes its targets once for all rows.
+
+    Args:
+        engine: the training engine, whose shards the teacher averages.
+        policy: the model.
+        encoder: token ids and image settings.
+        features: the vision tower.
+        section: selection, teacher and decay.
     """
 
     def __init__(
@@ -50,7 +57,12 @@ class TargetMaker:
         self.cache: TargetCache | None = None
 
     def make(self, batches: Sequence[Batch], samples: Sequence[Sequence[Sample]]) -> list[torch.Tensor]:
-        """Targets of micro-batches, given with their samples (collective: all ranks have equally many)."""
+        """Targets [P, H] of each micro-batch (collective: all ranks have equally many).
+
+        Args:
+            batches: the micro-batches.
+            samples: the encoded rows of each micro-batch.
+        """
         if self.cache is not None:
             return [self._cached(self.cache, rows) for rows in samples]
         if self.teacher is None:
@@ -62,10 +74,16 @@ class TargetMaker:
         return targets
 
     def prepare(self, samples: Iterable[Sample], folder: Path, checkpoint: Path, micro: int) -> tuple[int, int]:
-        """Have a frozen teacher's targets of these rows on disk; returns how many were computed now and how many were
-        there (collective).
+        """Write a frozen teacher's targets of these rows to disk (collective).
 
-        The model must still be `checkpoint`, whose weights name the targets together with the settings.
+        Args:
+            samples: the rows.
+            folder: folder of the target cache.
+            checkpoint: the model's weights, unchanged so far; with the settings they identify the targets.
+            micro: rows per forward.
+
+        Returns:
+            How many rows were computed now, and how many were on disk.
         """
         name: list[str] = [""]
         if self.engine.rank == 0:
@@ -75,7 +93,7 @@ class TargetMaker:
         self.cache = TargetCache(folder / name[0])
         made = found = 0
         remaining = (sample for sample in samples if sample.spans)
-        while some := list(islice(remaining, ROWS_A_FILE * self.engine.world_size)):
+        while some := list(islice(remaining, ROWS_PER_FILE * self.engine.world_size)):
             wanted = {sample_digest(sample): sample for sample in some}
             waiting = [sample for digest, sample in wanted.items() if digest not in self.cache]
             with self.engine.forwards(whole=False):
@@ -86,33 +104,33 @@ class TargetMaker:
         return made, found
 
     def _compute(self, cache: TargetCache, waiting: Sequence[Sample], micro: int) -> None:
-        """This rank's share of `waiting`, as one file; every rank runs equally many forwards."""
+        """Compute this rank's part of `waiting` and write it as one file; all ranks run equally many forwards."""
         done: dict[str, torch.Tensor] = {}
         mine = waiting[self.engine.rank :: self.engine.world_size]
-        for turn in range(-(-len(waiting) // (micro * self.engine.world_size))):
-            rows = mine[turn * micro : (turn + 1) * micro] or waiting[:1]
+        for number in range(-(-len(waiting) // (micro * self.engine.world_size))):
+            rows = mine[number * micro : (number + 1) * micro] or waiting[:1]
             batch = collate(rows, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id)
             targets = self._targets(batch.to(self.engine.device))
             counts = [sum(end - start for start, end in row.spans) for row in rows]
             done |= {sample_digest(row): part for row, part in zip(rows, targets.split(counts), strict=True)}
         cache.write(done)
 
-    def moved(self) -> None:
-        """The student has taken a step: the teacher follows."""
+    def update_teacher(self) -> None:
+        """Move the teacher's average towards the student, after an optimizer step."""
         if self.teacher is not None:
             self.teacher.update(self.engine.trainable_shards())
 
-    def finish(self) -> None:
-        """Stage 1 is over: its teacher's memory is free again."""
+    def release_teacher(self) -> None:
+        """Free the teacher's memory at the end of stage 1."""
         self.teacher = None
         self.cache = None
 
     def state(self) -> dict[str, torch.Tensor]:
-        """This rank's part of the teacher, for a checkpoint."""
+        """This rank's part of the teacher, for `load_state`."""
         return {} if self.teacher is None else {KIND + name: t for name, t in self.teacher.state_dict().items()}
 
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` returned."""
+    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Restore what `state` returned."""
         if self.teacher is not None:
             own = {name.removeprefix(KIND): t for name, t in tensors.items() if name.startswith(KIND)}
             self.teacher.load_state_dict(own)
@@ -132,8 +150,8 @@ class TargetMaker:
     def _targets(self, batch: Batch) -> torch.Tensor:
         if self.section.selection == "focus" and not len(batch.pad_index):
             return self._none()
-        helpers = [picture for row in batch.helpers for segment in row for picture in segment]
-        pictures = [picture for row in batch.pictures for picture in row]
+        helpers = [image for row in batch.helpers for segment in row for image in segment]
+        images = [image for row in batch.pictures for image in row]
         return make_targets(
             batch,
             self.encoder.latent,
@@ -141,7 +159,7 @@ class TargetMaker:
             selection=self.section.selection,
             teacher=self.policy.model.model.language_model if self.section.selection == "ilvr" else None,
             embed_tokens=self.policy.model.get_input_embeddings(),
-            image_features=self.features(pictures),
+            image_features=self.features(images),
             top_p=self.section.top_p,
             temperature=self.section.temperature,
         ).values

@@ -1,4 +1,4 @@
-"""The checkpoint a training starts from: a tiny model made from scratch, or a published one with latent tokens."""
+"""The checkpoint that a training starts from: a tiny model from scratch, or a published model with latent tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +11,16 @@ from covt_sft.sft_recipe import SftConfig
 
 TINY = "tiny"
 INIT = "init"
-"""Folder of a run for a starting checkpoint of its own."""
+"""Name of the folder in a run that holds a starting checkpoint made for it."""
 TINY_SAMPLES = 200
-"""Rows whose text trains the tiny tokenizer and whose pictures center the tiny vision tower."""
+"""Rows whose text trains the tiny tokenizer, and whose images center the tiny vision tower."""
 
 
 def find_checkpoint(path: str) -> Path:
-    """A local folder, or a hub id's files (downloaded once, then found in the hub's cache).
+    """A local folder, or the files of a hub id, which are downloaded once and then found in the hub's cache.
 
     Raises:
-        SftError: neither, or another architecture.
+        SftError: there is neither, or the model is of an unknown family.
     """
     folder = Path(path) if Path(path).is_dir() else _from_hub(path)
     kind = read_config(folder).get("model_type")
@@ -38,18 +38,18 @@ def _from_hub(name: str) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SftError(
-            f"model.path = {name!r} is no folder and can't be had from the hub: {reason}",
-            "download it where there is a network, and give its folder",
+            f"model.path = {name!r} is not a folder and can't be downloaded from the hub: {reason}",
+            "download it on a machine with a network, and set model.path to its folder",
         ) from error
 
 
 def lacks_latent_tokens(checkpoint: Path) -> bool:
-    """Whether it is a published checkpoint without latent tokens yet."""
+    """Whether a checkpoint has no latent tokens yet, as published ones don't."""
     return KEY not in read_config(checkpoint)
 
 
 def starting_checkpoint_folder(model: str, run: Path) -> Path:
-    """Where the checkpoint that the ranks load lies, or will lie."""
+    """The folder of the checkpoint that the ranks will load, which may not exist yet."""
     if model == TINY:
         return run / INIT
     found = find_checkpoint(model)
@@ -59,11 +59,19 @@ def starting_checkpoint_folder(model: str, run: Path) -> Path:
 def write_starting_checkpoint(
     config: SftConfig, model: str, data: Path, out: Path, note: Callable[[str], None]
 ) -> None:
-    """Write the starting checkpoint to `out`, unless it is there."""
+    """Write the starting checkpoint, unless it exists.
+
+    Args:
+        config: the recipe.
+        model: a checkpoint folder or hub id, or `tiny`.
+        data: the prepared set, whose text and images fit the tiny model.
+        out: folder to write to.
+        note: called with a line of text about what is written.
+    """
     if out.is_dir():
         return
     if model == TINY:
-        note(f"building a tiny Qwen2.5-VL in {out}")
+        note(f"building a tiny model in {out}")
         build_tiny_checkpoint(config, data, out)
         return
     from covt_model.checkpoints.latent_checkpoint import prepare_checkpoint
@@ -78,7 +86,7 @@ def write_starting_checkpoint(
 
 
 def build_tiny_checkpoint(config: SftConfig, data: Path, out: Path) -> Path:
-    """A tiny Qwen2.5-VL from scratch for this data: its words in the tokenizer, its pictures in the vision scale."""
+    """Write a tiny model from scratch whose tokenizer and vision tower fit this data."""
     from covt_model.families.qwen2_5_vl.image_patches import decode
     from covt_model.families.qwen2_5_vl.tiny import build_tiny, distinct_cells
 

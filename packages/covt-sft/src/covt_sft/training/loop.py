@@ -1,7 +1,7 @@
 """One rank of a supervised training, read top to bottom: stages → steps → evaluation → checkpoints → export.
 
 `Trainer.run` trains the stages one after another. A step deals rows, computes and updates, logs, evaluates where the
-recipe says so, reports, and saves. `training_setup` builds the parts; `step` and `stage` compute.
+recipe says so, reports, and saves. `training_setup` builds the parts; `optimizer_step` and `stage_loss` compute.
 """
 
 import time
@@ -139,7 +139,7 @@ class Trainer:
         stage_started = time.monotonic()
         loss = StageLoss(stage.section, self.config.method, self.engine, self.features, self.targets)
         if loss.aligned is None:
-            self.targets.finish()
+            self.targets.release_teacher()
         ended = False
         while not ended:
             step_started = time.monotonic()
@@ -162,7 +162,7 @@ class Trainer:
         """This rank's rows of step `number`, counted from 0 and independent of earlier steps (collective)."""
         batch = self.config.data.batch_size
         indices = [self.stream.index(place) for place in range(number * batch, (number + 1) * batch)]
-        rows = self.data.deal(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
+        rows = self.data.assign_rows(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
         self.reporter.name_skipped_rows(self.data, rows.skipped)
         return rows
 
@@ -177,8 +177,8 @@ class Trainer:
             metrics["eval/accuracy"] = self.probe.measure(self.engine, self.policy)
         if self.held_out.rows:
             indices = range(len(self.held_out.rows))
-            rows = self.held_out.deal(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
-            metrics |= {f"eval/{key}": value for key, value in loss.held_out(rows).items()}
+            rows = self.held_out.assign_rows(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
+            metrics |= {f"eval/{key}": value for key, value in loss.evaluate(rows).items()}
         if metrics:
             self.reporter.log_metrics(done, stage.name, metrics)
         judge = self.config.eval.best
@@ -235,8 +235,8 @@ class Trainer:
         else:
             self.noise.manual_seed((self.config.run.seed * 1000 + self.worker.rank) * 1_000_003 + loaded.step)
         if loaded.extra["stage"] != "stage1":
-            self.targets.finish()
-        self.targets.load(loaded.tensors)
+            self.targets.release_teacher()
+        self.targets.load_state(loaded.tensors)
         self.best = loaded.extra["best"]
         self.stepper.skipped_rows, self.stepper.skipped_steps = loaded.extra["skipped"]
 

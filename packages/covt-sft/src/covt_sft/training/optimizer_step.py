@@ -18,7 +18,7 @@ from covt_sft.sft_errors import SftError
 
 
 def decoder_work(model: Any) -> DecoderWork:
-    """FLOPs of a Qwen2.5-VL's language model and head, before its parameters are sharded."""
+    """What the FLOPs of the language model and its head follow from. Call it before the parameters are sharded."""
     language, head = model.model.language_model, model.lm_head
     matrices = [p for part in (language.layers, head) for p in part.parameters() if p.dim() > 1]
     config = language.config
@@ -32,17 +32,19 @@ def decoder_work(model: Any) -> DecoderWork:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What this rank computes in a step, in tokens and floating-point operations."""
+class StepWork:
+    """What this rank computes in a step."""
 
     tokens: float
     """Tokens of the rows."""
     computed: float
     """Tokens of the forwards, padding included."""
     flops: float
+    """Floating-point operations, without those that gradient checkpointing repeats."""
 
     @classmethod
-    def of(cls, rows: StepRows, work: DecoderWork) -> "Work":
+    def of(cls, rows: StepRows, work: DecoderWork) -> "StepWork":
+        """The work of a step's rows on this rank."""
         counted = [micro for micro in rows.micro_batches if micro.counted]
         lengths = [len(sample) for micro in counted for sample in micro.samples]
         computed = sum(micro.batch.input_ids.numel() for micro in rows.micro_batches)
@@ -50,7 +52,14 @@ class Work:
 
 
 class Stepper:
-    """Trains one step after another; counts what it has to leave out."""
+    """Runs optimizer steps, and counts the rows and steps that are left out.
+
+    Args:
+        engine: the training engine.
+        work: FLOPs of the model.
+        noise: generator of the noise on targets.
+        skips: whether a step whose loss is not finite is left out.
+    """
 
     def __init__(self, engine: ZeroEngine, work: DecoderWork, noise: torch.Generator, *, skips: bool) -> None:
         self.engine = engine
@@ -64,18 +73,21 @@ class Stepper:
     def step(self, loss: StageLoss, rows: StepRows) -> tuple[StepResult, dict[str, float]]:
         """Forward, backward and update on these rows (collective).
 
+        Returns:
+            The engine's result, and the metrics of the step.
+
         Raises:
-            SftError: the loss or the gradient is not finite, and the recipe doesn't leave such steps out.
+            SftError: the gradient is not finite, or the loss is not and `data.on_bad` is `refuse`.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         self.skipped_rows += len(rows.skipped)
-        counts = loss.counts(rows)
+        counts = loss.count(rows)
         sums = self._backward(loss, rows, counts)
-        metrics = loss.means(sums.sum(0), counts)
+        metrics = loss.average(sums.sum(0), counts)
         if math.isfinite(metrics["loss"]):
             result = self.engine.step()
             if loss.aligned is not None:
-                loss.target_maker.moved()
+                loss.target_maker.update_teacher()
             if not math.isfinite(result.grad_norm):
                 raise self._not_finite("gradient norm", rows, [True] * len(rows.micro_batches))
         elif self.skips:
@@ -84,36 +96,36 @@ class Stepper:
         else:
             raise self._not_finite("loss", rows, (~sums.isfinite()).any(1).tolist())
         metrics |= {"tokens": float(counts.supervised), "lr": result.lr, "grad_norm": result.grad_norm}
-        metrics |= self._performance(Work.of(rows, self.work), time.monotonic() - begun)
+        metrics |= self._performance(StepWork.of(rows, self.work), time.monotonic() - started)
         if self.skips:
             metrics |= {"skipped/rows": float(self.skipped_rows), "skipped/steps": float(self.skipped_steps)}
         return result, metrics
 
     def _backward(self, loss: StageLoss, rows: StepRows, counts: Counts) -> torch.Tensor:
-        """Summed losses of each micro-batch [M, 2], after their backward passes."""
+        """Run the backward passes; returns the summed losses of each micro-batch, [M, 2]."""
         sums = []
-        for micro, target in zip(rows.micro_batches, loss.targets(rows), strict=True):
+        for micro, target in zip(rows.micro_batches, loss.make_targets(rows), strict=True):
             noise = None
             if loss.aligned is not None and target is not None and micro.counted:
                 noise = target_noise(target, loss.aligned.noise, self.noise)
-            parts = loss.parts(self.engine, micro, counts, target, noise)
+            parts = loss.compute_parts(self.engine, micro, counts, target, noise)
             self.engine.backward(mean_loss(parts))
-            sums.append(loss.sums(micro, parts))
+            sums.append(loss.sum_losses(micro, parts))
         return torch.stack(sums).double()
 
     def _not_finite(self, what: str, rows: StepRows, wrong: list[bool]) -> SftError:
-        """The error for all ranks, naming the rows of the micro-batches where `wrong` (collective)."""
+        """The same error on all ranks, naming the rows of the micro-batches that are `wrong` (collective)."""
         mine = [m.batch.row_ids for m, here in zip(rows.micro_batches, wrong, strict=True) if here and m.counted]
         found: list[list[tuple[str, ...]]] = [[] for _ in range(self.engine.world_size)]
         dist.all_gather_object(found, mine)
         ids = [row_id for per_rank in found for group in per_rank for row_id in group]
         return SftError(
             f"the {what} of step {self.engine.global_step + 1} is not finite, with row {', '.join(ids)}",
-            "look at these rows, lower the learning rate, or leave such steps out with data.on_bad=skip",
+            "check these rows, lower the learning rate, or leave such steps out with data.on_bad=skip",
         )
 
-    def _performance(self, work: Work, seconds: float) -> dict[str, float]:
-        """Throughput of all ranks together, the most memory of any (collective)."""
+    def _performance(self, work: StepWork, seconds: float) -> dict[str, float]:
+        """Throughput of all ranks together, and the largest memory of any rank (collective)."""
         amounts = torch.tensor([work.tokens, work.computed, work.flops], dtype=torch.float64)
         tokens, computed, flops = self.engine.global_sum(amounts).tolist()
         metrics = {
