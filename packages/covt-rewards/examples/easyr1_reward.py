@@ -1,4 +1,4 @@
-"""Rewards for EasyR1: this file is the reward file. In its configuration:
+"""Rewards for EasyR1, as its reward file. Configuration:
 
 worker.reward.reward_type: batch
 worker.reward.reward_function: easyr1_reward.py:compute_score

@@ -1,4 +1,4 @@
-"""GRPO with TRL and covt-rewards: two steps of a tiny random Qwen2 on sums. `pip install covt-rewards trl`."""
+"""GRPO with TRL and covt-rewards: two steps of a tiny random model on sums. `pip install covt-rewards trl`."""
 
 import tempfile
 
@@ -29,7 +29,7 @@ config = Qwen2Config(
 )
 rows = [{"prompt": f"{a} + {b} =", "answer": str(a + b), "grader": "math"} for a in range(4) for b in range(4)]
 
-functions = reward_funcs("format=0.1,accuracy")  # this line is all it takes
+functions = reward_funcs("format=0.1,accuracy")  # the only line that covt-rewards needs
 with tempfile.TemporaryDirectory() as folder:
     trainer = GRPOTrainer(
         model=Qwen2ForCausalLM(config),

@@ -1,4 +1,4 @@
-"""Rewards for veRL. In its configuration:
+"""Rewards for veRL. Configuration:
 
     custom_reward_function.path=pkg://covt_rewards.adapters.verl
     custom_reward_function.name=compute_score  (reward_model.reward_manager=naive or dapo, and the reward loop's)
@@ -6,7 +6,7 @@
                                 compute_number  (reward_manager=prime)
     +custom_reward_function.reward_kwargs.rewards="format=0.1,accuracy=0.9"
 
-Below are the calls that veRL's reward managers then make.
+The calls below are those of veRL's reward managers.
 """
 
 from covt_rewards.adapters.verl import compute_number, compute_score, compute_score_batch
@@ -19,7 +19,7 @@ number = compute_number("geometry3k", r"So it is \boxed{\frac{1}{2}}", "0.5", {"
 print(number)
 walk = {"metadata": {"rows": ["SFG"]}}
 batch = compute_score_batch(
-    data_sources=["vsp", "mathvision", "vsp"],  # reordered by length: the two walks are still one group
+    data_sources=["vsp", "mathvision", "vsp"],  # sorted by length: the two walks still form one group
     solution_strs=[r"\boxed{R,R}", r"\boxed{B}", r"\boxed{R}"],
     ground_truths=["R,R", "snake", "R,R"],
     extra_infos=[{**walk, "index": 0}, {"options": ["cat", "snake"], "index": 1}, {**walk, "index": 0}],

@@ -1,1 +1,1 @@
-"""The rewards inside other trainers: TRL (`trl`), veRL (`verl`), EasyR1 (`easyr1`). None of them is imported here."""
+"""Rewards inside other trainers: TRL, veRL, EasyR1. Imports none of the trainers, and nothing of `command_line`."""
