@@ -171,7 +171,7 @@ class LatentRunner(GPUModelRunner):
             request = self.requests[req_id]
             options = read_options(request.sampling_params.extra_args if request.sampling_params else None)
             if options.data is not None and options.data.shape[1] != self.latents.settings.hidden:
-                # The API server refuses such requests; only the offline `LLM` class gets here, and a step must not raise.
+                # The API server refuses such requests. The offline `LLM` class gets here, and a step must not raise.
                 log.error("a request's latents have %d dimensions: its pads are fed zeros", options.data.shape[1])
                 options = LatentOptions(LatentMode.ZEROS, key=options.key)
             state = RequestLatents(options, request.num_prompt_tokens)
