@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from covt.error_lines import UsageError
 from covt_data.ingest.prepare import prepare
-from covt_eval.evaluation import checkpoints as evaluation
-from covt_eval.evaluation.checkpoints import EvalPlan, evaluate_all
+from covt_eval.eval_errors import EvalError
+from covt_eval.evaluation import evaluate_models as evaluation
+from covt_eval.evaluation.evaluate_models import EvalPlan, evaluate_models
 from covt_runtime.metrics.progress import Progress
 
 ROWS = 10
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(server: Any, data: Path, out: Path, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"models": {"tiny": server.checkpoint}, "data": {"trace": data}, "max_tokens": 24}
-    return evaluate_all(EvalPlan(**(values | changes)), out, progress=Progress(quiet=True), base_url=server.url)
+    return evaluate_models(EvalPlan(**(values | changes)), out, progress=Progress(quiet=True), base_url=server.url)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -74,5 +74,5 @@ def test_samples_give_pass_at_k_majority_tokens_and_latencies(latent_server, dat
 
 def test_another_evaluation_in_the_same_folder_is_refused(latent_server, data: Path, tmp_path: Path):
     run(latent_server, data, tmp_path / "out", rows=2)
-    with pytest.raises(UsageError, match="another rows, seed"):
+    with pytest.raises(EvalError, match="another rows, seed"):
         run(latent_server, data, tmp_path / "out", rows=3, seed=1)

@@ -6,7 +6,6 @@ import itertools
 import json
 import shutil
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "runtime"))
 from report_run import make_quickstart
 
 from covt_eval.report import write_report

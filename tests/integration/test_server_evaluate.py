@@ -12,7 +12,8 @@ from PIL import Image as Pil
 from safetensors.torch import load_file
 
 from covt_data.schema import Image, Row
-from covt_eval.evaluation.evaluate import evaluate, request
+from covt_eval.evaluation.evaluate import evaluate
+from covt_eval.evaluation.prompt_requests import build_request
 from covt_model.encoding.encode import Encoder
 from covt_model.latents.latent_modes import EVALUATION_MODES as MODES
 from covt_rollout.client.rollout_client import RolloutClient
@@ -49,7 +50,7 @@ def spans_begin(latent_server):
         async with RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint) as client:
             tensors = dict(weights)
             if begin:
-                prompts = [request(encoder.encode_prompt(row(number)), row(number)) for number in range(ROWS)]
+                prompts = [build_request(encoder.encode_prompt(row(number)), row(number)) for number in range(ROWS)]
                 first = await client.generate(prompts, Sampling(max_tokens=1, temperature=0))
                 (token, _), *_ = Counter(group[0].token_ids[0] for group in first).most_common()
                 embedding = weights["model.embed_tokens.weight"].clone()

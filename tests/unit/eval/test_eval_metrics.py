@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_eval.evaluation.eval_metrics import compare, majority, mean_scores, pass_at_k, powers_of_two, summarise
-from covt_eval.evaluation.evaluate import EvalRow
-from covt_eval.statistics.intervals import accuracy, bootstrap_mean, paired_difference
-from covt_rollout.rollout_errors import RolloutError
+from covt_eval.eval_errors import EvalError
+from covt_eval.evaluation.eval_metrics import compare, majority, mean_scores, pass_at_k, powers_of_two, summarize
+from covt_eval.evaluation.eval_rows import EvalRow
+from covt_eval.statistics.intervals import accuracy_interval, bootstrap_mean, paired_difference
 
 
 def answer(row: int, correct: float, said: str = "A", sample: int = 0, **values) -> EvalRow:
@@ -30,7 +30,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n, data):
 
 
 def test_pass_at_more_than_there_are_samples_is_refused():
-    with pytest.raises(RolloutError, match="pass@3 of 2"):
+    with pytest.raises(EvalError, match="pass@3 of 2"):
         pass_at_k(2, 1, 3)
 
 
@@ -47,7 +47,7 @@ def test_powers_of_two_end_with_the_number_itself():
 
 def test_a_summary_counts_rows_and_not_samples():
     rows = [answer(r, float(s <= r), sample=s, category=f"{10 if r else 2} hops") for r in range(2) for s in range(3)]
-    found = summarise(rows)
+    found = summarize(rows)
     assert (found["rows"], found["samples"]) == (2, 3)
     assert found["accuracy"]["value"] == pytest.approx((1 / 3 + 2 / 3) / 2)
     assert list(found["by_category"]) == ["2 hops", "10 hops"]
@@ -59,7 +59,7 @@ def test_a_summary_counts_rows_and_not_samples():
 
 def test_latency_and_the_other_judge_are_reported_where_they_are_known():
     rows = [answer(r, 1, seconds=float(r), judges={"end_on_goal": float(r > 1)}) for r in range(5)]
-    found = summarise(rows)
+    found = summarize(rows)
     assert found["seconds"] == pytest.approx({"mean": 2, "p50": 2, "p95": 3.8})
     assert found["judges"]["end_on_goal"]["value"] == pytest.approx(0.6)
 
@@ -69,7 +69,7 @@ def test_differences_are_paired_by_row_and_other_rows_are_refused():
     expected = paired_difference([r % 2 for r in range(30)], [0] * 30)
     assert compare(ours, base) == {"value": expected.value, "low": expected.low, "high": expected.high}
     assert mean_scores(ours)["r3"] == 1
-    with pytest.raises(RolloutError, match="different rows"):
+    with pytest.raises(EvalError, match="different rows"):
         compare(ours, base[:-1])
 
 
@@ -79,4 +79,4 @@ def test_bootstrap_bounds_agree_with_the_normal_approximation_and_have_width_at_
     half = 1.96 * (0.25 * 0.75 / 400) ** 0.5
     assert found.value == 0.25
     assert found.low == pytest.approx(0.25 - half, abs=0.006) and found.high == pytest.approx(0.25 + half, abs=0.006)
-    assert bootstrap_mean([1.0] * 20) == accuracy([1.0] * 20)
+    assert bootstrap_mean([1.0] * 20) == accuracy_interval([1.0] * 20)

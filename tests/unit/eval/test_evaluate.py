@@ -10,12 +10,14 @@ import pytest
 from fake_server import completed, run, serving
 
 from covt_data.schema import Row
-from covt_eval.evaluation.evaluate import evaluate, judged, marked_text, write_rows
+from covt_eval.eval_errors import EvalError
+from covt_eval.evaluation.eval_rows import write_rows
+from covt_eval.evaluation.evaluate import evaluate
+from covt_eval.evaluation.grade_completions import decode_with_latents, grade_completion
 from covt_model.latent_config import LatentConfig
 from covt_rewards.accuracy import AccuracyReward
 from covt_rollout.client.completions import Completion
 from covt_rollout.client.rollout_client import RolloutClient
-from covt_rollout.rollout_errors import RolloutError
 from covt_rollout.vllm_plugin.protocol import decode_latents
 
 START, PAD, END = 100, 101, 102
@@ -60,7 +62,7 @@ class Numbers:
     ],
 )
 def test_answers_are_judged_by_the_rows_grader(values, text, answer, correct) -> None:
-    result = judged(row(**values), answered(text), AccuracyReward())
+    result = grade_completion(row(**values), answered(text), AccuracyReward())
     assert (result.answer, result.correct, result.text) == (answer, correct, text)
     assert result.meta == row(**values).meta
 
@@ -68,7 +70,8 @@ def test_answers_are_judged_by_the_rows_grader(values, text, answer, correct) ->
 def test_rows_are_written_one_a_line_and_whole(tmp_path) -> None:
     path = tmp_path / "eval" / "rl.keep.jsonl"
     write_rows(
-        [judged(row(n, metadata='{"hops": 3}'), answered(r"\boxed{B3}"), AccuracyReward()) for n in range(3)], path
+        [grade_completion(row(n, metadata='{"hops": 3}'), answered(r"\boxed{B3}"), AccuracyReward()) for n in range(3)],
+        path,
     )
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["r0", "r1", "r2"]
@@ -140,15 +143,15 @@ def test_a_row_is_not_given_what_another_of_its_samples_thought() -> None:
 
 
 def test_several_greedy_samples_are_refused() -> None:
-    with pytest.raises(RolloutError, match="all the same"):
+    with pytest.raises(EvalError, match="all the same"):
         evaluated(["keep"], samples=2)
 
 
 def test_plans_are_judged_by_both_rules() -> None:
     values = {"grader": "vsp", "answer": "R,D", "metadata": '{"rows": ["SF", "FG"]}'}
-    result = judged(row(**values), answered(r"\boxed{R,D,U}"), AccuracyReward())
+    result = grade_completion(row(**values), answered(r"\boxed{R,D,U}"), AccuracyReward())
     assert (result.correct, result.judges) == (1, {"end_on_goal": 0})
-    assert judged(row(), answered(r"\boxed{B3}"), AccuracyReward()).judges == {}
+    assert grade_completion(row(), answered(r"\boxed{B3}"), AccuracyReward()).judges == {}
 
 
 def test_every_span_is_dropped_also_those_begun_later() -> None:
@@ -205,13 +208,13 @@ def test_progress_is_told_for_every_mode() -> None:
 
 @pytest.mark.parametrize(("modes", "rows", "match"), [(["keep"], 0, "no rows"), (["blank"], 1, "no evaluation mode")])
 def test_senseless_evaluations_are_refused(modes, rows, match) -> None:
-    with pytest.raises(RolloutError, match=match):
+    with pytest.raises(EvalError, match=match):
         evaluated(modes, rows=rows)
 
 
 def test_a_pause_checkpoint_has_no_latents_to_replace() -> None:
     pause = LatentConfig(start_id=START, pad_id=PAD, end_id=END, size=2, head="none")
-    with pytest.raises(RolloutError, match="has none"):
+    with pytest.raises(EvalError, match="has none"):
         evaluated(["zeros"], latent=pause)
     results, _ = evaluated(["keep", "none", "drop_latents"], latent=pause)
     assert set(results) == {"keep", "none", "drop_latents"}
@@ -222,5 +225,5 @@ def test_the_written_text_has_the_latent_tokens_in_their_places():
     client = RolloutClient(
         "http://127.0.0.1:1", latent=latent, decode=lambda ids: "".join(chr(token) for token in ids if token < 100)
     )
-    text = marked_text([72, 100, 101, 101, 102, 73, 200], client)
+    text = decode_with_latents([72, 100, 101, 101, 102, 73, 200], client)
     assert text == "H<|latent_start|><|latent_pad|><|latent_pad|><|latent_end|>I"

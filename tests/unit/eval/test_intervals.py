@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from covt_eval.statistics.intervals import accuracy, paired_difference
-from covt_rollout.rollout_errors import RolloutError
+from covt_eval.eval_errors import EvalError
+from covt_eval.statistics.intervals import accuracy_interval, paired_difference
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from covt_rollout.rollout_errors import RolloutError
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_matches_published_intervals(right: int, n: int, low: float, high: float) -> None:
-    interval = accuracy([1] * right + [0] * (n - right))
+    interval = accuracy_interval([1] * right + [0] * (n - right))
     assert interval.value == right / n
     assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
 
@@ -53,7 +53,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.90 <= hits / 200 <= 0.99
 
 
-@pytest.mark.parametrize("call", [lambda: accuracy([]), lambda: paired_difference([1], [1, 0])])
+@pytest.mark.parametrize("call", [lambda: accuracy_interval([]), lambda: paired_difference([1], [1, 0])])
 def test_nothing_to_compare_is_an_error(call) -> None:
-    with pytest.raises(RolloutError):
+    with pytest.raises(EvalError):
         call()

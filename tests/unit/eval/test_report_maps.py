@@ -4,6 +4,7 @@ import pytest
 
 from covt_eval.report.charts.maps import Drawing, Grid, draw_answer, draw_truth, grid_of, hops, true_path
 from covt_eval.report.sections.spans import split_text
+from covt_rewards import AccuracyReward, Group, Rollout
 
 GRID = Grid(size=3, width=84, height=84)
 ICE = {"rows": ["SFF", "FHF", "FFG"]}
@@ -45,10 +46,22 @@ def test_a_plan_into_a_hole_is_crossed_out_at_the_hole() -> None:
     assert (drawing.cross, drawing.end) == ((42.0, 42.0), None)
 
 
-def test_a_plan_off_the_map_is_crossed_out_at_the_edge() -> None:
-    drawing = draw_answer("U", ICE, GRID)
-    assert drawing.cross is not None
-    assert 0 <= drawing.cross[1] < 14.0  # above the start's center, still inside the picture
+def test_a_move_off_the_map_stays_in_place() -> None:
+    drawing = draw_answer("U,R,R,D,D", ICE, GRID)
+    assert (drawing.end, drawing.cross) == ((70.0, 70.0), None)
+
+
+def test_a_plan_that_misses_the_goal_is_crossed_out_where_it_ends() -> None:
+    drawing = draw_answer("R", ICE, GRID)
+    assert (drawing.cross, drawing.end) == ((42.0, 14.0), None)
+
+
+@pytest.mark.parametrize("rows", [["SFF", "FHF", "FFG"], ["SG", "FF"], ["FSG", "FFF", "FFF"], ["SF", "FG"]])
+@pytest.mark.parametrize("plan", ["L,R,D", "R", "R,D", "U,R,D", "D,D,R,R", "R,L", "RRDD", "left down", "D,R,U"])
+def test_a_drawn_plan_fails_exactly_where_the_grader_fails_it(rows: list[str], plan: str) -> None:
+    group = Group(answer="R", rollouts=(Rollout(f"\\boxed{{{plan}}}"),), id="r", grader="vsp", metadata={"rows": rows})
+    drawing = draw_answer(plan, {"rows": rows}, Grid(len(rows), 84, 84))
+    assert (drawing.cross is None) == (AccuracyReward().grade(group)[0].score == 1)
 
 
 def test_text_that_is_no_plan_is_said_in_words() -> None:

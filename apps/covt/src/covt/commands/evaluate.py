@@ -44,12 +44,12 @@ def evaluate(
     ablations and further models are compared over the same rows, with paired intervals. An interrupted evaluation goes
     on with the same command.
     """
-    from covt_eval.evaluation.checkpoints import EvalPlan, evaluate_all, named
+    from covt_eval.evaluation.evaluate_models import EvalPlan, evaluate_models, name_folders
     from covt_runtime.metrics.progress import Progress
 
     plan = EvalPlan(
-        models=named([Path(one) for one in (model, *(also or []))]),
-        data=named([Path(one) for one in data]),
+        models=name_folders([Path(one) for one in (model, *(also or []))]),
+        data=name_folders([Path(one) for one in data]),
         modes=tuple(mode.strip() for mode in modes.split(",")),
         split=split,
         rows=rows,
@@ -62,7 +62,7 @@ def evaluate(
         seed=seed,
     )
     with Progress() as progress:
-        summary = evaluate_all(plan, out, progress=progress, base_url=base_url)
+        summary = evaluate_models(plan, out, progress=progress, base_url=base_url)
     emit(summary, as_json=as_json, text=f"{table(summary)}\n\n{out}/summary.json")
 
 

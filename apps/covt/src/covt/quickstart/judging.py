@@ -25,7 +25,8 @@ def judge(
 
     Returns accuracy by mode; `out/<label>.<mode>.jsonl` holds the rows.
     """
-    from covt_eval.evaluation.evaluate import evaluate, write_rows
+    from covt_eval.evaluation.eval_rows import write_rows
+    from covt_eval.evaluation.evaluate import evaluate
     from covt_model.encoding.encode import Encoder
     from covt_model.latent_config import LatentConfig
     from covt_rollout.client.blocking_client import BlockingClient

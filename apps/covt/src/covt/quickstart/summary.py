@@ -18,12 +18,12 @@ def read_correct(out: Path, label: str, mode: str) -> list[float]:
 
 def summarize(out: Path, seed: int, baseline: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
     """Accuracies, ablation of the RL model, 95 % intervals, paired differences, seconds by phase."""
-    from covt_eval.statistics.intervals import accuracy, paired_difference
+    from covt_eval.statistics.intervals import accuracy_interval, paired_difference
 
     outcomes = {label: read_correct(out, label, "keep") for label in MODELS}
     ablated = {mode: read_correct(out, "rl", mode) for mode in ABLATIONS}
-    models = {label: accuracy(values) for label, values in outcomes.items()}
-    modes = {mode: accuracy(values) for mode, values in ablated.items()}
+    models = {label: accuracy_interval(values) for label, values in outcomes.items()}
+    modes = {mode: accuracy_interval(values) for mode, values in ablated.items()}
     differences = {f"{ours}-{base}": paired_difference(outcomes[ours], outcomes[base]) for ours, base in DIFFERENCES}
     differences |= {
         f"keep-{mode}": paired_difference(ablated["keep"], ablated[mode]) for mode in ABLATIONS if mode != "keep"

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from covt_eval.evaluation.evaluate import EvalRow
+from covt_eval.eval_errors import EvalError
+from covt_eval.evaluation.eval_rows import EvalRow
 from covt_eval.statistics.intervals import bootstrap_mean, paired_difference
-from covt_rollout.rollout_errors import RolloutError
 
 NO_CATEGORY = "(none)"
 
@@ -39,7 +39,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     The unbiased estimator of Chen et al. 2021 (arXiv:2107.03374, equation 1).
     """
     if not 1 <= k <= n:
-        raise RolloutError(f"pass@{k} of {n} samples", f"use a k from 1 to {n}")
+        raise EvalError(f"pass@{k} of {n} samples", f"use a k from 1 to {n}")
     return 1.0 - comb(n - correct, k) / comb(n, k)
 
 
@@ -57,7 +57,7 @@ def powers_of_two(n: int) -> list[int]:
     return sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
 
 
-def summarise(rows: Sequence[EvalRow]) -> dict[str, Any]:
+def summarize(rows: Sequence[EvalRow]) -> dict[str, Any]:
     """Everything about one model, one set and one latent mode; intervals are `{"value", "low", "high"}`, 0–1."""
     groups = by_row(rows)
     scores = mean_scores(rows)
@@ -90,11 +90,11 @@ def compare(ours: Sequence[EvalRow], base: Sequence[EvalRow]) -> dict[str, float
     """Difference of the mean scores over the same rows with its paired interval.
 
     Raises:
-        RolloutError: the two were not asked the same rows.
+        EvalError: the two were not asked the same rows.
     """
     left, right = mean_scores(ours), mean_scores(base)
     if left.keys() != right.keys():
-        raise RolloutError("the two evaluations have different rows", "evaluate both on the same set and rows")
+        raise EvalError("the two evaluations have different rows", "evaluate both on the same set and rows")
     return asdict(paired_difference(list(left.values()), [right[key] for key in left]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covt.error_lines import UsageError
+from covt_eval.eval_errors import EvalError
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test")
     Without that file it is made for the first rows of the set. The answers are greedy, by the reference loop.
 
     Raises:
-        UsageError: none of the rows shown is in the set.
+        EvalError: none of the rows shown is in the set.
     """
     from covt_data.store.prepared_set import PreparedSet
     from covt_eval.evaluation.test_samples import COUNT, write_samples
@@ -43,7 +43,7 @@ def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test")
     rows = {row.id: row for row in prepared.rows(split) if row.id in wanted}
     shown = [(sample, rows[sample["id"]]) for sample in samples if sample["id"] in rows]
     if not shown:
-        raise UsageError(f"{data} has none of the rows in {path}", "name the set that the run was evaluated on")
+        raise EvalError(f"{data} has none of the rows in {path}", "name the set that the run was evaluated on")
     loaded, encoder, settings = load_model(model), Encoder(model), ImageSettings.read(model)
     features = VisionFeatures(loaded.model.visual, settings)
     prompts = [encoder.encode_prompt(row) for _, row in shown]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from covt_data.schema import Row
-from covt_eval.evaluation.evaluate import request
+from covt_eval.evaluation.prompt_requests import build_request
 from covt_model.encoding.encode import Encoder
 from covt_model.latents.latent_modes import LatentMode
 from covt_rl.rl_recipe import RewardsSection, RolloutSection
@@ -93,7 +93,7 @@ class Collector:
         return self.client.run(self._collect(rows, step, turn))
 
     async def _collect(self, rows: Sequence[Row], step: int, turn: int) -> Collected:
-        prompts = [request(self.encoder.encode_prompt(row), row) for row in rows]
+        prompts = [build_request(self.encoder.encode_prompt(row), row) for row in rows]
         n = self.rollout.samples
         rng = np.random.default_rng((self.seed, step, turn) if turn else (self.seed, step))
         chosen = rng.random((len(prompts), n)) < self.rewards.share

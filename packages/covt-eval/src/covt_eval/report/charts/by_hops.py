@@ -5,8 +5,8 @@ from collections import defaultdict
 from covt_eval.report.charts.lines import LineChart, Series, line_chart
 from covt_eval.report.charts.maps import hops
 from covt_eval.report.content import labels
-from covt_eval.report.content.numbers import wilson
 from covt_eval.report.content.run_files import Record, RunFiles, number, object_or_empty
+from covt_eval.statistics.intervals import wilson_interval
 
 MOST_LINES = 8  # more can't be told apart
 LEAST_ROWS = 10  # a share of fewer rows says nothing and makes the lines jump
@@ -41,7 +41,8 @@ def hops_chart(run: RunFiles) -> LineChart | None:
         counts = count_by_hops(list(run.evals[label, mode].values())) if mode else {}
         if len(counts) < 2:
             continue
-        band = [(float(x), *wilson(right, total)) for x, (right, total) in counts.items()] if label in BANDED else []
+        bounds = {x: wilson_interval(right, total) for x, (right, total) in counts.items()} if label in BANDED else {}
+        band = [(float(x), one.low, one.high) for x, one in bounds.items()]
         points = [(float(x), right / total) for x, (right, total) in counts.items()]
         series.append(Series(labels.short_name(label), labels.color(label, index), points, band, dots=True))
     if not series or len(series) > MOST_LINES:

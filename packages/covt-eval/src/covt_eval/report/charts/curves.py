@@ -5,7 +5,7 @@ from collections.abc import Callable
 from covt_eval.report.charts.lines import LineChart, Series, line_chart
 from covt_eval.report.content import labels
 from covt_eval.report.content.run_files import Record, RunFiles, number
-from covt_eval.report.content.units import unit
+from covt_runtime.metrics.metric_table import unit_of
 
 SKIP = {"step", "time", "phase"}
 RL_DETAILS = {
@@ -149,7 +149,7 @@ def health(run: RunFiles) -> list[LineChart]:
     for metric, title in RL_DETAILS.items():
         points = points_of(lines, metric)
         if points:
-            charts.append(line_chart(title, unit(metric), STEP, [Series("value", "a6", points)]))
+            charts.append(line_chart(title, unit_of(metric), STEP, [Series("value", "a6", points)]))
     return charts
 
 
@@ -166,5 +166,5 @@ def everything_else(run: RunFiles) -> list[LineChart]:
             if (points := points_of(lines, name))
         ]
         if series:
-            charts.append(line_chart(name, unit(name), STEP, series))
+            charts.append(line_chart(name, unit_of(name), STEP, series))
     return charts

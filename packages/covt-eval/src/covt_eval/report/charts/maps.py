@@ -1,24 +1,30 @@
-"""Draw an answer on its map: the path and the cell it names, in pixels of the picture.
+"""Draw an answer on its map: the path and the cell it names, in pixels of the image.
 
-`trace` answers name a cell ("B3": column letter, row number from 1); `vsp` answers are plans ("R,R,D") that are walked
-from the start over the rows of the map. Which answer is right is the evaluation's business, not decided here.
+`trace` answers name a cell ("B3": column letter, row number from 1). `vsp` answers are plans ("R,R,D"), which are
+walked by the same rule that grades them, so a cross marks exactly the plans that fail.
 """
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-Cell = tuple[int, int]  # row, column
+from covt_rewards.reward_errors import RewardError
+from covt_rewards.tasks.vsp_plan import Cell, parse_plan, walk_plan
 
-MOVES: dict[str, Cell] = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
 CELL_NAME = re.compile(r"\s*([A-Za-z])\s*(\d{1,2})\s*")
-PLAN = re.compile(r"\s*[LRUDlrud](?:[\s,;>→-]*[LRUDlrud])*\s*")
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Shapes in picture pixels. `path` is a polyline's points; `cell` (x, y, width, height) is outlined; `cross` is
-    where a plan fails. `remark` says in words what can't be drawn."""
+    """Shapes in image pixels.
+
+    Attributes:
+        path: points of a polyline.
+        start, end: its first and last point.
+        cell: (x, y, width, height) of an outlined cell.
+        cross: where a plan fails.
+        remark: says in words what can't be drawn.
+    """
 
     path: str = ""
     start: tuple[float, float] | None = None
@@ -34,7 +40,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Grid:
-    """A square grid of `size` × `size` cells that fills a picture of `width` × `height` pixels."""
+    """A square grid of `size` × `size` cells that fills an image of `width` × `height` pixels."""
 
     size: int
     width: int
@@ -63,9 +69,11 @@ def grid_of(meta: dict[str, Any], width: int, height: int) -> Grid | None:
 def plan_map(meta: dict[str, Any]) -> list[str]:
     """The rows of a `vsp` map, or [] where the metadata holds none that are square."""
     rows = meta.get("rows")
-    if not isinstance(rows, list) or any(not isinstance(row, str) or len(row) != len(rows) for row in rows):
+    if not isinstance(rows, list):
         return []
-    return rows
+    lines = cast("list[object]", rows)
+    texts = [line for line in lines if isinstance(line, str) and len(line) == len(lines)]
+    return texts if len(texts) == len(lines) else []
 
 
 def draw_truth(meta: dict[str, Any], grid: Grid) -> Drawing:
@@ -92,41 +100,39 @@ def draw_answer(answer: str | None, meta: dict[str, Any], grid: Grid) -> Drawing
 
 
 def draw_plan(plan: str, rows: list[str], grid: Grid) -> Drawing:
-    """Walk a plan from S until it ends, reaches G, enters a hole, or leaves the map (drawn half a cell outside)."""
-    start = next(((r, row.index("S")) for r, row in enumerate(rows) if "S" in row), None)
-    if start is None or not PLAN.fullmatch(plan):
+    """Walk a plan over the map; where it fails, a cross marks its last cell."""
+    moves = parse_plan(plan)
+    try:
+        walk = walk_plan(rows, moves) if moves else None
+    except RewardError:  # the map has no start
+        walk = None
+    if walk is None:
         return Drawing(remark=f"“{plan[:40]}” is not a plan for this map")
-    cells, cross = [start], None
-    for move in re.findall("[LRUD]", plan.upper()):
-        step = MOVES[move]
-        cell = (cells[-1][0] + step[0], cells[-1][1] + step[1])
-        if not grid.inside(cell):
-            here, there = grid.center(cells[-1]), grid.center(cell)
-            cross = ((here[0] * 0.58 + there[0] * 0.42), (here[1] * 0.58 + there[1] * 0.42))
-            break
-        cells.append(cell)
-        mark = rows[cell[0]][cell[1]]
-        if mark == "H":
-            cross = grid.center(cell)
-        if mark in "HG":
-            break
-    end = None if cross else grid.center(cells[-1])
-    return Drawing(path=grid.polyline(cells), start=grid.center(start), end=end, cross=cross)
+    end = grid.center(walk.end)
+    return Drawing(
+        path=grid.polyline(list(walk.cells)),
+        start=grid.center(walk.cells[0]),
+        end=end if walk.success else None,
+        cross=None if walk.success else end,
+    )
 
 
 def true_path(meta: dict[str, Any]) -> list[Cell]:
     """The cells of `meta["path"]` from the start, without the repeats after arrival."""
     path = meta.get("path")
-    found = [read_cell(cell) for cell in [meta.get("start"), *(path if isinstance(path, list) else [])]]
+    steps = cast("list[object]", path) if isinstance(path, list) else []
+    found = [read_cell(cell) for cell in [meta.get("start"), *steps]]
     cells = [cell for cell in found if cell is not None]
     return [cell for index, cell in enumerate(cells) if index == 0 or cell != cells[index - 1]]
 
 
 def read_cell(value: Any) -> Cell | None:
     """[row, column] as a cell, None for anything else."""
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(part, int) for part in value):
-        return value[0], value[1]
-    return None
+    match value:
+        case [int(row), int(column)]:
+            return row, column
+        case _:
+            return None
 
 
 def hops(meta: dict[str, Any], gold: Any) -> int | None:
@@ -135,6 +141,6 @@ def hops(meta: dict[str, Any], gold: Any) -> int | None:
         return meta["hops"]
     if true_path(meta):
         return len(true_path(meta)) - 1
-    if plan_map(meta) and isinstance(gold, str) and PLAN.fullmatch(gold):
-        return len(re.findall("[LRUD]", gold.upper()))
+    if plan_map(meta) and isinstance(gold, str) and (moves := parse_plan(gold)):
+        return len(moves)
     return None

@@ -1,18 +1,6 @@
-"""Numbers as text, axis ticks, and the binomial interval."""
+"""Numbers as text, and axis ticks."""
 
 import math
-
-Z95 = 1.959963984540054
-
-
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share, successes in [0, n]. Wilson (1927), JASA 22, 209–212."""
-    if n <= 0:
-        raise ValueError("an interval needs at least one row")
-    share, z2 = successes / n, Z95 * Z95
-    center = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

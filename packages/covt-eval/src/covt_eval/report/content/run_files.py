@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from covt_eval.report.content.report_errors import ReportError
+from covt_eval.eval_errors import ReportError
 
 Record = dict[str, Any]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from covt_eval.eval_errors import ReportError
 from covt_eval.report.charts.curves import SKIP, STEP, points_of
 from covt_eval.report.charts.lines import LineChart, Series, line_chart
 from covt_eval.report.content import labels
-from covt_eval.report.content.report_errors import ReportError
 from covt_eval.report.content.run_files import Record, RunFiles, read_run
-from covt_eval.report.content.units import unit
+from covt_runtime.metrics.metric_table import unit_of
 
 SHARES = {"eval/accuracy"}
 MAIN_METRICS = ("eval/accuracy", "reward", "rewards/accuracy/mean", "necessity/nu", "ce", "align", "loss")
@@ -71,7 +71,9 @@ def compared_curves(run: RunFiles) -> list[LineChart]:
             if series:
                 place = MAIN_METRICS.index(metric) if metric in MAIN_METRICS else len(MAIN_METRICS)
                 title = f"{metric}, {kind}" if kind else metric
-                charts.append(((place, title), line_chart(title, unit(metric), STEP, series, share=metric in SHARES)))
+                charts.append(
+                    ((place, title), line_chart(title, unit_of(metric), STEP, series, share=metric in SHARES))
+                )
     return [chart for _, chart in sorted(charts, key=lambda found: found[0])]
 
 

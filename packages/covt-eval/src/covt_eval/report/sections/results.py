@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from covt_eval.report.charts.bars import SHARE_TICKS, BarChart, Value, bar_chart
 from covt_eval.report.content import labels
-from covt_eval.report.content.numbers import duration, nice_ticks, percent, points, tick_texts, wilson
+from covt_eval.report.content.numbers import duration, nice_ticks, percent, points, tick_texts
 from covt_eval.report.content.run_files import Record, RunFiles, number, object_or_empty
+from covt_eval.statistics.intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ def interval_of(summary: Record, group: str, key: str, share: float) -> tuple[fl
         if low is not None and high is not None:
             return low, high
     n = number(summary.get("n_test"))
-    return wilson(share * n, int(n)) if n else None
+    if not n:
+        return None
+    bounds = wilson_interval(share * n, int(n))
+    return bounds.low, bounds.high
 
 
 def share_chart(run: RunFiles, group: str, names: dict[str, str], notes: dict[str, str], label: str) -> BarChart | None:

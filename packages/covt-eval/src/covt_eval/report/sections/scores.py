@@ -7,8 +7,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from covt_eval.report.content import labels
-from covt_eval.report.content.numbers import percent, plain, wilson
+from covt_eval.report.content.numbers import percent, plain
 from covt_eval.report.content.run_files import Record, RunFiles, number
+from covt_eval.statistics.intervals import Interval, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _place(label: str, known: dict[str, str]) -> tuple[int, str]:
 def score_row(model: str, mode: str, records: list[Record]) -> list[Cell]:
     right = [value for record in records if (value := outcome(record)) is not None]
     share = statistics.fmean(right) if right else 0.0
-    low, high = wilson(sum(right), len(right)) if right else (0.0, 0.0)
+    bounds = wilson_interval(sum(right), len(right)) if right else Interval(0.0, 0.0, 0.0)
     tokens = [len(ids) for record in records if isinstance(ids := record.get("token_ids"), list)]
     latents = [
         sum(end - start for start, end in spans)
@@ -90,7 +91,7 @@ def score_row(model: str, mode: str, records: list[Record]) -> list[Cell]:
         Cell(labels.MODES.get(mode, mode), labels.MODES.get(mode, mode)),
         Cell(str(len(records)), len(records)),
         Cell(percent(share), share),
-        Cell(f"{low * 100:.1f} to {high * 100:.1f}", low),
+        Cell(f"{bounds.low * 100:.1f} to {bounds.high * 100:.1f}", bounds.low),
         _mean(tokens),
         _mean(latents),
         Cell(percent(cut), cut),

@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-START, PAD, END = "<|latent_start|>", "<|latent_pad|>", "<|latent_end|>"
+from covt_model.encoding.latent_tokens import END, PAD, START
+
 SPAN = re.compile(rf"(?P<start>{re.escape(START)})?(?P<pads>(?:{re.escape(PAD)})*)(?P<end>{re.escape(END)})?")
 CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|image_pad)\|>")
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from covt.commands.evaluate import table
-from covt.error_lines import UsageError
 from covt_data.data_errors import DataError
-from covt_eval.evaluation.checkpoints import EvalPlan, evaluate_all, named
+from covt_eval.eval_errors import EvalError
+from covt_eval.evaluation.evaluate_models import EvalPlan, evaluate_models, name_folders
 from covt_runtime.metrics.progress import Progress
 
 
 def test_folders_get_short_names_and_given_ones_win(tmp_path: Path):
-    found = named([tmp_path / "rl" / "hf", Path("best=x/y"), tmp_path / "data" / "trace"])
+    found = name_folders([tmp_path / "rl" / "hf", Path("best=x/y"), tmp_path / "data" / "trace"])
     assert list(found) == ["rl-hf", "best", "trace"] and found["best"] == Path("x/y")
-    with pytest.raises(UsageError, match="both called 'a-hf'"):
-        named([tmp_path / "a" / "hf", tmp_path / "b" / "a" / "hf"])
+    with pytest.raises(EvalError, match="both called 'a-hf'"):
+        name_folders([tmp_path / "a" / "hf", tmp_path / "b" / "a" / "hf"])
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_senseless_evaluations_are_refused_before_anything_starts(tmp_path: Path
     (tmp_path / "config.json").write_text("{}")
     models = {"a": tmp_path} | ({"b": tmp_path} if changes.get("models") == "two" else {})
     values = {"models": models, "data": {}} | {key: value for key, value in changes.items() if value != "two"}
-    with pytest.raises(UsageError, match=message) as error:
-        evaluate_all(EvalPlan(**values), tmp_path / "out", progress=Progress(quiet=True), base_url=url)
+    with pytest.raises(EvalError, match=message) as error:
+        evaluate_models(EvalPlan(**values), tmp_path / "out", progress=Progress(quiet=True), base_url=url)
     assert error.value.remedy and not (tmp_path / "out").exists()
 
 
@@ -40,7 +40,7 @@ def test_limits_that_cannot_be_met_are_refused_before_anything_starts(tmp_path: 
     (tmp_path / "config.json").write_text("{}")
     plan = EvalPlan(models={"a": tmp_path}, data={}, min_pixels=3000, max_pixels=2000)
     with pytest.raises(DataError, match="min_pixels = 3000"):
-        evaluate_all(plan, tmp_path / "out", progress=Progress(quiet=True))
+        evaluate_models(plan, tmp_path / "out", progress=Progress(quiet=True))
     assert not (tmp_path / "out").exists()
 
 

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covt.error_lines import UsageError
+from covt_eval.eval_errors import EvalError
 
 if TYPE_CHECKING:
     from covt_data.schema import Row
-    from covt_eval.evaluation.evaluate import EvalRow
+    from covt_eval.evaluation.eval_rows import EvalRow
     from covt_rollout.client.blocking_client import BlockingClient
     from covt_runtime.metrics.progress import Progress
 
@@ -54,11 +54,11 @@ class EvalPlan:
         return json.loads(json.dumps(values))
 
 
-def named(folders: Sequence[Path]) -> dict[str, Path]:
+def name_folders(folders: Sequence[Path]) -> dict[str, Path]:
     """Folders by a short name for tables and files; `NAME=FOLDER` gives the name.
 
     Raises:
-        UsageError: two folders would have the same name.
+        EvalError: two folders would have the same name.
     """
     found: dict[str, Path] = {}
     for given in folders:
@@ -69,19 +69,19 @@ def named(folders: Sequence[Path]) -> dict[str, Path]:
             generic = own.name in ("hf", "export", "exported", "model")
             name = f"{own.parent.name}-{own.name}" if generic else own.name
         if name in found:
-            raise UsageError(f"{found[name]} and {folder} are both called {name!r}", "name one: NAME=FOLDER")
+            raise EvalError(f"{found[name]} and {folder} are both called {name!r}", "name one: NAME=FOLDER")
         found[name] = folder
     return found
 
 
-def evaluate_all(plan: EvalPlan, out: Path, *, progress: Progress, base_url: str = "") -> dict[str, Any]:
+def evaluate_models(plan: EvalPlan, out: Path, *, progress: Progress, base_url: str = "") -> dict[str, Any]:
     """Evaluate every model on every set and write `out/<model>.<data>.<mode>.jsonl` and `out/summary.json`.
 
     Starts a server for each model, unless `base_url` names one that serves the only model. What an interrupted run
     with the same settings has left is used. Returns the summary.
 
     Raises:
-        UsageError: a folder isn't there, several models with one server, or `out` holds another evaluation.
+        EvalError: a folder isn't there, several models with one server, or `out` holds another evaluation.
         DataError: pixel limits that cannot be met.
     """
     from covt_data.images.pixel_limits import limits_of
@@ -102,19 +102,19 @@ def evaluate_all(plan: EvalPlan, out: Path, *, progress: Progress, base_url: str
                     one.complete(client, folder, progress)
         for name, one in found.items():
             answers |= {(model, name, mode): one.answers(mode) for mode in plan.modes}
-    summary = {"schema_version": 1, "settings": plan.settings(), **summarise_all(plan, answers)}
+    summary = {"schema_version": 1, "settings": plan.settings(), **summarize_all(plan, answers)}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def summarise_all(plan: EvalPlan, answers: dict[tuple[str, str, str], list[EvalRow]]) -> dict[str, Any]:
+def summarize_all(plan: EvalPlan, answers: dict[tuple[str, str, str], list[EvalRow]]) -> dict[str, Any]:
     """Results by model, set and mode, each ablation's difference to `keep`, each model's to the first."""
-    from covt_eval.evaluation.eval_metrics import compare, summarise
+    from covt_eval.evaluation.eval_metrics import compare, summarize
 
     results: list[dict[str, Any]] = []
     first = next(iter(plan.models))
     for (model, data, mode), rows in answers.items():
-        entry: dict[str, Any] = {"model": model, "data": data, "mode": mode, **summarise(rows)}
+        entry: dict[str, Any] = {"model": model, "data": data, "mode": mode, **summarize(rows)}
         if mode != "keep" and (kept := answers.get((model, data, "keep"))):
             entry["minus_keep"] = compare(rows, kept)
         if model != first:
@@ -172,7 +172,8 @@ class _Answers:
 
     def complete(self, client: BlockingClient, model: Path, progress: Progress) -> None:
         """Ask for the chunks that are missing."""
-        from covt_eval.evaluation.evaluate import evaluate, to_line
+        from covt_eval.evaluation.eval_rows import to_line
+        from covt_eval.evaluation.evaluate import evaluate
         from covt_model.encoding.encode import Encoder
 
         if not self.missing():
@@ -209,7 +210,7 @@ class _Answers:
                 self.done = number + 1
 
     def answers(self, mode: str) -> list[EvalRow]:
-        from covt_eval.evaluation.evaluate import EvalRow
+        from covt_eval.evaluation.eval_rows import EvalRow
 
         return [EvalRow(**json.loads(line)) for line in self.files[mode].read_text().splitlines()]
 
@@ -217,13 +218,13 @@ class _Answers:
 def _check(plan: EvalPlan, base_url: str) -> None:
     for folder in plan.models.values():
         if not (folder / "config.json").is_file():
-            raise UsageError(f"{folder} is not a model: it has no config.json", "name an exported model, as RUN/hf")
+            raise EvalError(f"{folder} is not a model: it has no config.json", "name an exported model, as RUN/hf")
     if base_url and len(plan.models) > 1:
-        raise UsageError(f"--base-url serves one model, not {len(plan.models)}", "leave it out, or name one model")
+        raise EvalError(f"--base-url serves one model, not {len(plan.models)}", "leave it out, or name one model")
     if len(plan.modes) != len(set(plan.modes)):
-        raise UsageError(f"--modes names one twice: {','.join(plan.modes)}", "name each once")
+        raise EvalError(f"--modes names one twice: {','.join(plan.modes)}", "name each once")
     if plan.samples > 1 and plan.temperature == 0:
-        raise UsageError(f"{plan.samples} greedy samples are all the same", "set --temperature, for example 0.7")
+        raise EvalError(f"{plan.samples} greedy samples are all the same", "set --temperature, for example 0.7")
 
 
 def _open_folder(plan: EvalPlan, out: Path) -> None:
@@ -233,7 +234,7 @@ def _open_folder(plan: EvalPlan, out: Path) -> None:
         earlier, now = json.loads(path.read_text()), plan.settings()
         changed = sorted(key for key in now if earlier.get(key) != now[key])
         if changed:
-            raise UsageError(
+            raise EvalError(
                 f"{out} holds an evaluation with another {', '.join(changed)}", "choose another --out, or remove it"
             )
         return
