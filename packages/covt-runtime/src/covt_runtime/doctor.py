@@ -1,4 +1,4 @@
-"""Is this machine ready? Quick checks that import nothing heavy: what is installed is read from package metadata."""
+"""Quick checks whether this machine is ready. Versions are read from package metadata, so nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ GIB = 1 << 30
 Status = Literal["pass", "warn", "fail"]
 SYNC = "run `uv sync`"
 
-# What runs must at least have, and what they are comfortable with.
 MEMORY_GIB = (4, 8)
+"""Free memory below which runs fail, and below which a check warns."""
 DISK_GIB = (2, 10)
+"""Free disk space below which runs fail, and below which a check warns."""
 THREADS = "OMP_NUM_THREADS"
 PLUGIN_MODULES = ("covt_rollout.vllm_plugin.latent_worker", "covt_rollout.vllm_plugin.logits")
 EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
@@ -32,7 +33,7 @@ EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm"
 
 @dataclass(frozen=True)
 class Check:
-    """One check: `remedy` is empty when there is nothing to do."""
+    """Result of one check; `remedy` is empty where there is nothing to do."""
 
     name: str
     status: Status
@@ -44,7 +45,7 @@ class Check:
 
 
 def run_checks(folder: Path | None = None) -> list[Check]:
-    """All checks, for runs written below `folder` (default: the working directory)."""
+    """Run all checks for runs below `folder`, by default the working directory."""
     place = folder or Path.cwd()
     checks: list[Callable[[], Check]] = [
         check_python,
@@ -75,7 +76,7 @@ def check_python() -> Check:
 
 
 def check_package(name: str, distribution: str | None = None) -> Check:
-    """Whether a package is installed in a version that was tested; `distribution` when its name differs."""
+    """Whether a package is installed in a tested version; `distribution` is its name there if it differs."""
     try:
         version = metadata.version(distribution or name)
     except metadata.PackageNotFoundError:
@@ -100,14 +101,14 @@ def check_vllm() -> Check:
 
 
 def check_plugin() -> Check:
-    """Whether the modules that a vLLM server is started with, to decode latents, are there."""
+    """Whether the modules that let a vLLM server decode latents are installed."""
     for module in PLUGIN_MODULES:
         try:
             found = importlib.util.find_spec(module)
         except ImportError as error:
-            return Check("latent plugin", "fail", str(error), f"install covt-model: {SYNC}")
+            return Check("latent plugin", "fail", str(error), f"install covt-rollout: {SYNC}")
         if found is None:
-            return Check("latent plugin", "fail", f"{module} is missing", f"install covt-model: {SYNC}")
+            return Check("latent plugin", "fail", f"{module} is missing", f"install covt-rollout: {SYNC}")
     return Check("latent plugin", "pass", ", ".join(PLUGIN_MODULES))
 
 
@@ -127,19 +128,19 @@ def check_devices() -> Check:
 
 
 def check_flash_attention() -> Check:
-    """Only needed on GPUs, and there only by recipes with `model.attention = "flash_attention_2"`."""
+    """Whether flash-attention is installed, which only `model.attention = "flash_attention_2"` on GPUs needs."""
     name = "flash-attention"
     version = metadata.version("flash-attn") if _installed("flash-attn") else ""
     if not visible_gpus():
         return Check(name, "pass", f"{version or 'not installed'}; CPUs use PyTorch's own attention")
     if not version:
-        remedy = "run `uv sync --no-group cpu --group gpu`; PyTorch's own attention does without"
+        remedy = "run `uv sync --no-group cpu --group gpu`; PyTorch's own attention works without it"
         return Check(name, "warn", "not installed", remedy)
     return Check(name, "pass", version)
 
 
 def check_threads() -> Check:
-    """Training and serving are several processes: with more threads than cores they are up to ten times slower."""
+    """Whether the processes of a run have more threads than cores, which makes them up to ten times slower."""
     value = os.environ.get(THREADS, "")
     cores = len(os.sched_getaffinity(0))
     if not value:
@@ -166,7 +167,7 @@ def check_memory() -> Check:
     if available < MEMORY_GIB[0]:
         return Check("memory", "fail", detail, f"free at least {MEMORY_GIB[0]} GiB")
     if available < MEMORY_GIB[1]:
-        return Check("memory", "warn", detail, f"the rollout server and two ranks want {MEMORY_GIB[1]} GiB")
+        return Check("memory", "warn", detail, f"the rollout server and two ranks need {MEMORY_GIB[1]} GiB")
     return Check("memory", "pass", detail)
 
 
@@ -189,7 +190,7 @@ def check_writable(folder: Path) -> Check:
 
 
 def check_shared_memory() -> Check:
-    """vLLM's processes exchange tensors through /dev/shm, which containers often make tiny."""
+    """Whether /dev/shm, through which vLLM's processes exchange tensors, is large enough; in containers it is often tiny."""
     shm = Path("/dev/shm")
     if not shm.is_dir():
         return Check("shared memory", "warn", "no /dev/shm", "start the container with --shm-size=1g")
@@ -225,7 +226,7 @@ def _installed(distribution: str) -> bool:
 
 
 def _available_memory() -> int:
-    """Bytes that can be had without swapping, within the container's limit where there is one."""
+    """Bytes available without swapping, within the container's limit where there is one."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -235,7 +236,7 @@ def _available_memory() -> int:
 
 
 def _cgroup_cores() -> float | None:
-    """How many cores' worth of time the container may use; None without a limit."""
+    """CPU time that the container may use, in cores; None without a limit."""
     quota = Path("/sys/fs/cgroup/cpu.max")
     if not quota.is_file():
         return None

@@ -21,12 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from covt_runtime import files
-from covt_runtime.checkpoints.shard_files import FORMAT, STATE, ShardReader, consolidate
+from covt_runtime.checkpoints.shard_files import FORMAT, STATE, ShardReader
 from covt_runtime.engine.rng import rng_state, set_rng_state
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.runtime_errors import CheckpointError
-
-__all__ = ["CheckpointStore", "LoadedCheckpoint", "consolidate"]
 
 
 @dataclass(frozen=True)
