@@ -1,10 +1,10 @@
-"""Errors a user can cause and mend. Each carries `.remedy`; the app prints message and remedy in one line."""
+"""Errors that a user can cause and correct. Each has a `.remedy`, printed after the message."""
 
 from __future__ import annotations
 
 
 class DataError(ValueError):
-    """A wrong value: an unknown source or option, a row that breaks the schema, a set that cannot be generated."""
+    """An invalid value: an unknown source or option, a row that breaks the schema, or a set that cannot be generated."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -12,7 +12,7 @@ class DataError(ValueError):
 
 
 class DataFileError(OSError):
-    """A file or folder that is missing, exists already, is damaged, or could not be written."""
+    """A file or folder that is missing, already exists, is damaged, or cannot be written."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)

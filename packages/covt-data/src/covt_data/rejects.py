@@ -1,4 +1,4 @@
-"""Why a record was left out: one code a cause, and one line in `rejected.jsonl` with file and line."""
+"""Reasons for rejecting a record. Each rejection becomes one line of `rejected.jsonl` with reason, file and line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Reason(StrEnum):
 
 
 class Rejected(Exception):  # noqa: N818 - an outcome of one record, not an error of the run
-    """A record that can't be used; `detail` names the value."""
+    """A record that cannot be used. `detail` names the offending value."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -60,8 +60,10 @@ class Rejected(Exception):  # noqa: N818 - an outcome of one record, not an erro
 
 @dataclass(frozen=True)
 class Rejection:
-    """A line of `rejected.jsonl`. `line` counts from 1: a line of a JSONL file, a row of a Parquet file, a member of
-    an archive."""
+    """One line of `rejected.jsonl`.
+
+    `line` counts from 1. It is a line of a JSONL file, a row of a Parquet file, or a member of an archive.
+    """
 
     file: str
     line: int
@@ -75,6 +77,6 @@ class Rejection:
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """A value for a message, cut short."""
+    """Return the `repr` of a value for a message, cut to `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"

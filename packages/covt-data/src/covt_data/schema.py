@@ -19,7 +19,7 @@ Grader = Literal["math", "choice", "text", "vsp", "boxes"]
 
 
 class Record(BaseModel):
-    """Base of the records: frozen, and a key that does not exist is an error."""
+    """Base of all records: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ Encoded = Annotated[bytes, Field(min_length=1, repr=False)]
 
 
 class Image(Record):
-    """An encoded picture (PNG, JPEG, ...). `path` is a name for people; the bytes are what is read."""
+    """An encoded image (PNG, JPEG, …). Only the bytes are read; `path` is a label for people."""
 
     bytes: Encoded
     path: str = ""
@@ -40,7 +40,7 @@ class Image(Record):
 
 
 class Step(Record):
-    """One reasoning step: text, or a latent segment described by one helper image or several."""
+    """One reasoning step: text, or a latent segment described by one or more helper images."""
 
     type: Literal["text", "latent"]
     text: str | None = None
@@ -58,8 +58,8 @@ class Step(Record):
 class Row(Record):
     """One example.
 
-    `question` holds one `<image>` for each of `images`. `steps` is empty for prompt rows. `metadata` is a JSON
-    object as text: what a grader or a drawing needs, for instance `{"rows": ["SFH", ...]}` for `vsp`.
+    `question` contains one `<image>` tag for each of `images`. `steps` is empty for prompt rows. `metadata` is a JSON
+    object as text. It holds what a grader or a drawing needs, for instance `{"rows": ["SFH", ...]}` for `vsp`.
     """
 
     id: str = Field(min_length=1)
@@ -76,7 +76,7 @@ class Row(Record):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """`metadata` parsed (anew at each access: the caller may change its copy)."""
+        """`metadata` parsed. Each access parses again, so callers may change the result."""
         return cast("dict[str, Any]", json.loads(self.metadata))
 
     @field_validator("metadata")
@@ -99,7 +99,15 @@ class Row(Record):
 
 
 def parse_row(data: dict[str, Any], where: str) -> Row:
-    """`data` as a row. `where` (file and line, or index) goes into the message of the `DataError` on bad data."""
+    """Validate `data` as a row.
+
+    Args:
+        data: the fields of a row.
+        where: file and line, or index, for the error message.
+
+    Raises:
+        DataError: when a field is missing, unknown or invalid.
+    """
     try:
         return Row.model_validate(data)
     except ValidationError as error:

@@ -1,1 +1,1 @@
-"""Encoded images: checks, archives, size limits and likeness. Knows rows, but no source, store or stream."""
+"""Encoded images: checks, archives, size limits and similarity. May import only schema, data_errors and rejects."""

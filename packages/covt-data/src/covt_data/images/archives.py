@@ -1,7 +1,7 @@
-"""Extraction of picture archives (tar, tar.gz, zip) that nobody vouches for.
+"""Extraction of untrusted image archives (tar, tar.gz, zip).
 
-Only regular files with a picture's suffix are written, each below the target, each within the limits. Links, devices,
-names that lead out of the target and members that unpack to too much are left out, each with its reason.
+Only regular files with an image suffix are written, always below the target and within the limits. Links, devices,
+names that lead out of the target and oversized members are rejected, each with its reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IGNORED = ("__MACOSX", ".DS_Store", "Thumbs.db")
 
 @dataclass(frozen=True)
 class ArchiveLimits:
-    """Bytes a member, bytes altogether, and number of members that are unpacked at most."""
+    """Upper limits: bytes per member, total bytes, and number of members."""
 
     max_member: int = 64 << 20
     max_total: int = 256 << 30
@@ -40,9 +40,13 @@ def is_archive(path: Path) -> bool:
 
 
 def extract(archive: Path, target: Path, limits: ArchiveLimits) -> list[Rejection]:
-    """Unpack the pictures of `archive` into `target`; returns the members left out, in order.
+    """Unpack the images of `archive` into `target`.
 
-    Raises `DataFileError` when the archive itself is damaged or unpacks to more than the limits.
+    Returns:
+        The rejected members, in archive order.
+
+    Raises:
+        DataFileError: when the archive is damaged or exceeds the limits.
     """
     opened = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
     rejections: list[Rejection] = []
@@ -72,7 +76,7 @@ def extract(archive: Path, target: Path, limits: ArchiveLimits) -> list[Rejectio
 
 @dataclass(frozen=True)
 class Member:
-    """A member, and the reason against it if its header gives one."""
+    """One archive member. `refused` is the reason to reject it that its header gives, if any."""
 
     name: str
     size: int
@@ -81,7 +85,11 @@ class Member:
     ignored: bool = False
 
     def write(self, target: Path, limits: ArchiveLimits) -> int:
-        """Write the file below `target`; the bytes written. Raises `Rejected`."""
+        """Write the member below `target` and return the number of bytes written.
+
+        Raises:
+            Rejected: when the member is unsafe, too large, a duplicate or unreadable.
+        """
         if self.ignored:
             return 0
         if self.refused:
@@ -104,7 +112,7 @@ class Member:
 
 
 def _place(name: str, target: Path) -> Path:
-    """Where a member goes. Both kinds of slash separate, whatever system packed the archive."""
+    """Return the path of a member below `target`. Both kinds of slash separate parts on every system."""
     parts = name.replace("\\", "/").split("/")
     if name[:1] in ("/", "\\") or ".." in parts or ":" in parts[0]:
         raise Rejected(Reason.ARCHIVE_OUTSIDE, f"{shorten(name)} leads out of the target folder")
@@ -120,7 +128,7 @@ def _place(name: str, target: Path) -> Path:
 
 
 def _copy(source: IO[bytes], out: IO[bytes], name: str) -> int:
-    """The bytes copied: no more than the header says, and of a zip with the checksum it says, or `Rejected`."""
+    """Copy a member and return its size. The readers enforce the header's size and, for zip files, its checksum."""
     written = 0
     try:
         while block := source.read(BLOCK):
@@ -131,7 +139,7 @@ def _copy(source: IO[bytes], out: IO[bytes], name: str) -> int:
 
 
 def _ignored(name: str) -> bool:
-    """Leftovers of file managers."""
+    """Whether a member is a leftover of a file manager."""
     parts = name.split("/")
     return any(part in IGNORED or part.startswith("._") for part in parts)
 

@@ -1,7 +1,8 @@
-"""Checks of encoded pictures: what they are is decided by their bytes, and every one is read to its end.
+"""Checks of encoded images. The bytes decide the format, and every image is read to its end.
 
-A picture that every reader shows alike is kept byte for byte. One that readers disagree on (EXIF rotation, CMYK,
-16 bits, transparency, several frames) is converted to what a person would see, as PNG, and the conversion is counted.
+An image that all readers decode alike is kept byte for byte. Readers disagree on EXIF rotation, CMYK, 16 bits,
+transparency and several frames; such an image is converted to a PNG of what a person sees, and the conversion is
+counted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ PLAIN_MODES = ("1", "L", "P", "RGB")
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """`max_bytes` of the file, `max_pixels` decoded, `max_aspect` of the longer to the shorter side (the model's)."""
+    """Limits of one image file.
+
+    Attributes:
+        max_bytes: encoded size.
+        max_pixels: decoded size.
+        max_aspect: ratio of the longer to the shorter side.
+        any_suffix: accept a suffix that does not match the format.
+    """
 
     max_bytes: int = 64 << 20
     max_pixels: int = 64_000_000
@@ -39,7 +47,7 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """Bytes that decode, their size (width, height), and how they were converted (empty: not at all)."""
+    """Bytes that decode, their size (width, height), and the conversions applied (empty for none)."""
 
     data: bytes
     size: tuple[int, int]
@@ -48,14 +56,23 @@ class CheckedImage:
 
 @contextmanager
 def strict_decoding() -> Iterator[None]:
-    """Pillow's warning about huge pictures becomes an error, for all threads."""
+    """Turn Pillow's warning about huge images into an error, for all threads."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
         yield
 
 
 def check_image(data: bytes, name: str, limits: ImageLimits) -> CheckedImage:
-    """Decode `data` within the limits; `name` is for messages, and its suffix must fit. Raises `Rejected`."""
+    """Check that `data` is a complete image within the limits.
+
+    Args:
+        data: the encoded image.
+        name: for messages; its suffix, if any, must match the format.
+        limits: see `ImageLimits`.
+
+    Raises:
+        Rejected: with the reason.
+    """
     if not data:
         raise Rejected(Reason.IMAGE_EMPTY, f"{name} has 0 bytes")
     if len(data) > limits.max_bytes:
@@ -110,7 +127,7 @@ def _decoded(picture: PillowImage.Image, data: bytes) -> CheckedImage:
 
 
 def _conversions(picture: PillowImage.Image) -> tuple[str, ...]:
-    """What has to be done, as far as the header tells."""
+    """Return the conversions that the header calls for."""
     found: list[str] = []
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
         found.append("animated")
@@ -126,7 +143,7 @@ def _conversions(picture: PillowImage.Image) -> tuple[str, ...]:
 
 
 def _see_through(picture: PillowImage.Image) -> bool:
-    """Whether any pixel is not opaque. An alpha channel that is full everywhere changes nothing."""
+    """Whether any pixel is not opaque. A fully opaque alpha channel changes nothing."""
     if picture.mode in ("RGBA", "LA", "PA"):
         return picture.getchannel("A").getextrema()[0] != 255
     if "transparency" not in picture.info:
@@ -135,7 +152,7 @@ def _see_through(picture: PillowImage.Image) -> bool:
 
 
 def _as_seen(picture: PillowImage.Image) -> PillowImage.Image:
-    """RGB of the first frame, upright, on white paper, 16 bits scaled to 8."""
+    """Return the first frame as upright 8-bit RGB on a white background."""
     picture.load()
     if picture.mode in DEEP_MODES:
         values = np.asarray(picture, np.float64)

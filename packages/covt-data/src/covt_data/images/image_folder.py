@@ -1,4 +1,4 @@
-"""Pictures named by a data set, read from one folder and never from outside of it."""
+"""Reads the images that a dataset names from one folder, and never from outside it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from pathlib import Path
 
 from covt_data.rejects import Reason, Rejected, shorten
 
-KNOWN_FOLDERS = 1024  # remembered at most
+KNOWN_FOLDERS = 1024  # upper limit of the cache
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """`prefixes` are tried in order before a name: some releases leave out the top folder that others have."""
+    """A folder of images. `prefixes` are tried in order before a name, as some releases omit the top folder."""
 
     root: Path
     prefixes: tuple[str, ...] = ("",)
     _known: dict[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """The bytes of a picture. Raises `Rejected` for a name that leaves the folder, or is not a regular file."""
+        """Return the bytes of an image.
+
+        Raises:
+            Rejected: when the name leaves the folder, or is no regular file of at most `max_bytes`.
+        """
         inside = _relative_name(name)
         root = self._real(os.fspath(self.root))
         for prefix in self.prefixes:
             folder, _, last = f"{root}/{prefix}/{inside}".rpartition("/")
             path = f"{self._real(folder)}/{last}"
-            if os.path.islink(path):  # noqa: PTH114 - Path costs as much as reading a small picture
+            if os.path.islink(path):  # noqa: PTH114 - Path costs as much as reading a small image
                 path = os.path.realpath(path)
             if not path.startswith(f"{root}/"):
                 raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(name)} leads out of the folder of the pictures")
@@ -40,7 +44,7 @@ class ImageFolder:
         raise Rejected(Reason.IMAGE_MISSING, f"no picture {shorten(name)}")
 
     def _real(self, folder: str) -> str:
-        """The folder without links. Remembered, as asking costs as much as reading a small picture."""
+        """Resolve the links of a folder. Cached, because resolving costs as much as reading a small image."""
         if folder not in self._known:
             if len(self._known) >= KNOWN_FOLDERS:
                 self._known.clear()

@@ -1,4 +1,4 @@
-"""A PNG writer for pictures drawn from a palette: several times faster than a general one on maps of tiles."""
+"""A PNG writer for palette images. On maps of tiles it is several times faster than a general writer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def encode_palette_png(pixels: np.ndarray, palette: np.ndarray) -> bytes:
-    """PNG bytes of `pixels` [height, width] uint8 (indices into `palette` [colors, 3] uint8, at most 256 colors)."""
+    """Encode `pixels` [height, width] uint8, indices into `palette` [colors, 3] uint8 with at most 256 colors."""
     height, width = pixels.shape
     assert pixels.dtype == np.uint8 and palette.dtype == np.uint8 and 0 < len(palette) <= 256
     lines = np.zeros((height, width + 1), np.uint8)  # each scanline starts with its filter: 0, none

@@ -1,4 +1,4 @@
-"""When two rows or two pictures are the same: by content, or by how a picture looks."""
+"""Equality and similarity of rows and images: digests of their content, and hashes of how an image looks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image as PillowImage
 from covt_data.schema import Image, Row
 
 HASH_SIDE = 8  # a difference hash has 8×8 bits
-SIMILAR_BITS = 4  # pictures whose hashes differ in at most so many bits look alike
+SIMILAR_BITS = 4  # images look alike when their hashes differ in at most this many bits
 
 
 def normalized(text: str) -> str:
-    """A text without what doesn't matter for sameness: case and the amount of white space."""
+    """Return a text without differences of case and white space."""
     return " ".join(text.casefold().split())
 
 
 def row_digest(row: Row) -> bytes:
-    """16 bytes: the same for rows that differ in nothing but id, split, category and metadata."""
+    """Return 16 bytes that are equal for rows that differ only in id, split, category and metadata."""
     digest = hashlib.sha256()
     _feed(digest, normalized(row.question).encode(), row.answer.encode(), *(text.encode() for text in row.options))
     _feed(digest, *(image.bytes for image in row.images))
@@ -30,7 +30,7 @@ def row_digest(row: Row) -> bytes:
 
 
 def question_digest(row: Row) -> bytes:
-    """16 bytes: the same for rows that ask the same about the same pictures."""
+    """Return 16 bytes that are equal for rows with the same question about the same images."""
     digest = hashlib.sha256()
     _feed(digest, normalized(row.question).encode(), *(image.bytes for image in row.images))
     return digest.digest()[:16]
@@ -42,13 +42,13 @@ def image_digest(image: Image) -> bytes:
 
 def _feed(digest: hashlib._Hash, *parts: bytes) -> None:
     digest.update(len(parts).to_bytes(4, "big"))
-    for part in parts:  # with their lengths: no two lists of parts feed the same bytes
+    for part in parts:  # lengths keep different lists of parts from feeding the same bytes
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
 
 
 def difference_hash(data: bytes) -> int:
-    """64 bits of a picture: for 8×8 places, whether it grows brighter to the right (Krawetz's dHash)."""
+    """Return Krawetz's dHash: 64 bits that say at 8×8 places whether an image grows brighter to the right."""
     with PillowImage.open(io.BytesIO(data)) as picture:
         small = picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), PillowImage.Resampling.BILINEAR)
     values = np.asarray(small, np.int16)

@@ -1,1 +1,1 @@
-"""Turning a source's records into a prepared set. Uses sources and the store; nothing but `inspect` may import it."""
+"""Turns the records of a source into a prepared set. May not import stream or inspect."""

@@ -1,4 +1,4 @@
-"""Records to rows: parse, filter, read and check the pictures, validate. Many at a time, in order."""
+"""Records to rows: parse, filter, read and check the images, validate. Works on many at once and keeps their order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TASKS_PER_PROCESS = 2  # queued or running
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a record: the fields of a valid row, a rejection, or the name of the filter that left it out."""
+    """The result for one record: the fields of a valid row, a rejection, or the name of the filter that dropped it."""
 
     number: int
     file: str
@@ -51,7 +51,7 @@ class Outcome:
 
 
 class _Pictures:
-    """The pictures of one row: each file is read and checked once, however often it is named."""
+    """The images of one row: each file is read and checked only once."""
 
     def __init__(self, folder: ImageFolder | None, limits: ImageLimits) -> None:
         self.folder = folder
@@ -82,7 +82,7 @@ class _Pictures:
 
 @dataclass(frozen=True)
 class Converter:
-    """Everything a record of one split is converted with; goes to worker processes."""
+    """Everything needed to convert the records of one split. It is sent to worker processes."""
 
     source: RecordSource
     options: FileOptions
@@ -99,7 +99,7 @@ class Converter:
         )
 
     def convert(self, number: int, record: Record, place: RecordLocation) -> Outcome:
-        """The outcome of the record that is `number` of its split."""
+        """Convert one record. `number` is its position in the split."""
         where = number, record.file, record.line
         draft: ParsedRecord | None = None
         try:
@@ -168,9 +168,10 @@ def _known(metadata: dict[str, Any]) -> dict[str, Any]:
 def convert_all(
     converter: Converter, records: Iterable[tuple[int, Record, RecordLocation]], processes: int
 ) -> Iterator[Outcome]:
-    """Outcomes in the order of the records. Few are under way at a time, so memory stays bounded.
+    """Yield outcomes in the order of the records. Few records are in flight at a time, so memory stays bounded.
 
-    Raises `DataFileError` when a process dies, as a decoder may on a picture made to break it.
+    Raises:
+        DataFileError: when a process dies, for instance because an image crashes the decoder.
     """
     if processes == 1:
         with strict_decoding():
@@ -201,7 +202,7 @@ _converter: Converter | None = None  # of a worker process
 
 
 def _start(converter: Converter) -> None:
-    """Set a worker process up: it ends with its parent, and leaves interrupts to it."""
+    """Set up a worker process, which ends with its parent and leaves interrupts to it."""
     global _converter
     _converter = converter
     signal.signal(signal.SIGINT, signal.SIG_IGN)

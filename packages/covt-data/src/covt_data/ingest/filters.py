@@ -1,4 +1,4 @@
-"""Which records are kept: by category, origin, pass rate, tokens, pictures. What is left out is counted by filter."""
+"""Filters by category, origin, pass rate, tokens and images. Dropped records are counted per filter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CountTokens = Callable[[str], int]
 
 
 def filtered_by_text(draft: ParsedRecord, options: FileOptions, count_tokens: CountTokens | None) -> str | None:
-    """The name of the filter a draft fails, before any picture is read; None when it passes."""
+    """Return the name of the first filter that a record fails, or None. No image is read for this."""
     if options.categories and draft.category not in options.categories:
         return "categories"
     if options.origins and draft.metadata.get("origin") not in options.origins:
@@ -29,7 +29,7 @@ def filtered_by_text(draft: ParsedRecord, options: FileOptions, count_tokens: Co
 
 
 def filtered_by_size(sizes: Sequence[tuple[int, int]], options: FileOptions) -> str | None:
-    """`pixels` when a picture (width, height) has too few or too many."""
+    """`pixels` when an image (width, height) has too few or too many."""
     fits = all(_between(width * height, options.min_pixels, options.max_pixels) for width, height in sizes)
     return None if fits else "pixels"
 

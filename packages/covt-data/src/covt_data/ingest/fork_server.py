@@ -1,4 +1,4 @@
-"""The server that converters are forked from. It imports what they need once, and little is imported to start it."""
+"""The server from which converter processes are forked. It imports their modules only once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ PRELOADED = ("covt_data.ingest.convert",)
 
 
 def start_fork_server() -> ForkServerContext:
-    """Let the server begin its imports, where it doesn't run yet; calling this early saves waiting for them.
+    """Start the server unless it is running. An early call hides the time of its imports.
 
-    This process may have threads, which a fork of it would not survive.
+    Forking this process directly would be unsafe, because it may have threads.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))

@@ -1,4 +1,4 @@
-"""Make a prepared set from a source: `prepare("trace", Path("data/trace"), options={"n_train": 4000})`."""
+"""Makes a prepared set from a source: `prepare("trace", Path("data/trace"), options={"n_train": 4000})`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from covt_data.store.manifest import MANIFEST_NAME, FileHash, Manifest, SplitCou
 from covt_data.store.prepared_set import PreparedSet, disk_errors, move_into_place, write_aside, write_split
 
 Progress = Callable[[str, int, int], None]
-"""Called with (split, rows or records done, how many there are in all, or 0 when nobody knows)."""
+"""Called with (split, rows or records done, total or 0 when unknown)."""
 
 ROWS_PER_REPORT = 250  # rows
 
@@ -37,15 +37,22 @@ def prepare(
 ) -> Manifest:
     """Write the set of `source` to the folder `out` and return its manifest.
 
-    A folder that already holds the set of this very command is used as it is; another one is an error unless
-    `overwrite`. The same options give byte-identical files. Interrupted, a generated set leaves nothing behind; one
-    made of files leaves a work folder beside `out` from which the same call goes on.
+    The same options give byte-identical files. An interrupted generated set leaves nothing behind. An interrupted set
+    made from files leaves a work folder beside `out`, and the same call resumes from it.
 
-    `count_tokens` is needed where the options filter by tokens; with `processes` > 1 records are converted
-    by so many of them (the calling script then needs the usual `if __name__ == "__main__"`).
+    Args:
+        source: a name in `covt_data.sources.SOURCES`.
+        out: the folder to write. If it already holds the set of the same command, it is returned unchanged.
+        options: options of the source; missing ones take their defaults.
+        overwrite: replace another set in `out` instead of raising.
+        progress: called while rows are written.
+        count_tokens: counts the tokens of a text; required when the options filter by tokens.
+        processes: number of processes that convert records. More than one requires that the calling script guards
+            its main code with `if __name__ == "__main__"`.
 
-    Raises `DataError` for an unknown source or option and for too many rejected records, `DataFileError` for anything
-    about files.
+    Raises:
+        DataError: for an unknown source, an invalid option, or too many rejected records.
+        DataFileError: for missing, damaged or conflicting files.
     """
     spec = find_source(source)
     chosen = parse_options(spec, options or {})
@@ -83,7 +90,7 @@ def _from_files(
     count_tokens: CountTokens | None,
     processes: int,
 ) -> Manifest:
-    """The set of a source that reads files."""
+    """Prepare the set of a source that reads files."""
     if options.tokenizer and count_tokens is None:
         raise DataError("the options name a tokenizer, but none was given", "pass count_tokens to prepare")
     if processes > 1:
@@ -124,11 +131,11 @@ def _from_files(
 
 
 def _reusable(out: Path, manifest: Manifest, overwrite: bool) -> Manifest | None:
-    """The manifest of what is in `out` when that is the set that `manifest` asks for; None when it can be written."""
+    """Return the manifest in `out` when it describes the requested set, or None when `out` may be written."""
     existing = _existing(out)
     if existing is None or overwrite:
         return None
-    # A set made before an option was added is the one with the option's default.
+    # A set made before an option existed counts as made with the option's default.
     options = {name: value for name, value in manifest.options.items() if name not in existing.options}
     defaults = find_source(manifest.source).options().model_dump(mode="json")
     known = existing.model_copy(update={"options": existing.options | {name: defaults[name] for name in options}})
@@ -142,14 +149,22 @@ def _reusable(out: Path, manifest: Manifest, overwrite: bool) -> Manifest | None
 
 
 def find_source(name: str) -> Source | RecordSource:
-    """The source of that name. Raises `DataError` that lists the sources and names the nearest."""
+    """Return the source of that name.
+
+    Raises:
+        DataError: listing the sources and suggesting the closest name.
+    """
     if name not in SOURCES:
         raise DataError(f"unknown source {name!r}{_nearest(name, SOURCES)}", f"choose one of {', '.join(SOURCES)}")
     return load_source(name)
 
 
 def parse_options(spec: Source | RecordSource, options: Mapping[str, Any]) -> Any:
-    """Checked options of a source. Raises `DataError` for an unknown key (naming the nearest) or a bad value."""
+    """Validate the options of a source.
+
+    Raises:
+        DataError: for an unknown key (suggesting the closest one) or an invalid value.
+    """
     known = list(spec.options.model_fields)
     for key in options:
         if key not in known:
@@ -167,7 +182,7 @@ def parse_options(spec: Source | RecordSource, options: Mapping[str, Any]) -> An
 
 
 def command_line(spec: Source | RecordSource, options: SourceOptions) -> str:
-    """The command that makes the set again: the options that differ from the defaults."""
+    """Return the command that makes the set again, with the options that differ from their defaults."""
     words = ["covt", "data", "prepare", spec.name]
     defaults = spec.options()
     for key, value in options.model_dump(mode="json").items():
@@ -178,7 +193,7 @@ def command_line(spec: Source | RecordSource, options: SourceOptions) -> str:
 
 
 def _existing(out: Path) -> Manifest | None:
-    """The manifest of the set in `out`, None when nothing is there. What isn't a prepared set is never replaced."""
+    """Return the manifest of the set in `out`, or None when it is empty. Other folders are never replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / MANIFEST_NAME).is_file():

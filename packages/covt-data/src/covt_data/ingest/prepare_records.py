@@ -1,4 +1,4 @@
-"""Preparation from files: unpack, convert, drop duplicates, write shards, remember how far it is."""
+"""Preparation from files: unpack, convert, drop duplicates, write shards, save the progress."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ Report = Callable[[str, int, int], None]
 """Called with (split, records read, records in all or 0)."""
 
 RECORDS_PER_REPORT = 100  # records
-CHANGEABLE_OPTIONS = ("max_rejected",)  # may change between an interrupted run and the one that goes on
+CHANGEABLE_OPTIONS = ("max_rejected",)  # may differ between an interrupted run and the run that resumes it
 
 
 def file_hashes(published: DatasetFiles, root: Path) -> dict[str, str]:
-    """SHA-256 of the record files and archives by name; of a folder of pictures, of their names and sizes."""
+    """Return the SHA-256 of record files and archives by name. A folder of images is hashed by names and sizes."""
     folder = root if root.is_dir() else root.parent
     files = [file for group in published.splits.values() for file in group]
     hashes = {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted({*files, *published.archives})}
@@ -46,7 +46,7 @@ def file_hashes(published: DatasetFiles, root: Path) -> dict[str, str]:
 
 
 def _listing_hash(folder: Path, without: set[Path]) -> str:
-    """Hash of the relative paths and sizes of the regular files, in order. Links and record files don't count."""
+    """Hash of the relative paths and sizes of the regular files, in order. Links and record files are skipped."""
     digest, skipped = hashlib.sha256(), {os.fsencode(path) for path in without}
     root = os.fsencode(folder)
     waiting = [root]
@@ -62,7 +62,7 @@ def _listing_hash(folder: Path, without: set[Path]) -> str:
 
 
 class _Seen:
-    """Ids of a split, and contents of the whole set, as 16-byte keys in memory and in the file of keys."""
+    """Known ids and contents, as 16-byte keys in memory. The same keys are in the key file."""
 
     def __init__(self, stored: bytes, duplicates: str) -> None:
         self.duplicates = duplicates
@@ -80,7 +80,7 @@ class _Seen:
         return self.duplicates == "similar" and bool(outcome.looks) and self._looks_known(row, outcome.looks)
 
     def _looks_known(self, row: dict[str, Any], looks: tuple[int, ...]) -> bool:
-        """Whether a row with the same words has pictures that look the same."""
+        """Whether a row with the same words has images that look the same."""
         others = self.looks.setdefault(_words(row["question"], row["answer"]), [])
         if any(len(looks) == len(other) and all(map(look_alike, looks, other)) for other in others):
             return True
@@ -102,7 +102,7 @@ def _words(question: str, answer: str) -> str:
 
 
 class Preparation:
-    """One run over the files of a data set, into a work folder."""
+    """One run over the files of a dataset, into a work folder."""
 
     def __init__(
         self,
@@ -126,7 +126,11 @@ class Preparation:
         self.root = Path(os.path.commonpath(parents))
 
     def run(self, manifest: Manifest) -> Manifest:
-        """Write the set into the work folder and return its manifest. Raises `DataError` when too much is rejected."""
+        """Write the set into the work folder and return its manifest.
+
+        Raises:
+            DataError: when too many records are rejected, or none is left.
+        """
         progress = self.work.resume(fingerprint(manifest))
         with ExitStack() as stack:
             log = RejectionLog(stack.enter_context(self.work.log.open("ab")))
@@ -176,14 +180,14 @@ class Preparation:
 
 
 def fingerprint(manifest: Manifest) -> str:
-    """The same for commands of which one can go on where the other was interrupted."""
+    """Return a hash that is equal for commands that can resume each other's work."""
     options = {key: value for key, value in manifest.options.items() if key not in CHANGEABLE_OPTIONS}
     parts = [manifest.schema_version, manifest.source, manifest.version, options, manifest.inputs]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class _Split:
-    """One split on its way into shards."""
+    """Converts one split and writes its shards."""
 
     def __init__(self, job: Preparation, name: str, progress: Progress, log: RejectionLog, keys: IO[bytes]) -> None:
         self.job, self.name, self.log, self.keys = job, name, log, keys
@@ -218,7 +222,7 @@ class _Split:
         return self._save(done, finished=True)
 
     def _add_outcome(self, outcome: Outcome) -> bool:
-        """Write the row or count what it failed; whether a shard became full."""
+        """Write the row, or count its rejection or filter. Returns whether the shard is full."""
         row = outcome.row
         if outcome.rejection:
             self._reject(outcome.rejection)
@@ -242,7 +246,7 @@ class _Split:
         self.refused += 1
 
     def _save(self, done: int, finished: bool = False) -> Progress:
-        """Close the shard and put down how far everything is."""
+        """Close the shard and save the progress."""
         closed = self.writer.close()
         if closed:
             self.files[f"{self.name}/{closed[0]}"] = closed[1]

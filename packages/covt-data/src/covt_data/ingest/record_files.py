@@ -1,4 +1,4 @@
-"""Records of JSONL and Parquet files, one at a time, with the place each came from."""
+"""Reads the records of JSONL and Parquet files one at a time, each with its file and line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from covt_data.data_errors import DataFileError
 from covt_data.rejects import Reason, Rejected, shorten
 
 MAX_LINE = 16 << 20  # bytes
-PARQUET_BATCH = 8  # rows; pictures inside may have megabytes each
+PARQUET_BATCH = 8  # rows; images inside may have megabytes each
 READ_AHEAD = 1 << 20  # bytes of a Parquet column that are read at a time
 
 
@@ -28,7 +28,11 @@ class Record:
     raw: bytes | dict[str, Any]
 
     def data(self) -> dict[str, Any]:
-        """The record's fields. Raises `Rejected` for what is not a JSON object in UTF-8."""
+        """Return the fields.
+
+        Raises:
+            Rejected: when the line is not a JSON object in UTF-8.
+        """
         if isinstance(self.raw, dict):
             return self.raw
         if len(self.raw) > MAX_LINE:
@@ -45,9 +49,15 @@ class Record:
 
 
 def read_records(path: Path, name: str, start: int = 0) -> Iterator[Record]:
-    """Records of a file from number `start` (from 0). `name` is the file's in messages.
+    """Yield the records of a file, beginning with number `start` (from 0).
 
-    Raises `DataFileError` for a file that can't be read at all.
+    Args:
+        path: a `.parquet` file, or JSONL.
+        name: the file's name in messages.
+        start: number of records to skip.
+
+    Raises:
+        DataFileError: when the file cannot be read.
     """
     reader = _parquet if path.suffix == ".parquet" else _jsonl
     try:

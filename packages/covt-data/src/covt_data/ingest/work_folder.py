@@ -1,8 +1,8 @@
-"""Where a long preparation keeps what it has done, so that it goes on after it was killed at any moment.
+"""The work folder of a long preparation, which can resume after being killed at any moment.
 
-`.<name>.work/` beside the target holds the finished shards (`set/`), the unpacked pictures, the log of rejections and
-the keys of the rows so far. `state.json` is replaced whenever a shard is complete and says how much of each is valid:
-what lies beyond it is cut off or written again.
+`.<name>.work/` beside the target holds the finished shards (`set/`), the unpacked images, the log of rejections and
+the keys of the rows so far. `state.json` is replaced whenever a shard is complete. It records how much of each file
+is valid; the rest is truncated or rewritten.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEY_BYTES = 16
 
 
 class Progress(Record):
-    """How far a preparation is. Bytes and counts are of the files beside it."""
+    """The progress of a preparation. Sizes and counts describe the files in the work folder."""
 
     fingerprint: str
     unpacked: bool = False
@@ -70,7 +70,7 @@ class WorkFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and lock it. The lock goes with the process, however that ends."""
+        """Create the folder and lock it. The lock is released when the process ends in any way."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
             try:
@@ -82,7 +82,7 @@ class WorkFolder:
             yield
 
     def resume(self, fingerprint: str) -> Progress:
-        """What is done of the preparation with this fingerprint; an empty folder for another one."""
+        """Return the progress saved for this fingerprint. Progress of another preparation is discarded."""
         path = self.path / STATE_NAME
         if path.is_file():
             progress = Progress.model_validate_json(path.read_bytes())
@@ -105,7 +105,7 @@ class WorkFolder:
         os.replace(aside, self.path / STATE_NAME)  # noqa: PTH105 - atomic
 
     def remove_leftover(self) -> None:
-        """What a process left that was killed after its set was in place."""
+        """Remove the folder of a process that was killed after its set was in place."""
         if self.path.is_dir():
             with self.locked():
                 self.remove()
@@ -114,7 +114,7 @@ class WorkFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _holds(self, progress: Progress) -> bool:
-        """Whether the files are there that the state speaks of."""
+        """Whether all files that `progress` describes exist."""
         sizes = {self.set / name: entry.bytes for name, entry in progress.files.items()}
         exact = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
         at_least = {self.log: progress.log_bytes, self.keys: progress.key_bytes}
@@ -136,7 +136,7 @@ class RejectionLog:
         self.file.write(rejection.to_json().encode("ascii"))
 
     def end(self) -> int:
-        """Bytes so far, all of them handed to the system."""
+        """Flush, and return the size of the log in bytes."""
         self.file.flush()
         return self.file.tell()
 

@@ -1,4 +1,4 @@
-"""A contact sheet of a prepared set: pictures, helper images with their focus boxes, question and answer."""
+"""A contact sheet of a prepared set: images, helper images with their focus boxes, question and answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INK, PAPER, FOCUS = (30, 30, 30), (224, 228, 232), (230, 0, 120)
 
 
 def contact_sheet(prepared: PreparedSet, split: str, n: int = 8) -> bytes:
-    """PNG of the first `n` rows of a split, one a line: the question's pictures, the text, the helper images."""
+    """PNG of the first `n` rows of a split, one a line: the question's images, the text, the helper images."""
     rows = list(prepared.rows(split, n))
     helpers = max((sum(len(step.images or []) for step in row.steps) for row in rows), default=0)
     pictures = max((len(row.images) for row in rows), default=0)
@@ -48,7 +48,7 @@ def _draw_row(sheet: PillowImage.Image, row: Row, top: int, text_left: int) -> N
 
 
 def _fitted(image: Image, side: int, box: list[int] | None = None) -> PillowImage.Image:
-    """The picture within `side`×`side` pixels, enlarged without smoothing, its focus box [x0, y0, x1, y1) marked."""
+    """The image within `side`×`side` pixels, enlarged without smoothing, its focus box [x0, y0, x1, y1) marked."""
     with PillowImage.open(io.BytesIO(image.bytes)) as opened:
         picture = opened.convert("RGB")
     scale = side / max(picture.size)

@@ -1,7 +1,7 @@
 """Whether rows of one prepared set (what is trained on) occur in another (what is tested on).
 
-Three kinds are told apart: the same question about the same pictures, the same picture, and a picture that looks the
-same (difference hashes at most 4 bits apart). Pictures drawn from few tiles look alike without being the same, so the
+Three kinds are told apart: the same question about the same images, the same image, and an image that looks the
+same (difference hashes at most 4 bits apart). Images drawn from few tiles look alike without being the same, so the
 last kind is a hint to look at.
 """
 
@@ -32,7 +32,7 @@ class Place:
 
 
 class _Index:
-    """The tested set: where each question, picture and look occurs."""
+    """The tested set: where each question, image and look occurs."""
 
     def __init__(self) -> None:
         self.questions: dict[bytes, Place] = {}

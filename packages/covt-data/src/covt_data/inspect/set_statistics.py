@@ -1,4 +1,4 @@
-"""What a prepared set holds, in numbers: lengths, visual tokens, pictures, categories, graders, pass rates."""
+"""What a prepared set holds, in numbers: lengths, visual tokens, images, categories, graders, pass rates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE_BINS = 10
 def split_stats(
     prepared: PreparedSet, split: str, *, count_tokens: CountTokens | None = None, limits: PixelLimits | None = None
 ) -> dict[str, Any]:
-    """Statistics of a split, JSON-serialisable. Lengths are in characters, and in tokens where a counter is given.
+    """Statistics of a split, JSON-serializable. Lengths are in characters, and in tokens where a counter is given.
 
     Distributions are `{"n", "mean", "min", "p50", "p95", "max"}`; `pass_rates` is a histogram of ten bins of 0.1
     (the last includes 1) with the number of rows that have none.

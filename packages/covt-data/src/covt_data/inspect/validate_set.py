@@ -1,4 +1,4 @@
-"""Re-checking a prepared set: files against the manifest, every row against the schema, every picture by decoding."""
+"""Re-checking a prepared set: files against the manifest, every row against the schema, every image by decoding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Problem:
 def validate(prepared: PreparedSet, *, decode: bool = True) -> list[Problem]:
     """Everything wrong with a set, at most 1000 problems; an empty list for a sound one.
 
-    `decode=False` leaves out the pictures, which take most of the time.
+    `decode=False` leaves out the images, which take most of the time.
     """
     found: list[Problem] = []
     with strict_decoding():
@@ -93,7 +93,7 @@ def _row_problems(row: Row, where: str, split: str, decode: bool) -> Iterator[Pr
 
 
 def _images(row: Row) -> Iterator[Image]:
-    """The pictures of a row, each content once."""
+    """The images of a row, each content once."""
     every = [*row.images, *(image for step in row.steps for image in step.images or [])]
     yield from {image.bytes: image for image in every}.values()
 

@@ -73,7 +73,7 @@ def _steps(data: dict[str, Any]) -> tuple[ParsedStep, ...]:
         kind = entry.get("type") if isinstance(entry, dict) else None
         if kind == "text":
             text = get_text(entry, "content")
-            if text.strip():  # blank texts between two pictures carry nothing
+            if text.strip():  # blank texts between two images carry nothing
                 steps.append(ParsedStep(text))
         elif kind == "latent":
             helpers = get_image_refs(entry.get("helper_image"), "helper_image")

@@ -1,4 +1,4 @@
-"""Finding the files of a published data set: in a folder, or fetched from the hub."""
+"""Finding the files of a published dataset: in a folder, or fetched from the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLIT_ORDER = ("test", "validation")  # held-out rows first: a duplicate is drop
 
 
 def locate_dataset(source: RecordSource, path: str) -> Path:
-    """The folder or file of a data set; a hub id is fetched. Raises `DataFileError` when there is neither."""
+    """The folder or file of a dataset; a hub id is fetched. Raises `DataFileError` when there is neither."""
     name = path or source.hub_id
     if not name:
         raise DataFileError(f"{source.name} needs a path", "give the folder or file with --source")

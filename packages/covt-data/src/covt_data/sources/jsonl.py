@@ -1,6 +1,6 @@
 """Source `jsonl`: your own rows, in JSONL or Parquet, in this package's schema or with a mapping of columns.
 
-Pictures are paths relative to the file's folder (or to an archive beside it), or `{bytes, path}` in Parquet. Steps are
+Images are paths relative to the file's folder (or to an archive beside it), or `{bytes, path}` in Parquet. Steps are
 `{"type": "text", "text"}` and `{"type": "latent", "images": [path, …]}`. `columns=question=problem,answer=gold` says
 that the question stands in the column `problem`, and so on.
 """
@@ -34,8 +34,8 @@ TAGS = re.compile(r"<image\s*\d*>|<img\b[^>]*>")
 class JsonlOptions(FileOptions):
     """`columns` maps fields to columns (`question=problem,images=image`). `name` is the rows' `source`.
 
-    `tags`: `strict` wants as many `<image>`, `<image1>` or `<img …>` in a question as it has pictures (or none),
-    `front` puts the pictures first. `grader` judges all rows; `auto` decides by options and answer.
+    `tags`: `strict` wants as many `<image>`, `<image1>` or `<img …>` in a question as it has images (or none),
+    `front` puts the images first. `grader` judges all rows; `auto` decides by options and answer.
     """
 
     columns: tuple[str, ...] = ()

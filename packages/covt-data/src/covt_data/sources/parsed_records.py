@@ -1,4 +1,4 @@
-"""What a source makes of a record: a row whose pictures are still names or unchecked bytes."""
+"""What a source makes of a record: a row whose images are still names or unchecked bytes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ OPTION = re.compile(r"(?:^|[\n\s])\(?([A-J])[).:]\s+(.*?)\s*(?=(?:[\n\s]\(?[A-J]
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """A picture that came inside the record."""
+    """An image that came inside the record."""
 
     data: bytes
     name: str = ""
 
 
 ImageRef = str | EmbeddedImage
-"""A file name, or the picture itself."""
+"""A file name, or the image itself."""
 
 
 @dataclass(frozen=True)
 class ParsedStep:
-    """A text, or the pictures of a latent step."""
+    """A text, or the images of a latent step."""
 
     text: str | None = None
     pictures: tuple[ImageRef, ...] = ()
@@ -35,7 +35,7 @@ class ParsedStep:
 
 @dataclass(frozen=True)
 class ParsedRecord:
-    """`metadata["pass_rate"]` (0–1) and `metadata["origin"]` (the data set a record came from) are filtered by."""
+    """`metadata["pass_rate"]` (0–1) and `metadata["origin"]` (the dataset a record came from) are filtered by."""
 
     id: str
     question: str
@@ -71,7 +71,7 @@ def get_text(data: Mapping[str, Any], key: str, empty: Reason | None = None) -> 
 
 
 def get_image_refs(value: object, key: str) -> tuple[ImageRef, ...]:
-    """Pictures of a field: a name, a list of names, embedded `{bytes, path}`, or nothing."""
+    """Images of a field: a name, a list of names, embedded `{bytes, path}`, or nothing."""
     items = value if isinstance(value, list | tuple) else [] if value is None or value == "" else [value]
     return tuple(_picture(item, key) for item in items)
 
@@ -89,7 +89,7 @@ def _picture(item: object, key: str) -> ImageRef:
 
 
 def place_image_tags(question: str, count: int, tag: re.Pattern[str] | None = None, in_front: bool = False) -> str:
-    """The question with one `<image>` a picture: a question without tags gets them in front, a wrong number is refused.
+    """The question with one `<image>` an image: a question without tags gets them in front, a wrong number is refused.
 
     `tag` is how the source writes its tags; `in_front` moves them to the front whatever their number.
     """

@@ -44,7 +44,7 @@ class FileOptions(SourceOptions):
     `path` is a folder, a file or a hub id. `limit` records of each split are read. More than `max_rejected` of a
     split's records rejected is an error. The filters keep records of the given `categories` and `origins` (the data
     set a record came from), with a pass rate between the bounds (`unrated` says what becomes of those without one),
-    with so many tokens of `tokenizer` (question, steps and answer), with pictures of so many pixels each.
+    with so many tokens of `tokenizer` (question, steps and answer), with images of so many pixels each.
     """
 
     path: str = ""
@@ -75,10 +75,10 @@ class FileOptions(SourceOptions):
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of a data set: the record files of each split, in order, and where the pictures lie.
+    """The files of a dataset: the record files of each split, in order, and where the images lie.
 
-    `pictures` is a folder, or None when `archives` have to be unpacked first (or every picture is inside its record).
-    `prefixes` are folders tried before a picture's name.
+    `pictures` is a folder, or None when `archives` have to be unpacked first (or every image is inside its record).
+    `prefixes` are folders tried before an image's name.
     """
 
     splits: dict[str, tuple[Path, ...]]

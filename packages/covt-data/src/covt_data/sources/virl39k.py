@@ -1,4 +1,4 @@
-"""Source `virl39k`: TIGER-Lab/ViRL39K, verifiable questions for RL: Parquet (or JSONL) and an archive of pictures.
+"""Source `virl39k`: TIGER-Lab/ViRL39K, verifiable questions for RL: Parquet (or JSONL) and an archive of images.
 
 Columns: `question`, `answer` (`\\boxed{…}`), `PassRate_32BTrained`, `PassRate_7BBase` (missing, NaN or −1 for about
 half), `category`, `source`, `qid`, `image` (a list of relative paths, empty for some, one for most).

@@ -1,8 +1,8 @@
-"""Source `zebra-cot`: multimodal-reasoning-lab/Zebra-CoT, interleaved traces in Parquet with the pictures inside.
+"""Source `zebra-cot`: multimodal-reasoning-lab/Zebra-CoT, interleaved traces in Parquet with the images inside.
 
-Columns: `Question`, `Text Reasoning Trace`, `Final Answer`, `problem_image_1` …, `reasoning_image_1` …; a picture
+Columns: `Question`, `Text Reasoning Trace`, `Final Answer`, `problem_image_1` …, `reasoning_image_1` …; an image
 stands in the text as `<image_start>[reasoning_image_1]<image_end>`. The subsets are folders; their names are the
-categories. A trace may refer to a problem picture, to several pictures in a row, or to one twice.
+categories. A trace may refer to a problem image, to several images in a row, or to one twice.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def parse(data: dict[str, Any], place: RecordLocation, options: ZebraOptions) ->
 
 
 def _question(data: dict[str, Any]) -> tuple[str, tuple[ImageRef, ...]]:
-    """The question with tags in place of references, and its pictures in that order; others come in front."""
+    """The question with tags in place of references, and its images in that order; others come in front."""
     text = get_text(data, "Question", Reason.EMPTY_QUESTION)
     named = [match.group(1) for match in REFERENCE.finditer(text)]
     others = [key for key in sorted(data, key=_number) if key.startswith("problem_image_") and key not in named]
@@ -73,7 +73,7 @@ def _question(data: dict[str, Any]) -> tuple[str, tuple[ImageRef, ...]]:
 
 
 def _steps(data: dict[str, Any]) -> tuple[ParsedStep, ...]:
-    """Texts and pictures in turn; pictures with no words between them are one latent step."""
+    """Texts and images in turn; images with no words between them are one latent step."""
     trace = get_text(data, "Text Reasoning Trace")
     steps: list[ParsedStep] = []
     pictures: list[ImageRef] = []

@@ -1,1 +1,1 @@
-"""Prepared sets on disk: Parquet shards with their images, and the manifest. Imports no source and no ingestion."""
+"""Prepared sets on disk: Parquet shards with their images, and the manifest. May import only images and tasks."""

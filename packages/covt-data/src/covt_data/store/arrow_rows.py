@@ -1,7 +1,7 @@
 """The Arrow form of `covt_data.schema.Row`.
 
 It carries the metadata by which Hugging Face `datasets` knows its `Image` feature, so that
-`load_dataset("parquet", ...)` gives decoded pictures.
+`load_dataset("parquet", ...)` gives decoded images.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ ARROW_SCHEMA: pa.Schema = pa.schema(
 def build_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """What `pa.Table.from_pylist(rows, ARROW_SCHEMA)` gives, without importing pandas: that takes half a second.
 
-    Raises `DataError` where the pictures or texts of one column don't fit into the 2 GiB of an Arrow array.
+    Raises `DataError` where the images or texts of one column don't fit into the 2 GiB of an Arrow array.
     """
     columns = [_array([row[field.name] for row in rows], field.type) for field in ARROW_SCHEMA]
     return pa.Table.from_arrays(columns, schema=ARROW_SCHEMA)

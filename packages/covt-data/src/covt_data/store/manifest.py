@@ -28,7 +28,7 @@ class Manifest(Record):
     """`options`, with `source`, `version` and the hashes of `inputs`, determine every byte of the set.
 
     No time stamp and no folder of the output: two runs of the same command give the same file. `rejected` counts
-    records (and archive members) by reason, `filtered` records by the filter that left them out, `converted` pictures
+    records (and archive members) by reason, `filtered` records by the filter that left them out, `converted` images
     by what was done to them.
     """
 

@@ -158,7 +158,7 @@ class PreparedSet:
         return [self.path / name for name in self.manifest.files if name.startswith(f"{split}/")]
 
     def rows(self, split: str, limit: int | None = None, *, limits: PixelLimits | None = None) -> Iterator[Row]:
-        """Validated rows, at most `limit` of them, with pictures outside `limits` resized.
+        """Validated rows, at most `limit` of them, with images outside `limits` resized.
 
         Raises `DataFileError` on a missing or damaged shard.
         """

@@ -28,7 +28,7 @@ COMPRESSION: Any = {
         "steps.list.element.images.list.element.path",
     )
 }
-"""Published pictures are compressed already."""
+"""Published images are compressed already."""
 
 
 class ShardWriter:

@@ -1,1 +1,1 @@
-"""Rows of prepared sets for training: lazy, shuffled, mixed, resumable. Imports the store, but no source."""
+"""Rows of prepared sets for training: lazy, shuffled, mixed, resumable. May not import sources, ingest or inspect."""

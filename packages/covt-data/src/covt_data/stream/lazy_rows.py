@@ -56,7 +56,7 @@ class _Pieces(Sequence[Row]):
 class LazyRows(_Pieces):
     """The rows of a split, or its first `limit`; the row groups used last stay in memory.
 
-    limits: pictures outside them are resized when a row is read.
+    limits: images outside them are resized when a row is read.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class RowStream(Iterator[Row]):
         return self.rows.place(number, int(self._order(number, epoch)[offset]) if self.shuffle else offset)
 
     def state(self) -> dict[str, Any]:
-        """What `resume` needs; JSON-serialisable, the same on every rank, and valid for any number of ranks."""
+        """What `resume` needs; JSON-serializable, the same on every rank, and valid for any number of ranks."""
         return {"position": self.position, "fingerprint": self.fingerprint}
 
     def resume(self, state: dict[str, Any]) -> None:

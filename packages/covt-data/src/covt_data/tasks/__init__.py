@@ -1,1 +1,1 @@
-"""Generated tasks, each with its pictures, its helper images and its simulator."""
+"""Generated tasks, each with its images, its helper images and its simulator."""

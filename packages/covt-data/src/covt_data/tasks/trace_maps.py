@@ -1,8 +1,8 @@
-"""The `trace` task: follow D arrows from a marked cell and name the cell where you end.
+"""The `trace` task: follow D arrows from a marked cell and name the final cell.
 
-Every cell has an arrow, the last one too, so the number of hops must be read from the question. The D cells passed
-are all different; the arrows elsewhere are random; no arrow points off the grid. Helper image h of the one latent
-step is the map with the marker moved min(h, D) hops, h = 1..8.
+Every cell has an arrow, including the final one, so the number of hops must be read from the question. The cells on
+the path are all different, the arrows elsewhere are random, and no arrow points off the grid. Helper image h of the
+single latent step is the map with the marker moved min(h, D) hops, h = 1..8.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from covt_data.tasks.grid import Cell, cell_box, moves_on_grid, step, symmetries
 from covt_data.tasks.trace_render import draw_map, draw_marked
 
 HELPER_IMAGES = 8
-MAX_REPEATS = 2000  # draws in a row that were all seen before: the space of maps is exhausted
+MAX_REPEATS = 2000  # consecutive draws of known maps; then the space counts as exhausted
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def cell_name(cell: Cell) -> str:
 
 
 def canonical(trace: TraceMap) -> str:
-    """The same text for all eight rotations and reflections of a map, and for no other map."""
+    """Return a text that is equal for all eight rotations and reflections of a map, and for no other map."""
     cells = "".join(trace.arrows)
     start = trace.start[0] * trace.size + trace.start[1]
     least = min(
@@ -90,9 +90,17 @@ def draw_trace(random_: random.Random, size: int, hops: int) -> TraceMap:
 
 
 def generate(seed: str, count: int, size: int, hop_weights: Sequence[float], seen: set[str]) -> Iterator[TraceMap]:
-    """`count` maps, none of whose canonical forms is in `seen`; their forms are added to it.
+    """Yield `count` maps whose canonical forms are not in `seen`, and add their forms to it.
 
-    `hop_weights[i]` is the relative frequency of i + 1 hops. Raises `DataError` when there are no new maps left.
+    Args:
+        seed: text that determines all draws.
+        count: number of maps.
+        size: cells per side.
+        hop_weights: `hop_weights[i]` is the relative frequency of i + 1 hops.
+        seen: canonical forms to avoid; extended in place.
+
+    Raises:
+        DataError: when no new maps are left.
     """
     random_ = random.Random(seed)  # a text seed is hashed by SHA-512: the same on every platform
     hops_choices = list(range(1, len(hop_weights) + 1))
@@ -123,10 +131,15 @@ def path_in_words(path: Sequence[Cell]) -> str:
 def make_row(
     trace: TraceMap, index: int, split: str, with_steps: bool, direct: bool = False, words: bool = False
 ) -> Row:
-    """The row of a map; with steps it has the latent step with 8 helper images and the answer as text.
+    """Build the row of a map.
 
-    A `direct` demonstration has the answer only: nobody drew pictures for it. With `words` the cells of the way stand
-    between pictures and answer.
+    Args:
+        trace: the map.
+        index: number within the split, for the id.
+        split: name of the split.
+        with_steps: add a latent step of 8 helper images and the answer as text.
+        direct: add the answer alone, without a latent step.
+        words: name the cells of the path between helper images and answer.
     """
     arrows, path = list(trace.arrows), trace.path
     base = draw_map(arrows)

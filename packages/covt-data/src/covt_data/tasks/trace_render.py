@@ -1,7 +1,7 @@
-"""Pictures of `trace` maps: one 28×28 tile a cell, the marker drawn as a frame with heavy corners.
+"""Images of `trace` maps: one 28×28 tile per cell, with the marker drawn as four corners.
 
-The ground is the mean color of the model's image normalization, so it is zero as input and the features are carried
-by what differs: a stripe in the color of the row (left edge), one in the color of the column (top edge), the arrow.
+The ground has the mean color of the model's image normalization, so it is zero as input. The features are a stripe in
+the color of the row (left edge), a stripe in the color of the column (top edge), and the arrow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reader of the published VSP maps: `rows.jsonl` (one map a line) and the pictures it names.
+"""Reader of the published VSP maps: `rows.jsonl` (one map per line) and the images it names.
 
 A line has `id`, `level` (the map's size), `image` (a path below the folder) and `map_desc`: rows of 0 ice, -1 hole,
 1 start, 2 goal.
@@ -44,7 +44,12 @@ class PublishedMaps:
 
     @classmethod
     def open(cls, folder: Path, levels: tuple[int, ...]) -> PublishedMaps:
-        """Read and check the table. Raises `DataFileError` without it or a picture, `DataError` for a bad line."""
+        """Read and check the table.
+
+        Raises:
+            DataFileError: when the table or an image is missing.
+            DataError: when a line is invalid, or no map has one of the levels.
+        """
         table = folder / TABLE
         if not table.is_file():
             raise DataFileError(f"{table} does not exist", EXPECTED)
@@ -58,7 +63,7 @@ class PublishedMaps:
         return cls(folder, tuple(maps))
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of the table, and of the chosen pictures together."""
+        """SHA-256 of the table, and of the chosen images together."""
         pictures = hashlib.sha256()
         for item in self.maps:
             pictures.update(hashlib.sha256(item.picture.read_bytes()).digest())
@@ -66,7 +71,7 @@ class PublishedMaps:
         return {TABLE: table.hexdigest(), "pictures": pictures.hexdigest()}
 
     def rows(self, split: str, keep_size: bool) -> Iterator[Row]:
-        """Prompt rows; pictures are resized to 28 pixels a cell unless `keep_size`."""
+        """Prompt rows; images are resized to 28 pixels per cell unless `keep_size`."""
         for item in self.maps:
             picture = Image(bytes=_picture(item, keep_size), path=item.picture.relative_to(self.folder).as_posix())
             yield prompt_row(item.rows, f"vsp-published-{item.id.replace('/', '-')}", split, picture, [])
@@ -90,7 +95,7 @@ def _parse(folder: Path, line: str, where: str) -> PublishedMap:
 
 
 def _picture(item: PublishedMap, keep_size: bool) -> bytes:
-    """The picture's bytes, or a PNG of it at 28 pixels a cell."""
+    """Return the image's bytes as published, or a PNG of it at 28 pixels per cell."""
     encoded = item.picture.read_bytes()
     if keep_size:
         return encoded

@@ -1,8 +1,8 @@
-"""Pictures of `vsp` maps: ice, holes, a gift as the goal, an elf as the agent, 28×28 pixels a cell.
+"""Images of `vsp` maps: ice, holes, a gift as the goal, an elf as the agent, 28×28 pixels per cell.
 
-The published maps are shown with gymnasium's FrozenLake sprites. These drawings are our own, of the same things in
-about the same colors and places, so that a model trained on them can read the published pictures at this size. Each
-map is drawn in one of `LOOKS` variants (shift, scale, tint, ice pattern), lest a model learns one exact tile.
+The published maps use gymnasium's FrozenLake sprites. These original drawings show the same things in about the same
+colors and places, so a model trained on them can read the published images at this size. Each map is drawn in one of
+`LOOKS` variants (shift, scale, tint, ice pattern), so that a model cannot memorize one exact tile.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ ELF: list[Shape] = [
 
 @dataclass(frozen=True)
 class Look:
-    """Tiles by letter (`F`, `H`, `G`) [28, 28] uint8 indices into `palette` [256, 3]; the elf and where it covers."""
+    """One variant of the drawing.
+
+    `tiles` maps `F`, `H` and `G` to [28, 28] uint8 indices into `palette` [256, 3]; `elf` is drawn where
+    `elf_mask` is set.
+    """
 
     tiles: dict[str, np.ndarray]
     elf: np.ndarray
@@ -108,14 +112,14 @@ def _ice(random_: random.Random) -> PillowImage.Image:
 
 
 def _small(picture: PillowImage.Image, gain: np.ndarray) -> np.ndarray:
-    """[28, 28, 3] uint8: the picture averaged down to the tile's size, its channels multiplied by `gain` [3]."""
+    """[28, 28, 3] uint8: the image averaged down to the tile's size, its channels multiplied by `gain` [3]."""
     pixels = np.asarray(picture.resize((CELL_PIXELS, CELL_PIXELS), PillowImage.Resampling.BOX), np.float64)
     return np.clip(np.rint(pixels * gain), 0, 255).astype(np.uint8)
 
 
 @cache
 def look(number: int) -> Look:
-    """Variant `number`; 0 is the plain one."""
+    """Return variant `number`; 0 is the plain drawing."""
     random_ = random.Random(f"vsp-look-{number}")
     vary = 0.0 if number == 0 else 1.0
     shift = (vary * random_.uniform(-0.8, 0.8), vary * random_.uniform(-0.8, 0.8))
@@ -149,10 +153,16 @@ BACK = {"U": "D", "D": "U", "L": "R", "R": "L"}
 
 
 def draw_vsp(rows: Sequence[str], path: Sequence[Cell], moves: Sequence[str], number: int = 0) -> bytes:
-    """PNG of the map in variant `number`, with the agent at the end of `path` and a line along the way it came.
+    """Draw a map as PNG, with the agent at the end of `path` and a line along its path.
 
-    `path` has one cell more than `moves`; with no moves it is the picture of the question. The line enters the
-    agent's cell from the side it came from, so this cell alone shows the last move.
+    Without moves this is the image of the question. The line enters the agent's cell from the side it came from, so
+    this cell alone shows the last move.
+
+    Args:
+        rows: the map.
+        path: the cells visited so far, one more than `moves`.
+        moves: letters of `U D L R`.
+        number: the variant, see `look`.
     """
     style = look(number)
     pixels = np.vstack([np.hstack([style.tiles[letter.replace("S", "F")] for letter in row]) for row in rows])

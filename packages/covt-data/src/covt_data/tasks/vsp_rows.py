@@ -17,14 +17,14 @@ QUESTION = "<image>Plan a path from start to goal that avoids the holes."
 
 
 def moves_shown(length: int) -> list[int]:
-    """How many moves of a plan each helper image shows: one more each, or evenly spread when there are more than 8."""
+    """Return how many moves each helper image shows: 1, 2, …, or evenly spread numbers for a plan of over 8 moves."""
     if length <= HELPER_IMAGES:
         return [min(h, length) for h in range(1, HELPER_IMAGES + 1)]
     return [round(h * length / HELPER_IMAGES) for h in range(1, HELPER_IMAGES + 1)]
 
 
 def prompt_row(rows: Sequence[str], row_id: str, split: str, picture: Image, steps: list[Step], **more: object) -> Row:
-    """The row of a map with this picture. `more` goes into the metadata, beside `rows`, `plan` and `path`."""
+    """Build the row of a map from its image. `more` is added to the metadata `rows`, `plan` and `path`."""
     plan = shortest_plan(rows)
     assert plan is not None, f"{row_id} has no solution"
     meta = {"rows": list(rows), "plan": plan, "path": walk_plan(rows, plan).cells, **more}
@@ -49,9 +49,14 @@ def plan_in_words(plan: Sequence[str]) -> str:
 
 
 def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool, words: bool = False) -> Row:
-    """The row of a generated map; with steps it has one latent step of 8 helper images, and the answer as text.
+    """Build the row of a generated map.
 
-    With `words` the plan in words stands between the two.
+    Args:
+        rows: the map.
+        index: number within the split, for the id and the look.
+        split: name of the split.
+        with_steps: add one latent step of 8 helper images and the answer as text.
+        words: put the plan in words between the two.
     """
     plan = shortest_plan(rows)
     assert plan is not None, "generated maps have a solution"
