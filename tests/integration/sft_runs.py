@@ -46,7 +46,7 @@ def settings(place: Path, name: str, *, method: str = "latent", **sections: dict
 
 
 class Notes(Progress):
-    """Keeps what the workers say; kills a rank when a step is done, where told to."""
+    """Keeps the workers' notes; kills rank 1 after the step in `kill`, if there is one."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -80,7 +80,7 @@ def losses(run: Path) -> list[float]:
 
 
 def follow_teacher(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
-    """Stage-1 steps with a moving teacher: its distance from the closed form, and what a rank held meanwhile."""
+    """Train stage-1 steps with a moving teacher; return its distance from the closed form, and a rank's peak parameters."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     from covt_sft.losses.stage_loss import StageLoss

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-# Where worker processes find this module, besides what this process was told.
+# Lets worker processes import this module.
 JOBS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
 VOCABULARY, HIDDEN, LENGTH = 31, 16, 12
 Branch = Literal["none", "one", "all"]
@@ -49,7 +49,7 @@ def build(dropout: float = 0.0, hidden: int = HIDDEN) -> TinyModel:
 
 
 def rows(step: int) -> list[Tensor]:
-    """Six rows of different lengths for a step, each [1, T]."""
+    """Six rows of different lengths for one step, each [1, T]."""
     generator = torch.Generator().manual_seed(1000 + step)
     lengths = torch.randint(3, LENGTH, (6,), generator=generator).tolist()
     return [torch.randint(0, VOCABULARY, (1, length), generator=generator) for length in lengths]
@@ -218,7 +218,7 @@ def process_ids(payload: dict[str, Any], worker: Any) -> dict[str, int]:
 
 
 def outside(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
-    """What a rank that another launcher started sees."""
+    """The place of a rank that another launcher started, as it sees it."""
     sizes = torch.tensor([1.0])
     torch.distributed.all_reduce(sizes)
     worker.emit({"event": "pid", "pid": os.getpid()})

@@ -1,4 +1,4 @@
-"""Sharing a step's rows out over ranks and forwards."""
+"""Division of a step's rows among ranks and forwards."""
 
 import pytest
 from hypothesis import given
@@ -7,29 +7,29 @@ from hypothesis import strategies as st
 from covt_sft.batches.row_groups import Entry, group_by_length, group_in_order, group_packed, packed_cost, padded_cost
 
 LENGTHS = st.lists(st.integers(1, 900), min_size=1, max_size=40)
-WAYS = [(group_by_length, padded_cost), (group_packed, packed_cost)]
+METHODS = [(group_by_length, padded_cost), (group_packed, packed_cost)]
 
 
 def entries(lengths):
     return [Entry(index, length) for index, length in enumerate(lengths)]
 
 
-@pytest.mark.parametrize(("way", "cost"), WAYS)
+@pytest.mark.parametrize(("divide", "cost"), METHODS)
 @given(LENGTHS, st.integers(1, 4), st.integers(1, 8), st.sampled_from([0, 500, 2000]))
-def test_every_row_is_dealt_once_within_the_limits(way, cost, lengths, ranks, micro, budget):
+def test_every_row_is_in_one_group_within_the_limits(divide, cost, lengths, ranks, micro, budget):
     rows = entries(lengths)
-    dealt = way(rows, ranks, micro, budget)
-    groups = [group for rank in dealt for group in rank]
-    assert len(dealt) == ranks
-    assert len({len(rank) for rank in dealt}) == 1
+    divided = divide(rows, ranks, micro, budget)
+    groups = [group for rank in divided for group in rank]
+    assert len(divided) == ranks
+    assert len({len(rank) for rank in divided}) == 1
     assert sorted(entry.index for group in groups for entry in group) == list(range(len(lengths)))
     assert all(len(group) <= micro for group in groups)
     assert all(cost(group) <= budget for group in groups if budget and len(group) > 1)
 
 
 def test_in_order_keeps_every_rows_rank_and_place():
-    dealt = group_in_order(entries([5] * 10), 2, 2)
-    assert [[[entry.index for entry in group] for group in rank] for rank in dealt] == [
+    divided = group_in_order(entries([5] * 10), 2, 2)
+    assert [[[entry.index for entry in group] for group in rank] for rank in divided] == [
         [[0, 2], [4, 6], [8]],
         [[1, 3], [5, 7], [9]],
     ]
@@ -43,7 +43,7 @@ def test_rows_alike_in_length_pad_less():
     assert alike == 8 * 10 + 8 * 100
 
 
-def test_packed_groups_carry_about_equally_much():
+def test_packed_groups_have_about_equally_many_tokens():
     rows = entries([900, 500, 400, 300, 300, 200, 100, 100])
     costs = [packed_cost(group) for rank in group_packed(rows, 2, 4) for group in rank]
     assert sum(costs) == 2800
