@@ -80,7 +80,7 @@ def losses(run: Path) -> list[float]:
 
 
 def follow_teacher(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
-    """Train stage-1 steps with a moving teacher; return its distance from the closed form, and a rank's peak parameters."""
+    """Train stage-1 steps with a moving teacher; return its distance from the closed form and a rank's peak."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     from covt_sft.losses.stage_loss import StageLoss

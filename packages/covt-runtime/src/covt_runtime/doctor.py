@@ -190,7 +190,7 @@ def check_writable(folder: Path) -> Check:
 
 
 def check_shared_memory() -> Check:
-    """Whether /dev/shm, through which vLLM's processes exchange tensors, is large enough, as it often isn't in containers."""
+    """Whether /dev/shm, through which vLLM's processes exchange tensors, is large enough."""
     shm = Path("/dev/shm")
     if not shm.is_dir():
         return Check("shared memory", "warn", "no /dev/shm", "start the container with --shm-size=1g")
