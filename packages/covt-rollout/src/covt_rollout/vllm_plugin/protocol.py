@@ -7,7 +7,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,9 @@ class LatentOptions:
     seed: int = 0
 
 
-def latent_args(mode: str = "keep", latents: Latents | None = None, key: str | None = None, seed: int = 0) -> dict:
+def latent_args(
+    mode: str = "keep", latents: Latents | None = None, key: str | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Build and check the `extra_args` of a request.
 
     Args:
@@ -72,9 +74,10 @@ def encode_latents(latents: Latents) -> dict[str, Any]:
 
 def decode_latents(extra: Mapping[str, Any]) -> Latents:
     """Decode `latent_data` and `latent_shape` to latents [n, H]; raises ModelError for anything malformed."""
-    data, shape = extra.get("latent_data"), extra.get("latent_shape")
-    if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
-        raise ModelError(f"latent_shape is {shape!r}", "send [rows, hidden size] beside latent_data")
+    data, given = extra.get("latent_data"), extra.get("latent_shape")
+    shape = cast(list[Any], given) if isinstance(given, list) else []
+    if len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+        raise ModelError(f"latent_shape is {given!r}", "send [rows, hidden size] beside latent_data")
     if not isinstance(data, str):
         raise ModelError(f"latent_data is {type(data).__name__}", "send base64 of little-endian float32")
     try:
