@@ -1,7 +1,6 @@
 """Evaluating checkpoints through a server: what `covt eval` does.
 
-Answers are written as they come, a chunk of rows at a time; the same command with the same `--out` goes on after the
-last whole chunk.
+Answers are written in chunks of rows. The same command with the same `--out` continues after the last whole chunk.
 """
 
 from __future__ import annotations
@@ -28,9 +27,20 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EvalPlan:
-    """What to evaluate. models, data: name → folder. `samples` answers a row at `temperature`; 1 and 0 are greedy.
-    rows: the most of a split; None is all. min_pixels, max_pixels: as the training's recipe had them; the checkpoint's
-    own limits and its prompt hold besides."""
+    """What to evaluate.
+
+    Attributes:
+        models, data: folders by name.
+        modes: latent modes.
+        split: which split of the sets.
+        rows: the most rows of a split; None is all.
+        min_pixels, max_pixels: limits of the training's recipe; the checkpoint's own limits and prompt apply as well.
+        samples: answers per row.
+        temperature: 0 is greedy.
+        max_tokens: longest answer in tokens.
+        concurrency: requests in flight.
+        seed: of sampling, noise and shuffling.
+    """
 
     models: dict[str, Path]
     data: dict[str, Path]
@@ -46,7 +56,7 @@ class EvalPlan:
     seed: int = 0
 
     def settings(self) -> dict[str, Any]:
-        """What two runs must share for one to go on where the other stopped."""
+        """Return the settings that two runs must share for one to continue the other."""
         values = asdict(self)
         values["models"] = {name: str(path.resolve()) for name, path in self.models.items()}
         values["data"] = {name: str(path.resolve()) for name, path in self.data.items()}
@@ -81,7 +91,7 @@ def evaluate_models(plan: EvalPlan, out: Path, *, progress: Progress, base_url: 
     with the same settings has left is used. Returns the summary.
 
     Raises:
-        EvalError: a folder isn't there, several models with one server, or `out` holds another evaluation.
+        EvalError: a folder is missing, several models with one server, or `out` holds another evaluation.
         DataError: pixel limits that cannot be met.
     """
     from covt_data.images.pixel_limits import limits_of
@@ -141,7 +151,7 @@ def _connected(model: Path, base_url: str, progress: Progress) -> Iterator[Block
 
 
 class _Answers:
-    """The answers of one model on one set in every mode, on disk: a file a mode, chunk after chunk."""
+    """The answers of one model on one set in every mode, on disk: one file per mode, chunk by chunk."""
 
     def __init__(self, plan: EvalPlan, out: Path, model: str, data: str, rows: Sequence[Row]) -> None:
         self.plan, self.rows, self.title = plan, rows, f"{model} on {data}"
@@ -171,7 +181,7 @@ class _Answers:
         return self.done < self._chunks()
 
     def complete(self, client: BlockingClient, model: Path, progress: Progress) -> None:
-        """Ask for the chunks that are missing."""
+        """Answer the missing chunks."""
         from covt_eval.evaluation.eval_rows import to_line
         from covt_eval.evaluation.evaluate import evaluate
         from covt_model.encoding.encode import Encoder
@@ -228,7 +238,7 @@ def _check(plan: EvalPlan, base_url: str) -> None:
 
 
 def _open_folder(plan: EvalPlan, out: Path) -> None:
-    """Make `out`, or find the evaluation in it that goes on."""
+    """Create `out`, or check that the evaluation in it has the same settings."""
     path = out / SETTINGS
     if path.is_file():
         earlier, now = json.loads(path.read_text()), plan.settings()

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from covt_eval.report.charts import by_hops, curves
 from covt_eval.report.content import labels
-from covt_eval.report.content.run_files import Record, RunFiles
+from covt_eval.report.content.run_files import Record, RunFiles, list_or_empty, object_or_empty
 from covt_eval.report.sections import cards, results
 from covt_eval.report.sections.compare import compared_curves, read_runs
 from covt_eval.report.sections.headline import headline
@@ -124,7 +124,7 @@ def settings(values: Record) -> list[Setting]:
     sections = [Setting("", loose)] if loose else []
     for name, value in values.items():
         if isinstance(value, dict) and value:
-            sections.append(Setting(name, flatten(value)))
+            sections.append(Setting(name, flatten(object_or_empty(value))))
     return sections
 
 
@@ -132,7 +132,7 @@ def flatten(values: Record, prefix: str = "") -> list[tuple[str, str]]:
     entries: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            entries += flatten(value, f"{prefix}{key}.")
+            entries += flatten(object_or_empty(value), f"{prefix}{key}.")
         else:
             entries.append((f"{prefix}{key}", show(value)))
     return entries
@@ -144,5 +144,5 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(show, value))
+        return ", ".join(map(show, list_or_empty(value)))
     return str(value)

@@ -27,7 +27,7 @@ class Bar:
 class BarChart:
     rows: list[Bar]
     ticks: list[tuple[float, str]]
-    lines: list[tuple[float, str]] = field(default_factory=list)
+    lines: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
     axis: str = ""
     label: str = ""
 

@@ -1,4 +1,4 @@
-"""Accuracy by the number of hops a row takes, one line a model."""
+"""Accuracy by the number of hops a row takes, one line per model."""
 
 from collections import defaultdict
 
@@ -14,7 +14,7 @@ BANDED = ("pause", "rl")  # the two that the question is about; six bands would 
 
 
 def main_mode(run: RunFiles, label: str) -> str | None:
-    """The mode a model is judged in: `keep`, or for models without latents the only one there is."""
+    """The mode a model is judged in: `keep`, or for models without latents the only mode they have."""
     modes = [mode for model, mode in run.evals if model == label]
     return "keep" if "keep" in modes else modes[0] if modes else None
 

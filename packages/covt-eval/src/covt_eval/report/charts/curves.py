@@ -5,17 +5,17 @@ from collections.abc import Callable
 from covt_eval.report.charts.lines import LineChart, Series, line_chart
 from covt_eval.report.content import labels
 from covt_eval.report.content.run_files import Record, RunFiles, number
-from covt_runtime.metrics.metric_table import unit_of
+from covt_runtime.metrics.metric_table import title_of, unit_of
 
 SKIP = {"step", "time", "phase"}
-RL_DETAILS = {
-    "reward_std": "Reward spread in a group",
-    "frac_reward_zero_std": "Groups without a signal",
-    "entropy": "Entropy",
-    "kl": "KL divergence",
-    "completions/mean_length": "Length of completions",
-    "latent/logprob_gap": "Server against trainer",
-}
+RL_DETAILS = (
+    "reward_std",
+    "frac_reward_zero_std",
+    "entropy",
+    "kl",
+    "completions/mean_length",
+    "latent/logprob_gap",
+)
 STEP = "optimizer step"
 
 
@@ -57,7 +57,7 @@ def phase_marks(lines: list[Record]) -> list[tuple[float, str]]:
 
 
 def sft_series(run: RunFiles, pick: Callable[[list[Record]], str | None]) -> list[Series]:
-    """One series a supervised run, of the metric `pick` finds in its records."""
+    """Build one series per supervised run, from the metric that `pick` chooses among its records."""
     series: list[Series] = []
     for label in ("plain", "pause", "latent", ""):
         lines = run.metrics.get(label, [])
@@ -129,7 +129,7 @@ def reinforcement(run: RunFiles) -> list[LineChart]:
         if (points := points_of(lines, key))
     ]
     if parts:
-        charts.append(line_chart("Rewards by name", "mean a completion", STEP, parts))
+        charts.append(line_chart("Rewards by name", "mean per completion", STEP, parts))
     nu = points_of(lines, "necessity/nu")
     if nu:
         charts.append(
@@ -146,15 +146,15 @@ def health(run: RunFiles) -> list[LineChart]:
     if not has(lines, "reward"):
         return []
     charts: list[LineChart] = []
-    for metric, title in RL_DETAILS.items():
+    for metric in RL_DETAILS:
         points = points_of(lines, metric)
         if points:
-            charts.append(line_chart(title, unit_of(metric), STEP, [Series("value", "a6", points)]))
+            charts.append(line_chart(title_of(metric), unit_of(metric), STEP, [Series("value", "a6", points)]))
     return charts
 
 
 def everything_else(run: RunFiles) -> list[LineChart]:
-    """Every other recorded metric, one chart each, so that nothing a run wrote is hidden."""
+    """Every other recorded metric, one chart each, so that nothing is hidden."""
     shown = {"loss", "ce", "align", "eval/accuracy", "reward", "necessity/nu", *RL_DETAILS}
     names = {key for lines in run.metrics.values() for line in lines for key in line} - shown - SKIP
     names = {name for name in names if not (name.startswith("rewards/") and name.endswith("/mean"))}

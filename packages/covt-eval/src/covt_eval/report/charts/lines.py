@@ -24,7 +24,7 @@ class Series:
     name: str
     color: str
     points: list[tuple[float, float]]
-    band: list[tuple[float, float, float]] = field(default_factory=list)
+    band: list[tuple[float, float, float]] = field(default_factory=list[tuple[float, float, float]])
     dots: bool = False
 
 

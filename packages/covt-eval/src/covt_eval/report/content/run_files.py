@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from covt_eval.eval_errors import ReportError
 
@@ -32,7 +32,7 @@ class RunFiles:
     metrics: dict[str, list[Record]]
     evals: dict[tuple[str, str], dict[str, Record]]
     samples: list[Record]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
     names: tuple[str, ...] = ()
 
     @property
@@ -88,7 +88,7 @@ def read_object(path: Path, notes: list[str]) -> Record:
     if not isinstance(value, dict):
         notes.append(f"{path.name} does not hold a JSON object and was left out.")
         return {}
-    return value
+    return cast("Record", value)
 
 
 def read_lines(path: Path, notes: list[str]) -> list[Record]:
@@ -107,7 +107,7 @@ def read_lines(path: Path, notes: list[str]) -> list[Record]:
                 damaged.append(number)
                 continue
             if isinstance(record, dict):
-                records.append(record)
+                records.append(cast("Record", record))
             else:
                 damaged.append(number)
     if damaged:
@@ -149,11 +149,17 @@ def read_samples(folder: Path, notes: list[str]) -> list[Record]:
     if not isinstance(value, list):
         notes.append("samples/samples.json does not hold a list and was left out.")
         return []
-    return [sample for sample in value if isinstance(sample, dict) and "id" in sample]
+    return [sample for sample in map(object_or_empty, list_or_empty(value)) if "id" in sample]
 
 
 def object_or_empty(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}
+    """The value if it is a JSON object, else {}."""
+    return cast("Record", value) if isinstance(value, dict) else {}
+
+
+def list_or_empty(value: Any) -> list[Any]:
+    """The value if it is a JSON array, else []."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def number(value: Any) -> float | None:

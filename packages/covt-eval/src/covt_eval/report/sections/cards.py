@@ -1,4 +1,4 @@
-"""One card a test row: picture, helper images, text with latent spans, and the answers of every model and ablation."""
+"""One card per test row: image, helper images, text with latent spans, and the answers of every model and ablation."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from covt_eval.report.charts.by_hops import main_mode, model_labels
 from covt_eval.report.charts.maps import Drawing, draw_answer, draw_truth, grid_of, hops, plan_map
 from covt_eval.report.content import labels
-from covt_eval.report.content.run_files import Record, RunFiles, number, object_or_empty
+from covt_eval.report.content.run_files import Record, RunFiles, list_or_empty, number, object_or_empty
 from covt_eval.report.sections.pictures import Picture, read_picture
 from covt_eval.report.sections.spans import Piece, split_text
 
@@ -48,7 +48,7 @@ class Card:
     models: list[Answer]
     ablations: list[Answer]
     finish: str = ""
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
 
 
 def judged_model(run: RunFiles) -> str | None:
@@ -66,7 +66,8 @@ def make_cards(run: RunFiles) -> list[Card]:
 
 
 def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
-    row_id, notes = str(sample["id"]), []
+    row_id = str(sample["id"])
+    notes: list[str] = []
     mode = main_mode(run, judged) if judged else None
     row = run.evals[judged, mode].get(row_id) if judged and mode else None
     meta = {**object_or_empty((row or {}).get("meta")), **object_or_empty(sample.get("meta"))}
@@ -122,8 +123,7 @@ def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
 
 
 def make_helpers(run: RunFiles, sample: Record, notes: list[str]) -> list[Helper]:
-    focus = sample.get("focus")
-    boxes = focus if isinstance(focus, list) else []
+    boxes = list_or_empty(sample.get("focus"))
     helpers: list[Helper] = []
     for index, name in enumerate(sample.get("helpers") or []):
         picture = read_picture(run.folder, str(name), notes)
@@ -135,9 +135,8 @@ def make_helpers(run: RunFiles, sample: Record, notes: list[str]) -> list[Helper
 
 def make_nearest(run: RunFiles, sample: Record, notes: list[str]) -> list[Helper]:
     """For each latent the picture with the patch it resembles most; what it is and the cosine are its name."""
-    found = sample.get("nearest")
     helpers: list[Helper] = []
-    for entry in found if isinstance(found, list) else []:
+    for entry in map(object_or_empty, list_or_empty(sample.get("nearest"))):
         name, box, cosine = entry.get("picture"), read_box(entry.get("box")), number(entry.get("cosine"))
         picture = read_picture(run.folder, str(name), notes) if name else None
         if picture and box and cosine is not None:
@@ -147,9 +146,10 @@ def make_nearest(run: RunFiles, sample: Record, notes: list[str]) -> list[Helper
 
 def read_box(value: Any) -> tuple[float, float, float, float] | None:
     """[x0, y0, x1, y1] → (x, y, width, height); None when it's no box."""
-    if not isinstance(value, list) or len(value) != 4:
+    edges = list_or_empty(value)
+    if len(edges) != 4:
         return None
-    x0, y0, x1, y1 = (number(edge) for edge in value)
+    x0, y0, x1, y1 = map(number, edges)
     if x0 is None or y0 is None or x1 is None or y1 is None or x1 <= x0 or y1 <= y0:
         return None
     return x0, y0, x1 - x0, y1 - y0

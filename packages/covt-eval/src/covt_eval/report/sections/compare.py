@@ -1,4 +1,4 @@
-"""Several runs on one page: their evaluations in one table, and a chart a metric with one line a run."""
+"""Several runs on one page: their evaluations in one table, and one chart per metric with one line per run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def compared_curves(run: RunFiles) -> list[LineChart]:
-    """One chart a metric and kind of training with a line a run; what decides comes first, by MAIN_METRICS."""
+    """Draw one chart per metric and kind of training, with one line per run; MAIN_METRICS come first."""
     if not run.names:
         return []
     charts: list[tuple[tuple[int, str], LineChart]] = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from covt_eval.report.charts.bars import SHARE_TICKS, BarChart, Value, bar_chart
 from covt_eval.report.content import labels
 from covt_eval.report.content.numbers import duration, nice_ticks, percent, points, tick_texts
-from covt_eval.report.content.run_files import Record, RunFiles, number, object_or_empty
+from covt_eval.report.content.run_files import Record, RunFiles, list_or_empty, number, object_or_empty
 from covt_eval.statistics.intervals import wilson_interval
 
 
@@ -30,8 +30,8 @@ class Differences:
 
 def interval_of(summary: Record, group: str, key: str, share: float) -> tuple[float, float] | None:
     """The interval in `ci`, or Wilson's from n_test where the summary gives none."""
-    stored = object_or_empty(object_or_empty(summary.get("ci")).get(group)).get(key)
-    if isinstance(stored, list) and len(stored) == 2:
+    stored = list_or_empty(object_or_empty(object_or_empty(summary.get("ci")).get(group)).get(key))
+    if len(stored) == 2:
         low, high = number(stored[0]), number(stored[1])
         if low is not None and high is not None:
             return low, high

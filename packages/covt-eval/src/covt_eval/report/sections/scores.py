@@ -1,4 +1,4 @@
-"""Every evaluation of the folder as one table that the reader can sort: a line a model and latent mode."""
+"""Every evaluation of the folder as one table that the reader can sort: one line per model and latent mode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from covt_eval.report.content import labels
 from covt_eval.report.content.numbers import percent, plain
-from covt_eval.report.content.run_files import Record, RunFiles, number
+from covt_eval.report.content.run_files import Record, RunFiles, list_or_empty, number
 from covt_eval.statistics.intervals import Interval, wilson_interval
 
 
@@ -78,9 +78,9 @@ def score_row(model: str, mode: str, records: list[Record]) -> list[Cell]:
     right = [value for record in records if (value := outcome(record)) is not None]
     share = statistics.fmean(right) if right else 0.0
     bounds = wilson_interval(sum(right), len(right)) if right else Interval(0.0, 0.0, 0.0)
-    tokens = [len(ids) for record in records if isinstance(ids := record.get("token_ids"), list)]
+    tokens = [len(list_or_empty(ids)) for record in records if isinstance(ids := record.get("token_ids"), list)]
     latents = [
-        sum(end - start for start, end in spans)
+        sum(end - start for start, end in list_or_empty(spans))
         for record in records
         if isinstance(spans := record.get("latent_spans"), list)
     ]
