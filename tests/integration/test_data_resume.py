@@ -11,17 +11,17 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
-from layouts import picture, write_files, write_virl
+from layouts import picture, read_rejections, write_files, write_virl
 
 from covt_data.data_errors import DataFileError
 from covt_data.ingest.prepare import prepare
-from covt_data.ingest.work_folder import WorkFolder, read_rejections
+from covt_data.ingest.work_folder import WorkFolder
 from covt_data.store import shards
 from covt_data.store.prepared_set import PreparedSet
 
 SCRIPT = """
 import sys
-from covt_data import shards
+from covt_data.store import shards
 from covt_data.ingest.prepare import prepare
 shards.SHARD_ROWS = 20
 if __name__ == "__main__":

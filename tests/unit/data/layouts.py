@@ -7,6 +7,7 @@ import json
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -202,3 +203,8 @@ def write_zebra(folder: Path, rows: int = 6, irregular: bool = True) -> Path:
         table = pa.Table.from_pylist(entries, schema=pa.schema(columns))
         pq.write_table(table, folder / subset / "train-00000-of-00001.parquet", row_group_size=4)
     return folder
+
+
+def read_rejections(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `rejected.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import comt_line, dump, picture, write_files, write_tar
+from layouts import comt_line, dump, picture, read_rejections, write_files, write_tar
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
@@ -23,7 +23,6 @@ from covt_data.images.image_checks import ImageLimits, check_image
 from covt_data.images.image_folder import ImageFolder
 from covt_data.ingest.prepare import prepare
 from covt_data.ingest.record_files import MAX_LINE, read_records
-from covt_data.ingest.work_folder import read_rejections
 from covt_data.rejects import Reason, Rejected
 
 LIMITS = ArchiveLimits(max_member=1 << 20)

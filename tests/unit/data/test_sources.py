@@ -9,6 +9,7 @@ from layouts import (
     comt_line,
     numbered,
     picture,
+    read_rejections,
     virl_irregular,
     virl_row,
     write_comt,
@@ -21,7 +22,6 @@ from PIL import Image as PillowImage
 
 from covt_data.data_errors import DataError, DataFileError
 from covt_data.ingest.prepare import prepare
-from covt_data.ingest.work_folder import read_rejections
 from covt_data.rejects import Rejected
 from covt_data.sources.parsed_records import choose_grader, find_options, strip_boxed
 from covt_data.store.prepared_set import PreparedSet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """An invalid value: an unknown source or option, a row that breaks the schema, or a set that cannot be generated."""
+    """An invalid value: an unknown source or option, a row that breaks the schema, or an impossible set."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)

@@ -8,13 +8,12 @@ is valid; the rest is truncated or rewritten.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from pydantic import Field
 
@@ -139,8 +138,3 @@ class RejectionLog:
         """Flush, and return the size of the log in bytes."""
         self.file.flush()
         return self.file.tell()
-
-
-def read_rejections(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `rejected.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]

@@ -17,7 +17,7 @@ INK, PAPER, FOCUS = (30, 30, 30), (224, 228, 232), (230, 0, 120)
 
 
 def contact_sheet(prepared: PreparedSet, split: str, n: int = 8) -> bytes:
-    """PNG of the first `n` rows of a split, one a line: the question's images, the text, the helper images."""
+    """Draw the first `n` rows of a split as PNG, one per line: the question's images, the text, the helper images."""
     rows = list(prepared.rows(split, n))
     helpers = max((sum(len(step.images or []) for step in row.steps) for row in rows), default=0)
     pictures = max((len(row.images) for row in rows), default=0)

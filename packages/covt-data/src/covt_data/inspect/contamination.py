@@ -1,8 +1,8 @@
-"""Whether rows of one prepared set (what is trained on) occur in another (what is tested on).
+"""Finds rows of a training set that occur in a test set.
 
-Three kinds are told apart: the same question about the same images, the same image, and an image that looks the
-same (difference hashes at most 4 bits apart). Images drawn from few tiles look alike without being the same, so the
-last kind is a hint to look at.
+It distinguishes three kinds: the same question about the same images, the same image, and an image that looks the
+same (difference hashes at most 4 bits apart). Images drawn from few tiles look alike without being equal, so the last
+kind is only a hint.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Place:
 
 
 class _Index:
-    """The tested set: where each question, image and look occurs."""
+    """The locations of each question, image and difference hash in the test set."""
 
     def __init__(self) -> None:
         self.questions: dict[bytes, Place] = {}
@@ -51,7 +51,7 @@ class _Index:
                     self.bands.setdefault(band, []).append((look, place))
 
     def matches(self, row: Row) -> Iterator[tuple[str, Place]]:
-        """The strongest kind of match of a row, if there is one."""
+        """Yield the strongest kind of match of a row, if any."""
         same = self.questions.get(question_digest(row))
         if same:
             yield "same_question", same

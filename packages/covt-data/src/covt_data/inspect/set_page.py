@@ -1,4 +1,4 @@
-"""An HTML page of a prepared set: samples as they read, helper images in their places. One file, no scripts."""
+"""An HTML page of a prepared set: sample rows with helper images in place. One file without scripts."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _spread(prepared: PreparedSet, split: str, n: int) -> list[Row]:
-    """`n` rows at even distances: the first rows of a split are often of one kind."""
+    """Return `n` evenly spaced rows, because the first rows of a split are often of one kind."""
     step = max(1, prepared.count(split) // n)
     chosen = (row for number, row in enumerate(prepared.rows(split)) if number % step == 0)
     return [row for row, _ in zip(chosen, range(n), strict=False)]

@@ -1,4 +1,4 @@
-"""What a prepared set holds, in numbers: lengths, visual tokens, images, categories, graders, pass rates."""
+"""Statistics of a prepared set: lengths, visual tokens, images, categories, graders, pass rates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE_BINS = 10
 def split_stats(
     prepared: PreparedSet, split: str, *, count_tokens: CountTokens | None = None, limits: PixelLimits | None = None
 ) -> dict[str, Any]:
-    """Statistics of a split, JSON-serializable. Lengths are in characters, and in tokens where a counter is given.
+    """Statistics of a split, JSON-serializable. Lengths are in characters, and in tokens when `count_tokens` is given.
 
     Distributions are `{"n", "mean", "min", "p50", "p95", "max"}`; `pass_rates` is a histogram of ten bins of 0.1
     (the last includes 1) with the number of rows that have none.
@@ -77,7 +77,7 @@ def _distribution(values: list[float]) -> dict[str, float]:
 
 
 def stats_table(stats: dict[str, Any]) -> str:
-    """The statistics of a split for people."""
+    """Format the statistics of a split as text."""
     lines = [f"{'':<24}{'mean':>9}{'min':>8}{'p50':>8}{'p95':>8}{'max':>8}"]
     for name, value in stats.items():
         if isinstance(value, dict) and "p95" in value:

@@ -1,4 +1,4 @@
-"""Re-checking a prepared set: files against the manifest, every row against the schema, every image by decoding."""
+"""Validates a prepared set: files against the manifest, every row against the schema, every image by decoding."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Problem:
 
 
 def validate(prepared: PreparedSet, *, decode: bool = True) -> list[Problem]:
-    """Everything wrong with a set, at most 1000 problems; an empty list for a sound one.
+    """Return the problems of a set, at most 1000.
 
-    `decode=False` leaves out the images, which take most of the time.
+    `decode=False` skips the images, which take most of the time.
     """
     found: list[Problem] = []
     with strict_decoding():
@@ -93,7 +93,7 @@ def _row_problems(row: Row, where: str, split: str, decode: bool) -> Iterator[Pr
 
 
 def _images(row: Row) -> Iterator[Image]:
-    """The images of a row, each content once."""
+    """Yield the distinct images of a row."""
     every = [*row.images, *(image for step in row.steps for image in step.images or [])]
     yield from {image.bytes: image for image in every}.values()
 

@@ -1,4 +1,4 @@
-"""Finding the files of a published dataset: in a folder, or fetched from the hub."""
+"""Finds the files of a published dataset in a folder, or downloads them from the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ SPLIT_ORDER = ("test", "validation")  # held-out rows first: a duplicate is drop
 
 
 def locate_dataset(source: RecordSource, path: str) -> Path:
-    """The folder or file of a dataset; a hub id is fetched. Raises `DataFileError` when there is neither."""
+    """Return the folder or file of a dataset. A hub id is downloaded.
+
+    Raises:
+        DataFileError: when the path does not exist and the hub does not provide it.
+    """
     name = path or source.hub_id
     if not name:
         raise DataFileError(f"{source.name} needs a path", "give the folder or file with --source")
@@ -48,7 +52,7 @@ def _fetched(hub_id: str, patterns: Sequence[str]) -> Path:
 
 
 def find_record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
-    """The record files of a folder and its folders, sorted; or `path` itself. Hidden folders are left out."""
+    """Return the record files below a folder, sorted, or `path` itself if it is a file. Hidden folders are skipped."""
     if path.is_file():
         return [path]
     found = sorted(
@@ -63,7 +67,7 @@ def find_record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[
 
 
 def group_by_split(files: Sequence[Path], default: str = "train") -> dict[str, tuple[Path, ...]]:
-    """Files by the split their names tell (`TEST.jsonl`, `train-00000-of-00002.parquet`), held-out splits first."""
+    """Group files by the split in their names (`TEST.jsonl`, `train-00000.parquet`), held-out splits first."""
     found: dict[str, list[Path]] = {}
     for file in files:
         words = re.split(r"[^a-z]+", file.stem.lower())

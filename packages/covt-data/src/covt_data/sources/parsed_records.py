@@ -1,4 +1,4 @@
-"""What a source makes of a record: a row whose images are still names or unchecked bytes."""
+"""Parsed records: rows whose images are still file names or unchecked bytes. Helpers for parsing them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTION = re.compile(r"(?:^|[\n\s])\(?([A-J])[).:]\s+(.*?)\s*(?=(?:[\n\s]\(?[A-J]
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image that came inside the record."""
+    """An image stored inside the record."""
 
     data: bytes
     name: str = ""
@@ -35,7 +35,7 @@ class ParsedStep:
 
 @dataclass(frozen=True)
 class ParsedRecord:
-    """`metadata["pass_rate"]` (0–1) and `metadata["origin"]` (the dataset a record came from) are filtered by."""
+    """`metadata["pass_rate"]` (0–1) and `metadata["origin"]` (the dataset it came from) are used by filters."""
 
     id: str
     question: str
@@ -54,7 +54,16 @@ class ParsedRecord:
 
 
 def get_text(data: Mapping[str, Any], key: str, empty: Reason | None = None) -> str:
-    """A text field; numbers become text. With `empty`, a blank one is rejected with that reason."""
+    """Return a field as text; numbers are converted.
+
+    Args:
+        data: the fields of a record.
+        key: name of the field.
+        empty: the reason with which a blank field is rejected; None accepts it.
+
+    Raises:
+        Rejected: when the field is missing, blank, no text, or not UTF-8.
+    """
     if data.get(key) is None:
         raise Rejected(empty or Reason.MISSING_FIELD, f"no {key!r}; the fields are {shorten(sorted(map(str, data)))}")
     value = data[key]
@@ -71,7 +80,7 @@ def get_text(data: Mapping[str, Any], key: str, empty: Reason | None = None) -> 
 
 
 def get_image_refs(value: object, key: str) -> tuple[ImageRef, ...]:
-    """Images of a field: a name, a list of names, embedded `{bytes, path}`, or nothing."""
+    """Return the images of a field, which holds a name, embedded `{bytes, path}`, a list of these, or nothing."""
     items = value if isinstance(value, list | tuple) else [] if value is None or value == "" else [value]
     return tuple(_picture(item, key) for item in items)
 
@@ -89,9 +98,16 @@ def _picture(item: object, key: str) -> ImageRef:
 
 
 def place_image_tags(question: str, count: int, tag: re.Pattern[str] | None = None, in_front: bool = False) -> str:
-    """The question with one `<image>` an image: a question without tags gets them in front, a wrong number is refused.
+    """Return the question with one `<image>` tag per image. A question without tags gets them in front.
 
-    `tag` is how the source writes its tags; `in_front` moves them to the front whatever their number.
+    Args:
+        question: the text of the source.
+        count: number of images.
+        tag: how the source writes its tags.
+        in_front: move the tags to the front, whatever their number.
+
+    Raises:
+        Rejected: when the number of tags is wrong.
     """
     text = tag.sub(IMAGE_TAG, question) if tag else question
     if in_front:
@@ -105,7 +121,11 @@ def place_image_tags(question: str, count: int, tag: re.Pattern[str] | None = No
 
 
 def strip_boxed(answer: str) -> str:
-    """The content of the last `\\boxed{…}`, or the answer itself without one. Unbalanced braces are rejected."""
+    """Return the content of the last `\\boxed{…}`, or the answer itself if it has none.
+
+    Raises:
+        Rejected: when braces are unbalanced or nothing is left.
+    """
     start = answer.rfind("\\boxed{")
     if start < 0:
         content = answer
@@ -124,7 +144,7 @@ def strip_boxed(answer: str) -> str:
 
 
 def find_options(question: str) -> tuple[str, ...]:
-    """Options at the end of a question, as `(A) …`, `A. …` or `A: …`, when they are A, B, … without a gap."""
+    """Return the options at the end of a question: `(A) …`, `A. …` or `A: …`, lettered A, B, … without a gap."""
     found = OPTION.findall(question)
     letters = "".join(letter for letter, _ in found)
     found = found[letters.rfind("A") :] if "A" in letters else []
@@ -134,7 +154,7 @@ def find_options(question: str) -> tuple[str, ...]:
 
 
 def choose_grader(answer: str, options: Sequence[str]) -> Grader:
-    """The grader an answer asks for: `choice` for one of the options or a single letter, else `math` or `text`."""
+    """Choose the grader of an answer: `choice` for an option or a single letter, otherwise `math` or `text`."""
     letter = answer.strip("()., ").upper()
     if options:
         names_one = answer in options or (len(letter) == 1 and "A" <= letter <= chr(ord("A") + len(options) - 1))

@@ -1,4 +1,4 @@
-"""What a source is: a name, checked options, and either generated splits of rows or files of records."""
+"""The types of a source: its name, its options, and either generated splits of rows or files of records."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from covt_data.sources.parsed_records import ParsedRecord
 
 
 class SourceOptions(BaseModel):
-    """Base of the options of a source: frozen, all with defaults, an unknown key is an error."""
+    """Base of all source options: frozen, every option has a default, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _lists_from_text(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """A command line gives lists as `3,4`."""
+        """Split lists that a command line gives as `3,4`."""
         lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
         return {
             key: [item for item in value.split(",") if item] if key in lists and isinstance(value, str) else value
@@ -31,7 +31,7 @@ class SourceOptions(BaseModel):
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The rows of one split, made while they are read, and how many there will be."""
+    """The rows of one split, generated lazily, and their number."""
 
     name: str
     count: int
@@ -39,7 +39,7 @@ class SplitRows:
 
 
 class FileOptions(SourceOptions):
-    """What all sources that read files have in common.
+    """Options of all sources that read files.
 
     `path` is a folder, a file or a hub id. `limit` records of each split are read. More than `max_rejected` of a
     split's records rejected is an error. The filters keep records of the given `categories` and `origins` (the data
@@ -75,7 +75,7 @@ class FileOptions(SourceOptions):
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of a dataset: the record files of each split, in order, and where the images lie.
+    """The files of a dataset: the record files of each split, in order, and the location of the images.
 
     `pictures` is a folder, or None when `archives` have to be unpacked first (or every image is inside its record).
     `prefixes` are folders tried before an image's name.
@@ -89,7 +89,7 @@ class DatasetFiles:
 
 @dataclass(frozen=True)
 class RecordLocation:
-    """Where a record stands: for ids, and categories that are folder names. `line` counts from 1."""
+    """The location of a record, from which ids and categories are made. `line` counts from 1."""
 
     split: str
     path: Path
@@ -98,7 +98,7 @@ class RecordLocation:
 
 @dataclass(frozen=True)
 class RecordSource:
-    """`find(folder or file, options)` finds the files; `parse(fields, place, options)` makes a draft of a record.
+    """`find(folder or file, options)` finds the files; `parse(fields, location, options)` parses a record.
 
     `parse` raises `Rejected`, and is called from several threads. `hub_id` is what an empty `path` means, and
     `patterns` the files of it that are needed.
@@ -116,7 +116,7 @@ class RecordSource:
 
 @dataclass(frozen=True)
 class Source:
-    """`splits(options)` yields the splits in order; each is read to its end before the next is asked for.
+    """`splits(options)` yields the splits in order; each is read to its end before the next one starts.
 
     `version` is raised whenever the same options give other rows. `inputs(options)` maps the names of the files
     read to their SHA-256. `folder_option` is the option that names a folder to read, if there is one.

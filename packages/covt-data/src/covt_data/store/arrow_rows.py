@@ -1,7 +1,7 @@
 """The Arrow form of `covt_data.schema.Row`.
 
-It carries the metadata by which Hugging Face `datasets` knows its `Image` feature, so that
-`load_dataset("parquet", ...)` gives decoded images.
+It has the metadata by which Hugging Face `datasets` recognizes its `Image` feature, so
+`load_dataset("parquet", ...)` returns decoded images.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ARROW_SCHEMA: pa.Schema = pa.schema(
 
 
 def build_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """What `pa.Table.from_pylist(rows, ARROW_SCHEMA)` gives, without importing pandas: that takes half a second.
+    """Build `pa.Table.from_pylist(rows, ARROW_SCHEMA)` without importing pandas, which takes half a second.
 
     Raises `DataError` where the images or texts of one column don't fit into the 2 GiB of an Arrow array.
     """
@@ -83,7 +83,7 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array[Any]:
 
 
 def _offsets(values: Sequence[Any]) -> pa.Buffer:
-    """Where each value begins and the last one ends."""
+    """Return the offset at which each value begins, and the end of the last."""
     ends = np.cumsum([0, *(len(value or ()) for value in values)], dtype=np.int64)
     if ends[-1] > np.iinfo(np.int32).max:
         raise DataError(f"{len(values)} rows have {ends[-1]} bytes in one column", "leave out the largest pictures")

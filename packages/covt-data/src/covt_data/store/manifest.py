@@ -1,4 +1,4 @@
-"""`manifest.json` of a prepared set: what it was made from, what it holds, and the hash of every shard."""
+"""`manifest.json` of a prepared set: its origin, its counts, and the hash of every shard."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ class Manifest(Record):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of a prepared set. Raises `DataFileError` when `folder` is not one."""
+        """Read the manifest of a prepared set.
+
+        Raises:
+            DataFileError: when `folder` is no prepared set, or its manifest is damaged.
+        """
         path = folder / MANIFEST_NAME
         if not path.is_file():
             what = "has no manifest.json" if folder.is_dir() else "does not exist"

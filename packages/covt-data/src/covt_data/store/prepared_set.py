@@ -1,6 +1,6 @@
 """Prepared sets on disk: `<out>/<split>/part-NNNNN.parquet` with the images inside, and `manifest.json`.
 
-Nothing is ever half-written: shards go to a folder beside the target, which is renamed when everything is there.
+A set is complete or absent: shards are written to a folder beside the target, which is renamed when complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READ_BATCH = 64  # rows decoded at a time
 
 @contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Errors of the disk become `DataFileError` about `target`."""
+    """Turn disk errors into `DataFileError` about `target`."""
     try:
         yield
     except DataFileError:
@@ -44,7 +44,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 
 def move_into_place(made: Path, target: Path) -> None:
-    """Rename a complete folder to `target`; what was there goes, and comes back if the renaming fails."""
+    """Rename a complete folder to `target`. An existing `target` is replaced, and restored if renaming fails."""
     replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
     try:
         if target.exists():
@@ -58,9 +58,10 @@ def move_into_place(made: Path, target: Path) -> None:
 
 @contextmanager
 def write_aside(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place when the block ends, and is removed when it fails.
+    """Yield a new folder beside `target` that replaces it when the block succeeds, and is removed when it fails.
 
-    An existing `target` is replaced. Errors of the disk become `DataFileError`.
+    Raises:
+        DataFileError: for disk errors.
     """
     aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with disk_errors(target):
@@ -75,7 +76,7 @@ def write_aside(target: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Partial folders of processes that were killed before they could clean up."""
+    """Remove partial folders of processes that were killed."""
     for folder in target.parent.glob(f".{target.name}.*.partial"):
         owner = folder.name.split(".")[-2]
         if owner.isdigit() and not Path("/proc", owner).exists():
@@ -91,10 +92,15 @@ def _shards(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 def write_split(
     rows: Iterable[Row], folder: Path, rows_per_shard: int = ROWS_PER_SHARD
 ) -> tuple[SplitCount, dict[str, FileHash]]:
-    """Write rows as `folder/part-NNNNN.parquet`; only one shard is held in memory.
+    """Write rows as `folder/part-NNNNN.parquet`, with one shard in memory at a time.
 
-    Returns the counts, and the hashes by file name. Raises `DataError` on a repeated id. The folder appears when all
-    shards are complete.
+    The folder appears when all shards are complete.
+
+    Returns:
+        The counts, and the hashes by file name.
+
+    Raises:
+        DataError: when an id occurs twice.
     """
     categories: Counter[str] = Counter()
     files: dict[str, FileHash] = {}
@@ -115,14 +121,14 @@ def write_split(
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a file in hex, read in pieces."""
+    """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What goes wrong with a shard becomes `DataFileError` about it."""
+    """Turn errors of reading a shard into `DataFileError` about it."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -130,7 +136,11 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_shard(path: Path) -> Iterator[Row]:
-    """Validated rows of a shard. Raises `DataFileError` when it is missing or damaged."""
+    """Yield the validated rows of a shard.
+
+    Raises:
+        DataFileError: when the shard is missing or damaged.
+    """
     with reading(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(READ_BATCH):
             for data in batch.to_pylist():
@@ -138,7 +148,7 @@ def read_shard(path: Path) -> Iterator[Row]:
 
 
 class PreparedSet:
-    """Reader of a prepared set. Rows come in the order they were written."""
+    """Reader of a prepared set. Rows keep the order in which they were written."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -153,20 +163,26 @@ class PreparedSet:
         return self.manifest.counts[split].rows
 
     def shards(self, split: str) -> list[Path]:
-        """The Parquet files of a split, in order: what `datasets.load_dataset("parquet", data_files=...)` takes."""
+        """The Parquet files of a split, in order, as `datasets.load_dataset("parquet", data_files=...)` takes them."""
         self._check(split)
         return [self.path / name for name in self.manifest.files if name.startswith(f"{split}/")]
 
     def rows(self, split: str, limit: int | None = None, *, limits: PixelLimits | None = None) -> Iterator[Row]:
-        """Validated rows, at most `limit` of them, with images outside `limits` resized.
+        """Yield validated rows.
 
-        Raises `DataFileError` on a missing or damaged shard.
+        Args:
+            split: name of the split.
+            limit: greatest number of rows.
+            limits: images outside these limits are resized.
+
+        Raises:
+            DataFileError: when a shard is missing or damaged.
         """
         rows = islice(self._rows(self.shards(split)), limit)
         return (fit_row(row, limits) for row in rows) if limits else rows
 
     def check_sizes(self) -> None:
-        """Quick check that every shard is there with its size; raises `DataFileError` naming the first that isn't."""
+        """Check quickly that every shard exists with its size; raise `DataFileError` naming the first that does not."""
         for name, expected in self.manifest.files.items():
             path = self.path / name
             if not path.is_file() or path.stat().st_size != expected.bytes:

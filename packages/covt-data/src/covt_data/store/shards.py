@@ -1,4 +1,4 @@
-"""Writing the shards of a split with little in memory."""
+"""Writes the shards of a split with little in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from covt_data.store.prepared_set import sha256_of
 
 SHARD_ROWS, SHARD_BYTES = 2000, 256 << 20
 GROUP_ROWS, GROUP_BYTES = 64, 8 << 20
-"""Small row groups: little is held while writing, and a training that shuffles reads few rows it doesn't need."""
+"""Small row groups: writing holds little in memory, and shuffled reading loads few unneeded rows."""
 
 _PICTURES = ("images.list.element.bytes", "steps.list.element.images.list.element.bytes")
 COMPRESSION: Any = {
@@ -28,11 +28,11 @@ COMPRESSION: Any = {
         "steps.list.element.images.list.element.path",
     )
 }
-"""Published images are compressed already."""
+"""Published images are already compressed."""
 
 
 class ShardWriter:
-    """The shards of one split. A row group is written as soon as it is full, so little is held."""
+    """The shards of one split. A row group is written as soon as it is full."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class ShardWriter:
         return self.folder / f"part-{self.number:05d}.parquet"
 
     def add(self, row: dict[str, Any]) -> bool:
-        """Take the fields of a row; whether the shard is full."""
+        """Add the fields of a row. Returns whether the shard is full."""
         size = sum(len(image["bytes"]) for image in row["images"])
         size += sum(len(image["bytes"]) for step in row["steps"] for image in step["images"] or [])
         self.waiting.append(row)
@@ -58,7 +58,7 @@ class ShardWriter:
         return self.rows >= SHARD_ROWS or self.bytes >= SHARD_BYTES
 
     def close(self) -> tuple[str, FileHash] | None:
-        """Finish the shard: its name and hash, None when it has no rows. The next one begins."""
+        """Finish the shard and begin the next. Returns its name and hash, or None when it has no rows."""
         if not self.rows:
             return None
         self._write_group()

@@ -1,4 +1,4 @@
-"""Rows of prepared sets by index, read when they are asked for."""
+"""Rows of prepared sets by index, read on access."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOW = 8
 
 
 class _Pieces(Sequence[Row]):
-    """Rows under one index that lie in pieces, of which piece i ends before index `ends[i]`."""
+    """Rows in several pieces under one index. Piece i ends before index `ends[i]`."""
 
     ends: list[int]
 
@@ -54,7 +54,7 @@ class _Pieces(Sequence[Row]):
 
 
 class LazyRows(_Pieces):
-    """The rows of a split, or its first `limit`; the row groups used last stay in memory.
+    """The rows of a split, or its first `limit`; the most recently used row groups stay in memory.
 
     limits: images outside them are resized when a row is read.
     """
@@ -84,7 +84,7 @@ class LazyRows(_Pieces):
         return fit_row(row, self.limits) if self.limits else row
 
     def ids(self) -> Iterator[str]:
-        """The rows' ids, in order; nothing else of them is read."""
+        """Yield the rows' ids in order, without reading their other columns."""
         left = len(self)
         for path in dict.fromkeys(path for path, _ in self.groups):
             with reading(path), pq.ParquetFile(path) as file:
@@ -95,7 +95,7 @@ class LazyRows(_Pieces):
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """[rows] int64: a permutation for this epoch that needs few row groups at a time.
 
-        The row groups are permuted; the rows of each `keep` groups that follow each other are permuted among them.
+        The row groups are permuted, and then the rows within each window of `keep` consecutive groups.
         """
         random = np.random.default_rng((seed, epoch))
         if len(self.groups) <= self.keep:
@@ -137,7 +137,7 @@ class JoinedRows(_Pieces):
 
 
 class RowsById(Mapping[str, Row]):
-    """Rows by their id. Raises `DataError` when two of them have the same."""
+    """Rows by their id. Raises `DataError` when two rows share an id."""
 
     def __init__(self, rows: JoinedRows) -> None:
         self.rows = rows

@@ -1,7 +1,7 @@
-"""Rows for training without holding a set in memory: shuffled, mixed, shared among ranks, resumed exactly.
+"""Rows for training without holding a set in memory: shuffled, mixed, divided among ranks, and exactly resumable.
 
-The order is a function of position: row `p` of the stream is the same whatever came before and however many ranks
-read it. So the whole state is one number, and a stream resumes anywhere at once.
+The order is a function of position: row `p` of the stream does not depend on what was read before or on the
+number of ranks. The whole state is therefore one number, and resuming is immediate.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from covt_data.schema import Row
 from covt_data.store.prepared_set import PreparedSet
 from covt_data.stream.lazy_rows import JoinedRows, LazyRows
 
-DRAWS = 1024  # draws of a mixture that are made at once
+DRAWS = 1024  # draws of a mixture per block
 
 
 @dataclass(frozen=True)
 class Part:
-    """A split that takes part in a mixture, with a weight that is relative to the others'."""
+    """A split in a mixture, with a weight relative to the other parts."""
 
     prepared: PreparedSet
     split: str
@@ -37,17 +37,17 @@ class Part:
 def mixture(
     path: Path | str, split: str, limit: int | None, others: Iterable[tuple[Path | str, str, float]]
 ) -> list[Part]:
-    """A split's first rows with weight 1, and other splits given as (path, split, weight)."""
+    """Return a split's first rows with weight 1, and other splits given as (path, split, weight)."""
     first = Part(PreparedSet(path), split, limit=limit)
     return [first, *(Part(PreparedSet(folder), name, weight) for folder, name, weight in others)]
 
 
 class RowStream(Iterator[Row]):
-    """An endless stream over one split or several, this rank's share of it.
+    """An endless stream of this rank's rows of one or more splits.
 
     Position p (from 0) belongs to rank `p % ranks`. With several parts each position draws one of them by weight;
-    each part is passed over epoch by epoch, every row once an epoch. `limits` are applied to each row at load.
-    A training that deals rows to its ranks itself asks `index` which of `rows` is at a position.
+    each part is read epoch by epoch, every row once per epoch. `limits` apply to each row when it is read.
+    A training that assigns rows to ranks itself calls `index` to learn which of `rows` is at a position.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class RowStream(Iterator[Row]):
         return row
 
     def at(self, position: int) -> Row:
-        """The row at a position of the whole stream, whatever was read before."""
+        """Return the row at a position of the whole stream, independent of what was read before."""
         return self.rows[self.index(position)]
 
     def index(self, position: int) -> int:
-        """Which of `rows` is at a position of the whole stream."""
+        """Return the index into `rows` of a position of the whole stream."""
         number, count = self._drawn(position)
         epoch, offset = divmod(count, len(self.rows.parts[number]))
         return self.rows.place(number, int(self._order(number, epoch)[offset]) if self.shuffle else offset)
@@ -95,7 +95,11 @@ class RowStream(Iterator[Row]):
         return {"position": self.position, "fingerprint": self.fingerprint}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises `DataError` when it is of other data, weights, seed or order."""
+        """Continue from a saved state.
+
+        Raises:
+            DataError: when data, weights, limits, seed or order differ.
+        """
         if state["fingerprint"] != self.fingerprint:
             raise DataError(
                 "the saved position is of another stream: data, weights, limits, seed or order differ",
@@ -105,7 +109,7 @@ class RowStream(Iterator[Row]):
 
     @property
     def fingerprint(self) -> str:
-        """The same for streams that give the same rows."""
+        """A hash that is equal for streams of the same rows."""
         digest = hashlib.sha256(f"{self.seed} {self.shuffle}".encode())
         for part in self.parts:
             files = part.prepared.manifest.files
