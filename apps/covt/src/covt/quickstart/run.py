@@ -16,7 +16,7 @@ from covt.quickstart.summary import ABLATIONS, MODELS, summarize
 from covt.quickstart.tasks import Task
 from covt.recipe_files import apply_overrides, read_recipe, validate
 from covt_data.store.prepared_set import PreparedSet
-from covt_eval.evaluation.test_samples import write_samples
+from covt_eval.evaluation.report_samples import write_samples
 from covt_runtime.files import exclusive_lock
 from covt_runtime.metrics.progress import Progress
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,7 +134,7 @@ def summarize_all(plan: EvalPlan, answers: dict[tuple[str, str, str], list[EvalR
 
 
 @contextmanager
-def _connected(model: Path, base_url: str, progress: Progress) -> Iterator[BlockingClient]:
+def _connected(model: Path, base_url: str, progress: Progress) -> Generator[BlockingClient, None, None]:
     from covt_rollout.client.blocking_client import BlockingClient
     from covt_rollout.client.rollout_client import RolloutClient
     from covt_rollout.server.server_process import LatentServer

@@ -1,11 +1,11 @@
-"""Which patches a model's latents resemble: the nearest visual features of a row's own picture and helper images."""
+"""Which patches a model's latents resemble: the nearest visual features of a row's own image and helper images."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from covt_eval.eval_errors import EvalError
 
@@ -20,13 +20,13 @@ MAX_TOKENS = 64
 def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test") -> Path:
     """Write what each latent resembles into `folder/samples/samples.json`, for the rows that are shown there.
 
-    Without that file it is made for the first rows of the set. The answers are greedy, by the reference loop.
+    If that file is missing, it is created for the first rows of the set. The reference loop answers greedily.
 
     Raises:
         EvalError: none of the rows shown is in the set.
     """
     from covt_data.store.prepared_set import PreparedSet
-    from covt_eval.evaluation.test_samples import COUNT, write_samples
+    from covt_eval.evaluation.report_samples import COUNT, write_samples
     from covt_model.checkpoints.latent_checkpoint import load_model
     from covt_model.encoding.encode import Encoder
     from covt_model.encoding.vision_features import VisionFeatures
@@ -56,7 +56,7 @@ def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test")
 
 
 def candidates(sample: dict[str, Any], row: Row, features: Any, settings: Any) -> list[dict[str, Any]]:
-    """Every visual token of the row's picture and of its helper images: where it lies and its feature [H]."""
+    """List every visual token of the row's image and helper images with its box and its feature `[H]`."""
     from covt_model.encoding.row_images import Picture
     from covt_model.families.qwen2_5_vl.image_patches import grid_of
 
@@ -87,8 +87,9 @@ def nearest(latents: torch.Tensor, places: Sequence[dict[str, Any]]) -> list[dic
     helpers_first = sorted(places, key=lambda place: place["what"] == "picture")
     features = torch.stack([place["feature"] for place in helpers_first]).float()
     cosines = normalize(latents.float(), dim=-1) @ normalize(features, dim=-1).T
-    values, indices = cosines.max(-1)
+    best = cosines.max(-1)
+    values, indices = cast("list[float]", best.values.tolist()), cast("list[int]", best.indices.tolist())
     return [
         {key: helpers_first[index][key] for key in ("picture", "what", "box")} | {"cosine": round(value, 4)}
-        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+        for value, index in zip(values, indices, strict=True)
     ]

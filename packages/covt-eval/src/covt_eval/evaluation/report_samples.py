@@ -12,7 +12,7 @@ def write_samples(rows: Sequence[Any], out: Path) -> None:
     """Write `out/samples/samples.json` and the pictures it names: input, helper images, focus boxes."""
     folder = out / "samples"
     folder.mkdir(parents=True, exist_ok=True)
-    samples = []
+    samples: list[dict[str, Any]] = []
     for number, row in enumerate(rows[:COUNT]):
         image = f"samples/{number:02d}.png"
         (out / image).write_bytes(row.images[0].bytes)
