@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from covt_eval.eval_errors import EvalError
 
@@ -87,8 +87,9 @@ def nearest(latents: torch.Tensor, places: Sequence[dict[str, Any]]) -> list[dic
     helpers_first = sorted(places, key=lambda place: place["what"] == "picture")
     features = torch.stack([place["feature"] for place in helpers_first]).float()
     cosines = normalize(latents.float(), dim=-1) @ normalize(features, dim=-1).T
-    best = cosines.max(-1)
-    values, indices = cast("list[float]", best.values.tolist()), cast("list[int]", best.indices.tolist())
+    best: Any = cosines.max(-1)  # torch types `tolist` incompletely
+    values: list[float] = best.values.tolist()
+    indices: list[int] = best.indices.tolist()
     return [
         {key: helpers_first[index][key] for key in ("picture", "what", "box")} | {"cosine": round(value, 4)}
         for value, index in zip(values, indices, strict=True)
