@@ -1,11 +1,10 @@
-"""The documentation: every `covt` command is one that the program takes, links lead somewhere, the API page is made."""
+"""The documentation: every `covt` command is one that the program takes and links lead somewhere."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
-import runpy
 import shlex
 import tomllib
 from collections.abc import Iterator
@@ -139,9 +138,3 @@ FAQ = re.findall(r"^\| `([^`]+)`", (ROOT / "docs" / "faq.md").read_text(), re.MU
 @pytest.mark.parametrize("text", FAQ)
 def test_the_errors_of_the_faq_are_those_of_the_program(text: str):
     assert any(pattern.fullmatch(text) for pattern in messages()), f"no message of the sources reads `{text}`"
-
-
-def test_the_api_reference_is_what_its_script_writes():
-    text = runpy.run_path(str(ROOT / "docs" / "make_api.py"))["reference"]()
-    assert "Complete B prompts together." in text
-    assert (ROOT / "docs" / "api.md").read_text() == text, "run `python docs/make_api.py`"
