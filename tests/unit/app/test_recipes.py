@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from covt.error_lines import UsageError
-from covt.recipe_files import apply_overrides, load, parse_override, read_recipe, recipe_names
+from covt.main import app
+from covt.recipe_files import apply_overrides, load, parse_override, parse_steps, read_recipe, recipe_names
 from covt_rl.rl_recipe import RlConfig
 from covt_sft.sft_recipe import SftConfig
 
@@ -67,3 +69,32 @@ def test_broken_toml_names_the_file_and_line(tmp_path: Path):
     recipe.write_text("[stage1\n")
     with pytest.raises(UsageError, match=r"broken\.toml is not valid TOML.*line 1"):
         read_recipe("sft", str(recipe))
+
+
+ALL_RECIPES = [f"{job}-{name}" for job in ("sft", "rl") for name in recipe_names(job)]
+
+
+def test_recipe_list_names_every_shipped_recipe():
+    assert CliRunner().invoke(app, ["recipe", "list"]).stdout.split() == ALL_RECIPES
+
+
+@pytest.mark.parametrize("name", ALL_RECIPES)
+def test_recipe_show_explains_every_key(name):
+    result = CliRunner().invoke(app, ["recipe", "show", name])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    keys = [number for number, line in enumerate(lines) if not line.startswith("#")]
+    assert keys
+    assert [lines[number] for number in keys if not lines[number - 1].startswith("# ")] == []
+
+
+def test_recipe_show_refuses_an_unknown_name():
+    result = CliRunner().invoke(app, ["recipe", "show", "sft-tinny"])
+    assert isinstance(result.exception, UsageError)
+    assert "did you mean 'sft-tiny'?" in str(result.exception)
+
+
+def test_profiled_steps_are_numbers_from_one():
+    assert parse_steps("2,5") == (2, 5)
+    with pytest.raises(UsageError, match="'0' is not a list of steps"):
+        parse_steps("0")

@@ -6,6 +6,7 @@ Order of precedence: defaults of the configuration class < recipe file < command
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 import types
 from collections.abc import Iterable, Sequence
@@ -144,3 +145,34 @@ def load(model: type[Config], job: str, arguments: Sequence[str], *, default: st
     recipe, overrides = split_arguments(arguments, default)
     tables, origin = read_recipe(job, recipe)
     return validate(model, apply_overrides(tables, overrides), origin)
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """`2,3` → (2, 3): numbers of optimizer steps, counted from 1."""
+    try:
+        steps = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        steps = ()
+    if not steps or min(steps) < 1:
+        raise UsageError(f"--profile-steps {text!r} is not a list of steps", "write step numbers from 1, as in 2,3")
+    return steps
+
+
+def explained_recipe(model: type[BaseModel], tables: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key = value`, each below its field's description.
+
+    Args:
+        model: the configuration class, whose fields carry the descriptions.
+        tables: the recipe's tables, as read from TOML.
+        prefix: dotted name of the section that `tables` is.
+    """
+    lines: list[str] = []
+    for key, value in tables.items():
+        field = model.model_fields.get(key)
+        inner = _model_in(field.annotation) if field else None
+        if isinstance(value, dict) and inner is not None:
+            lines += explained_recipe(inner, value, f"{prefix}{key}.")
+            continue
+        description = " ".join((field.description or "").split()) if field else ""
+        lines += [*([f"# {description}"] if description else []), f"{prefix}{key} = {json.dumps(value)}"]
+    return lines

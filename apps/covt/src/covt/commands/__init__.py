@@ -1,0 +1,1 @@
+"""One module per sub-command; modules import packages only when their command runs."""

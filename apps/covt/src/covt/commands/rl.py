@@ -15,15 +15,15 @@ def rl(
         typer.Option(metavar="NAMES", help="With optional weights, as in format,accuracy=1.0,necessity=0.5."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's last checkpoint; needs run.name=NAME.")
+        bool, typer.Option("--resume", help="Continue from the run's last checkpoint; needs run.name=NAME.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and print the plan only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """GRPO on rollouts from a vLLM server, latents included.
 
-    Starts the server and one process a GPU, or two on a CPU; under torchrun, deepspeed or srun it is one of theirs, and
-    rank 0 starts the server. Takes the newest model of covt sft where none is named.
+    Starts the server and one process per GPU, or two on a CPU. Under torchrun, deepspeed or srun this
+    process is one of theirs and rank 0 starts the server. Takes the newest model of covt sft where none is named.
     """
     from covt_rl.rl_recipe import RlConfig
     from covt_rl.training.train import plan, train
@@ -46,5 +46,5 @@ def rl(
     with Progress(quiet=not is_main_process()) as progress:
         progress.note(str(planned))
         result = train(config, planned, resume=resume, progress=progress)
-    if result:  # rank 0 speaks for all that another launcher started
+    if result:  # only rank 0 returns a result under another launcher
         emit(result, as_json=as_json, text=f"model: {result['hf']}\nrun:   {result['run']}")

@@ -1,24 +1,32 @@
 """`covt sft`: supervised training, ILVR stage 1 and 2, and its plain and pause controls."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from covt.output import emit
-from covt.recipe_files import load, recipe_help
+from covt.recipe_files import load, parse_steps, recipe_help
 
 
 def sft(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="RECIPE KEY=VALUE", help=recipe_help("sft"))] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's last checkpoint; needs run.name=NAME.")
+        bool, typer.Option("--resume", help="Continue from the run's last checkpoint; needs run.name=NAME.")
     ] = False,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a torch profiler trace per rank and chosen step here.")
+    ] = None,
+    profile_steps: Annotated[
+        str, typer.Option(metavar="STEPS", help="Optimizer steps to trace, counted from 1, as in 2,3.")
+    ] = "2,3",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and print the plan only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Supervised training of a latent model: ILVR stages 1 and 2.
 
-    Starts its own processes, one a GPU or two on a CPU; under torchrun, deepspeed or srun it is one of theirs.
+    Starts its own processes, one per GPU or two on a CPU. Under torchrun, deepspeed or srun this process is
+    one of theirs.
     """
     from covt_runtime.metrics.progress import Progress
     from covt_runtime.process_environment import is_main_process
@@ -26,6 +34,7 @@ def sft(
     from covt_sft.training.train import plan, train
 
     config = load(SftConfig, "sft", arguments or [])
+    steps = parse_steps(profile_steps)
     planned = plan(config)
     if dry_run:
         if is_main_process():
@@ -34,6 +43,6 @@ def sft(
         return
     with Progress(quiet=not is_main_process()) as progress:
         progress.note(str(planned))
-        result = train(config, planned, resume=resume, progress=progress)
-    if result:  # rank 0 speaks for all that another launcher started
+        result = train(config, planned, resume=resume, progress=progress, profile=profile, profile_steps=steps)
+    if result:  # only rank 0 returns a result under another launcher
         emit(result, as_json=as_json, text=f"model: {result['hf']}\nrun:   {result['run']}")
