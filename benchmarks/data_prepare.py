@@ -104,7 +104,7 @@ def run_base(source: Path, out: Path, our_checks: bool = False) -> float:
     from covt_data.ingest.convert import Converter
     from covt_data.ingest.record_files import Record
     from covt_data.sources import RecordSource, load_source
-    from covt_data.sources.source_types import Place
+    from covt_data.sources.source_types import RecordLocation
 
     if not our_checks:
         # "A decoder has to tell", for every PNG.
@@ -115,7 +115,9 @@ def run_base(source: Path, out: Path, our_checks: bool = False) -> float:
     file = source / "TRAIN.jsonl"
 
     def convert(fields: dict[str, Any], number: int) -> dict[str, Any]:
-        outcome = converter.convert(number, Record(file.name, number, dict(fields)), Place("train", file, number))
+        outcome = converter.convert(
+            number, Record(file.name, number, dict(fields)), RecordLocation("train", file, number)
+        )
         assert outcome.row is not None
         return outcome.row
 
