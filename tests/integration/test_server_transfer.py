@@ -16,20 +16,12 @@ from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.endpoints import transfer_group_bodies
 from covt_rollout.rollout_errors import WeightPushError
+from covt_rollout.server.nccl_group import BUCKET_BYTES, BUCKETS, Tensors, connect_nccl, send_nccl
 from covt_rollout.server.server_options import ServerOptions
 from covt_rollout.server.server_process import LatentServer
 from covt_rollout.weights.weight_files import ServedNames
 from covt_rollout.weights.weight_sync import Publisher, push_weights
-from covt_rollout.weights.weight_transfer import (
-    BUCKET_BYTES,
-    BUCKETS,
-    NcclLoader,
-    Tensors,
-    connect_nccl,
-    describe_tensors,
-    read_tensors,
-    send_nccl,
-)
+from covt_rollout.weights.weight_transfer import NcclLoader, describe_tensors, read_tensors
 
 PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]
 GREEDY = Sampling(max_tokens=12, temperature=0)

@@ -21,17 +21,16 @@ from covt_model.latents import heads
 from covt_rollout import endpoints
 from covt_rollout.client.http_transport import Transport
 from covt_rollout.rollout_errors import RolloutError, ServerUnreachableError
+from covt_rollout.server.nccl_group import BUCKET_BYTES, BUCKETS, Tensors, connect_nccl, send_nccl
 from covt_rollout.server.server_options import is_loopback
 from covt_rollout.server.server_process import free_port
 
 if TYPE_CHECKING:
     import torch
 
-BUCKET_BYTES, BUCKETS = 1 << 30, 2
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """torch's name for each of safetensors' dtypes."""
 WeightTransport = Literal["files", "nccl"]
-Tensors = Callable[[], Iterator[tuple[str, "torch.Tensor"]]]
 Connect = Callable[[str, int, int], Any]
 """Joins a group as rank 0, given its address, port and size; waits for all other ranks."""
 Send = Callable[[Any, Tensors], None]
@@ -127,30 +126,6 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-
-
-def connect_nccl(address: str, port: int, size: int) -> Any:
-    """vLLM's communicator on this rank's GPU, as rank 0 of `size`."""
-    from vllm.distributed.weight_transfer.nccl_common import trainer_init
-
-    return trainer_init({"master_address": address, "master_port": port, "world_size": size})
-
-
-def send_nccl(group: Any, tensors: Tensors) -> None:
-    """Broadcast the tensors in packed buckets, then leave the group."""
-    from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
-
-    try:
-        packed_nccl_broadcast_producer(
-            iterator=tensors(),
-            group=group,
-            src=0,
-            post_iter_func=lambda item: item[1].to(group.device),
-            buffer_size_bytes=BUCKET_BYTES,
-            num_buffers=BUCKETS,
-        )
-    finally:
-        group.destroy()
 
 
 def on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
