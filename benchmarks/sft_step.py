@@ -82,9 +82,10 @@ class Ours:
     def __init__(self, checkpoint: str, batching: str) -> None:
         import torch
 
+        from covt_model.checkpoints.latent_checkpoint import load_split
         from covt_model.encoding.encode import Encoder
         from covt_model.encoding.vision_features import VisionFeatures
-        from covt_model.latents.policy import LatentPolicy, load_split
+        from covt_model.latents.policy import LatentPolicy
         from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
         from covt_runtime.engine.zero_engine import ZeroEngine
         from covt_runtime.recipe_schema import LatentSection

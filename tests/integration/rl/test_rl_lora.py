@@ -13,9 +13,9 @@ from server_tools import RunningServer
 
 from covt.exporting import export_checkpoint
 from covt_model.checkpoints.hf_folder import checkpoint_name
+from covt_model.checkpoints.latent_checkpoint import load_split
 from covt_model.checkpoints.lora_pieces import whole
 from covt_model.latent_config import LatentConfig
-from covt_model.latents.policy import load_split
 from covt_rl.training.train import plan, train
 from covt_runtime.checkpoints.shard_files import stored_parameters
 from covt_runtime.launch.workers import WorkerGroup

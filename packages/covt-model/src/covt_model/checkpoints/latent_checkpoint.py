@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from covt_model.checkpoints.hf_folder import NOT_COPIED, SourceWeights, write_shards
 from covt_model.decoder.flash_attention import check_flash
@@ -21,6 +22,7 @@ from covt_model.model_errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 
 @contextmanager
@@ -60,6 +62,21 @@ def load_model(
     if KEY in config:
         attach_head(model, checkpoint, LatentConfig.from_dict(config[KEY]))
     return model
+
+
+def load_split(
+    checkpoint: Path | str, dtype: torch.dtype, device: torch.device | str = "cpu", *, attention: str = "sdpa"
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VisionTransformerPretrainedModel]:
+    """Load a checkpoint as (model without its vision tower, frozen vision tower on `device`).
+
+    Raises:
+        ModelError: the checkpoint is of another architecture.
+    """
+    model = load_model(checkpoint, dtype=dtype, attention=attention)
+    visual = model.model.visual
+    model.model.visual = None  # type: ignore[assignment]
+    nn.Module.to(visual.requires_grad_(False), device)
+    return model, visual
 
 
 def prepare_checkpoint(

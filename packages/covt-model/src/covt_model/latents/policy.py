@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from covt_model.checkpoints.latent_checkpoint import load_model
 from covt_model.decoder.layered_decoder import plain_forward
 from covt_model.encoding.batch import Batch
 from covt_model.encoding.encode import Mode
@@ -20,25 +18,7 @@ from covt_model.latents.latent_forward import latent_forward
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration as Model
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Vision
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-        Qwen2_5_VLTextModel,
-    )
-
-
-def load_split(
-    checkpoint: Path | str, dtype: torch.dtype, device: torch.device | str = "cpu", *, attention: str = "sdpa"
-) -> tuple[Model, Vision]:
-    """Load a checkpoint as (model without its vision tower, frozen vision tower on `device`).
-
-    Raises:
-        ModelError: the checkpoint is of another architecture.
-    """
-    model = load_model(checkpoint, dtype=dtype, attention=attention)
-    visual = model.model.visual
-    model.model.visual = None  # type: ignore[assignment]
-    nn.Module.to(visual.requires_grad_(False), device)
-    return model, visual
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 
 class LatentPolicy(nn.Module):

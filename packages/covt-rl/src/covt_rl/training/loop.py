@@ -13,11 +13,12 @@ import torch.distributed as dist
 from covt_data.store.prepared_set import PreparedSet
 from covt_data.stream.lazy_rows import RowsById
 from covt_model.checkpoints.hf_folder import checkpoint_name, write_checkpoint
+from covt_model.checkpoints.latent_checkpoint import load_split
 from covt_model.checkpoints.lora import add_lora, merged
 from covt_model.encoding.encode import Encoder
 from covt_model.encoding.prompt import PromptConfig
 from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.latents.policy import LatentPolicy, load_split
+from covt_model.latents.policy import LatentPolicy
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.rollouts.collect import Collector
 from covt_rl.rollouts.journal import Journal, StepRollouts

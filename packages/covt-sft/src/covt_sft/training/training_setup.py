@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from covt_data.schema import Row
+from covt_model.checkpoints.latent_checkpoint import load_split
 from covt_model.checkpoints.lora import add_lora
 from covt_model.encoding.encode import Encoder
 from covt_model.encoding.prompt import PromptConfig
 from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latent_config import LatentConfig
-from covt_model.latents.policy import LatentPolicy, load_split
+from covt_model.latents.policy import LatentPolicy
 from covt_runtime.engine.optimizer_settings import OptimConfig
 from covt_runtime.engine.weights import DTYPES
 from covt_runtime.recipe_schema import LatentSection
