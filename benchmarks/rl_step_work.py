@@ -34,9 +34,9 @@ def build_chain(folder: Path, rows: Sequence[Any], *, latents: bool, size: Size 
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
+    from covt_model.checkpoints.tiny_checkpoint import build_tiny
     from covt_model.encoding.encode import Encoder
-    from covt_model.families.qwen2_5_vl.image_patches import decode
-    from covt_model.families.qwen2_5_vl.tiny import build_tiny
+    from covt_model.encoding.row_images import decode
     from covt_model.latent_config import LatentConfig
 
     images = [decode(image.bytes) for row in rows[:8] for image in row.images]

@@ -33,7 +33,7 @@ def build(folder: Path, size: Size) -> Path:
     """A random Qwen2.5-VL of this size with latent tokens, K 8."""
     import torch
 
-    from covt_model.families.qwen2_5_vl.tiny import build_tiny
+    from covt_model.checkpoints.tiny_checkpoint import build_tiny
 
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8, generator=generator) for _ in range(4)]

@@ -66,8 +66,8 @@ def rows() -> list[Any]:
 
 def build(folder: Path) -> Path:
     """A Qwen2.5-VL of 7 M parameters with four layers of hidden size 256 and a vision tower of four."""
-    from covt_model.families.qwen2_5_vl.image_patches import decode
-    from covt_model.families.qwen2_5_vl.tiny import build_tiny
+    from covt_model.checkpoints.tiny_checkpoint import build_tiny
+    from covt_model.encoding.row_images import decode
 
     made = rows()
     texts = [text for row in made for text in (row.question, *(step.text or "" for step in row.steps))]

@@ -11,11 +11,11 @@ import torch
 from golden_rows import golden_row
 
 from covt_model.checkpoints.latent_checkpoint import load_split
+from covt_model.checkpoints.tiny_checkpoint import build_tiny, distinct_cells
 from covt_model.encoding.batch import collate
 from covt_model.encoding.encode import Encoder
+from covt_model.encoding.row_images import decode
 from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.families.qwen2_5_vl.image_patches import decode
-from covt_model.families.qwen2_5_vl.tiny import build_tiny, distinct_cells
 from covt_model.latents.policy import LatentPolicy
 from covt_model.latents.training_losses import alignment_loss, token_loss
 from covt_model.targets.alignment_targets import make_targets

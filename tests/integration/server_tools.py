@@ -57,7 +57,7 @@ def build_checkpoint(folder: Path, **options: Any) -> Path:
     """A random tiny checkpoint with latent tokens: H 64, two layers, tied embeddings, K 4 unless told otherwise."""
     import torch
 
-    from covt_model.families.qwen2_5_vl.tiny import build_tiny
+    from covt_model.checkpoints.tiny_checkpoint import build_tiny
 
     texts = ["Follow the arrows from the marked cell for 3 steps. Which cell do you reach? Answer: B3"] * 4
     generator = torch.Generator().manual_seed(0)

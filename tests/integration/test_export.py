@@ -266,7 +266,7 @@ def test_transformers_alone_decodes_latents_like_our_reference(
     from covt_model.encoding.encode import Encoder
     from covt_model.encoding.prompt import PromptConfig, messages
     from covt_model.encoding.vision_features import VisionFeatures
-    from covt_model.families.qwen2_5_vl.image_patches import ImageSettings
+    from covt_model.families import read_image_settings
     from covt_model.generation.latent_generation import generate
     from covt_model.latents.heads import ATTRIBUTE, build_head
 
@@ -286,7 +286,7 @@ def test_transformers_alone_decodes_latents_like_our_reference(
     model.lm_head.register_forward_hook(lambda _module, _inputs, logits: logits + bias)
     rows = [make_row(number, cells) for number, cells in ((0, 2), (1, 3), (2, 1))]
     prompts = [encoder.encode_prompt(row) for row in rows]
-    features = VisionFeatures(model.model.visual, ImageSettings.read(folder))([p for q in prompts for p in q.pictures])
+    features = VisionFeatures(model.model.visual, read_image_settings(folder))([p for q in prompts for p in q.pictures])
     expected = generate(model, prompts, features, latent, max_new_tokens=new)
     assert sum(len(one.latent_spans) for one in expected) >= 3
     assert head in ("linear", "mlp") or len({len(one.token_ids) for one in expected}) > 1

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -169,10 +170,10 @@ def test_impossible_streams_are_refused(prepared, weight, rank, message):
 
 @given(st.integers(28, 3000), st.integers(28, 3000), st.integers(0, 40), st.integers(0, 400))
 def test_sizes_are_those_of_the_models_processor(width, height, low, more):
-    from covt_model.families.qwen2_5_vl.image_patches import ImageSettings, fit_size
+    from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS, fit_size
 
     limits = PixelLimits((low + 1) * 28 * 28, (low + 1 + more) * 28 * 28)
-    settings = ImageSettings(min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
+    settings = replace(DEFAULTS, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
     found = fitted_size(width, height, limits)
     assert found == fit_size(height, width, settings)[::-1]
     assert visual_tokens(width, height, limits) == found[0] * found[1] // 784

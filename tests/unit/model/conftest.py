@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_samples import make_row, random_picture
 
-from covt_model.families.qwen2_5_vl.tiny import build_tiny
+from covt_model.checkpoints.tiny_checkpoint import build_tiny
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from model_samples import make_row
 from covt_model.encoding.batch import collate
 from covt_model.encoding.encode import Encoder
 from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.families.qwen2_5_vl.image_patches import ImageSettings
+from covt_model.families import read_image_settings
 from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.feedback import feedback, noise
@@ -52,7 +52,7 @@ def prompts(encoder):
 
 @pytest.fixture(scope="module")
 def features(tiny, model, prompts):
-    cache = VisionFeatures(model.model.visual, ImageSettings.read(tiny))
+    cache = VisionFeatures(model.model.visual, read_image_settings(tiny))
     return cache([picture for prompt in prompts for picture in prompt.pictures])
 
 

@@ -11,10 +11,10 @@ from model_samples import make_row, random_picture
 
 from covt_model.checkpoints.hf_folder import write_checkpoint
 from covt_model.checkpoints.latent_checkpoint import load_model, prepare_checkpoint
+from covt_model.checkpoints.tiny_checkpoint import build_tiny
 from covt_model.encoding.batch import collate
 from covt_model.encoding.encode import Encoder
 from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.families.qwen2_5_vl.tiny import build_tiny
 from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.feedback import feedback

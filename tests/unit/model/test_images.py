@@ -7,9 +7,10 @@ import torch
 from model_samples import png, random_picture
 
 from covt_model.checkpoints.latent_checkpoint import load_model
-from covt_model.encoding.row_images import Picture
+from covt_model.encoding.row_images import Picture, decode
 from covt_model.encoding.vision_features import VisionFeatures, forward_pictures
-from covt_model.families.qwen2_5_vl.image_patches import ImageSettings, decode, patchify
+from covt_model.families import read_image_settings
+from covt_model.families.qwen2_5_vl.image_patches import patchify
 from covt_model.model_errors import ModelError
 
 
@@ -19,13 +20,13 @@ def test_patches_equal_the_processor(tiny, size):
 
     pictures = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = AutoImageProcessor.from_pretrained(tiny)(images=list(pictures), return_tensors="pt")
-    values, grid = patchify(pictures, ImageSettings.read(tiny))
+    values, grid = patchify(pictures, read_image_settings(tiny))
     assert expected["image_grid_thw"].tolist() == [list(grid)] * 3
     torch.testing.assert_close(values, expected["pixel_values"], rtol=0, atol=2e-6)
 
 
 def test_whole_cells_keep_their_size(tiny):
-    settings = ImageSettings.read(tiny)
+    settings = read_image_settings(tiny)
     for cells in (1, 4, 16):
         _, grid = patchify(torch.zeros(1, 3, 28 * cells, 28 * cells, dtype=torch.uint8), settings)
         assert grid == (1, 2 * cells, 2 * cells)
@@ -71,7 +72,7 @@ def some_pictures(seed: int) -> list[Picture]:
 @pytest.mark.parametrize("whole", [True, False])
 def test_cached_features_equal_the_tower_and_are_computed_once(tiny, tiny_model, attentive, forwards, whole):
     visual = attentive if whole else tiny_model.model.visual
-    settings = ImageSettings.read(tiny)
+    settings = read_image_settings(tiny)
     wanted = some_pictures(2)
     features = VisionFeatures(visual, settings)
     first = features(wanted)
@@ -88,7 +89,7 @@ def test_cached_features_equal_the_tower_and_are_computed_once(tiny, tiny_model,
 
 
 def test_a_cell_has_its_own_feature_only_under_one_cell_windows(tiny, tiny_model, attentive):
-    settings = ImageSettings.read(tiny)
+    settings = read_image_settings(tiny)
     wanted = some_pictures(3)
     for visual, same in ((tiny_model.model.visual, True), (attentive, False)):
         features = VisionFeatures(visual, settings)(wanted)
@@ -99,7 +100,7 @@ def test_equal_looking_crops_of_different_pictures_share_a_forward(tiny, attenti
     picture = random_picture(torch.Generator().manual_seed(3), 2)
     changed = picture.clone()
     changed[:, 28:] = 0
-    features = VisionFeatures(attentive, ImageSettings.read(tiny))
+    features = VisionFeatures(attentive, read_image_settings(tiny))
     one, other = features([Picture(png(picture), (0, 0, 28, 28)), Picture(png(changed), (0, 0, 28, 28))])
     assert len(forwards) == 1 and torch.equal(one, other)
 
@@ -107,12 +108,12 @@ def test_equal_looking_crops_of_different_pictures_share_a_forward(tiny, attenti
 def test_every_rank_runs_the_agreed_number_of_forwards(tiny, tiny_model, forwards):
     picture = random_picture(torch.Generator().manual_seed(4), 2)
     forward_pictures(
-        tiny_model.model.visual, [picture] * 3, ImageSettings.read(tiny), chunk=2, agree=lambda mine: mine + 3
+        tiny_model.model.visual, [picture] * 3, read_image_settings(tiny), chunk=2, agree=lambda mine: mine + 3
     )
     assert len(forwards) == 2 + 3
 
 
 def test_trainable_vision_has_gradients(tiny, tiny_model):
-    features = VisionFeatures(tiny_model.model.visual, ImageSettings.read(tiny), frozen=False)
+    features = VisionFeatures(tiny_model.model.visual, read_image_settings(tiny), frozen=False)
     (feature,) = features([Picture(png(random_picture(torch.Generator().manual_seed(5), 1)))])
     assert feature.requires_grad

@@ -8,9 +8,9 @@ import pytest
 import torch
 from model_samples import random_picture
 
+from covt_model.checkpoints.tiny_checkpoint import build_tiny
 from covt_model.encoding.vision_features import forward_pictures
-from covt_model.families.qwen2_5_vl.image_patches import ImageSettings
-from covt_model.families.qwen2_5_vl.tiny import build_tiny
+from covt_model.families import read_image_settings
 from covt_model.latent_config import LatentConfig
 from covt_model.model_errors import CheckpointError, ModelError
 
@@ -37,7 +37,7 @@ def test_visual_tokens_of_the_sample_pictures_have_mean_zero_and_deviation_one(t
 
     visual = load_model(out).model.visual
     with torch.no_grad():
-        tokens = torch.cat(forward_pictures(visual, pictures, ImageSettings.read(out), chunk=4, agree=None))
+        tokens = torch.cat(forward_pictures(visual, pictures, read_image_settings(out), chunk=4, agree=None))
     assert tokens.mean(0).abs().max() < 1e-4
     assert (tokens.std(0) - 1).abs().max() < 1e-3
 

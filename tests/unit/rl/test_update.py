@@ -14,9 +14,9 @@ from PIL import Image as PilImage
 
 from covt_data.schema import Image, Row
 from covt_model.checkpoints.latent_checkpoint import load_split
+from covt_model.checkpoints.tiny_checkpoint import build_tiny
 from covt_model.encoding.encode import Encoder
 from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.families.qwen2_5_vl.tiny import build_tiny
 from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.policy import LatentPolicy

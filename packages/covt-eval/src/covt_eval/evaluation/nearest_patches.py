@@ -30,7 +30,7 @@ def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test")
     from covt_model.checkpoints.latent_checkpoint import load_model
     from covt_model.encoding.encode import Encoder
     from covt_model.encoding.vision_features import VisionFeatures
-    from covt_model.families.qwen2_5_vl.image_patches import ImageSettings
+    from covt_model.families import read_image_settings
     from covt_model.generation.latent_generation import generate
     from covt_model.latent_config import LatentConfig
 
@@ -44,7 +44,7 @@ def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test")
     shown = [(sample, rows[sample["id"]]) for sample in samples if sample["id"] in rows]
     if not shown:
         raise EvalError(f"{data} has none of the rows in {path}", "name the set that the run was evaluated on")
-    loaded, encoder, settings = load_model(model), Encoder(model), ImageSettings.read(model)
+    loaded, encoder, settings = load_model(model), Encoder(model), read_image_settings(model)
     features = VisionFeatures(loaded.model.visual, settings)
     prompts = [encoder.encode_prompt(row) for _, row in shown]
     pictures = [picture for prompt in prompts for picture in prompt.pictures]
@@ -58,7 +58,7 @@ def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test")
 def candidates(sample: dict[str, Any], row: Row, features: Any, settings: Any) -> list[dict[str, Any]]:
     """List every visual token of the row's image and helper images with its box and its feature `[H]`."""
     from covt_model.encoding.row_images import Picture
-    from covt_model.families.qwen2_5_vl.image_patches import grid_of
+    from covt_model.families import find_family
 
     helpers = [image for step in row.steps for image in step.images or ()]
     named = [(sample["image"], "picture", row.images[0])]
@@ -68,7 +68,7 @@ def candidates(sample: dict[str, Any], row: Row, features: Any, settings: Any) -
     for name, what, image in named:
         picture = Picture(image.bytes)
         height, width = picture.size
-        _, rows, columns = grid_of(height, width, settings)
+        _, rows, columns = find_family(settings.model_type).grid_of(height, width, settings)
         rows, columns = rows // settings.merge, columns // settings.merge
         for index, feature in enumerate(features([picture])[0]):
             x, y = index % columns * width / columns, index // columns * height / rows

@@ -1,4 +1,4 @@
-"""Loading and preparing checkpoints: stock Qwen2.5-VL folders with latent settings in their config."""
+"""Loading and preparing checkpoints: stock Hugging Face folders with latent settings in their config."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from covt_model.checkpoints.hf_folder import NOT_COPIED, SourceWeights, write_sh
 from covt_model.decoder.flash_attention import check_flash
 from covt_model.decoder.layered_decoder import ATTENTION
 from covt_model.encoding.latent_tokens import add_latent_tokens, initialize_rows, rows_needed
+from covt_model.families import find_family
 from covt_model.latent_config import KEY, LatentConfig, read_config
 from covt_model.latents.heads import attach_head, build_head, save_head
 from covt_model.model_errors import ModelError
@@ -46,19 +47,14 @@ def load_model(
 
     attention: `sdpa`, or `flash_attention_2` on a GPU in bf16. Raises ModelError when it is another architecture.
     """
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
     config = read_config(checkpoint)
-    if (kind := config.get("model_type")) != "qwen2_5_vl":
-        raise ModelError(f"{checkpoint} is a {kind!r} model", "use a Qwen2.5-VL checkpoint")
+    family = find_family(config, checkpoint)
     if attention not in ATTENTION:
         raise ModelError(f"attention is {attention!r}", f"use one of {', '.join(ATTENTION)}")
     if attention == "flash_attention_2":
         check_flash(dtype)
     with quiet_progress():
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            str(checkpoint), dtype=dtype, attn_implementation=attention
-        ).eval()
+        model = family.model_class().from_pretrained(str(checkpoint), dtype=dtype, attn_implementation=attention).eval()
     if KEY in config:
         attach_head(model, checkpoint, LatentConfig.from_dict(config[KEY]))
     return model
@@ -88,7 +84,7 @@ def prepare_checkpoint(
     normalize: str = "none",
     seed: int = 0,
 ) -> Path:
-    """Write a copy of a published Qwen2.5-VL checkpoint with the three latent tokens and latent settings to `out`.
+    """Write a copy of a published checkpoint with the three latent tokens and latent settings to `out`.
 
     The tokens take free rows of the embedding where there are any, as in every published size; only otherwise the
     vocabulary grows. Their rows are drawn near the mean of the others. Weights are copied a tensor at a time.
@@ -96,8 +92,7 @@ def prepare_checkpoint(
     from transformers import AutoTokenizer
 
     out, config = Path(out), read_config(source)
-    if config.get("model_type") != "qwen2_5_vl":
-        raise ModelError(f"{source} is a {config.get('model_type')!r} model", "use a Qwen2.5-VL checkpoint")
+    family = find_family(config, source)
     weights = SourceWeights(source)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -110,12 +105,12 @@ def prepare_checkpoint(
         used = len(tokenizer)
         ids = add_latent_tokens(tokenizer)
         tokenizer.save_pretrained(partial)
-        rows = rows_needed(weights.read("model.embed_tokens.weight").shape[0], len(tokenizer))
+        rows = rows_needed(weights.read(family.vocabulary_weights[0]).shape[0], len(tokenizer))
 
         def tensors() -> Iterator[tuple[str, torch.Tensor]]:
             for name in weights.names():
                 tensor = weights.read(name)
-                if name in ("model.embed_tokens.weight", "lm_head.weight"):
+                if name in family.vocabulary_weights:
                     tensor = torch.cat([tensor, tensor.new_zeros(rows - len(tensor), tensor.shape[1])])
                     initialize_rows(tensor, ids, used, torch.Generator().manual_seed(seed))
                 yield name, tensor

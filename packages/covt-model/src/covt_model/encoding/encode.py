@@ -11,8 +11,9 @@ import numpy as np
 
 from covt_model.encoding.prompt import PromptConfig, messages
 from covt_model.encoding.row_images import Picture
-from covt_model.families.qwen2_5_vl.image_patches import Grid, ImageSettings, grid_of, visual_tokens
-from covt_model.families.qwen2_5_vl.positions import mrope_positions
+from covt_model.families import find_family, read_image_settings
+from covt_model.families.family import visual_tokens
+from covt_model.families.image_settings import Grid
 from covt_model.latent_config import LatentConfig, read_config
 from covt_model.model_errors import ModelError
 
@@ -93,9 +94,10 @@ class Encoder:
         self.max_length = max_length
         self.require_latent = require_latent
         self.tokenizer = AutoTokenizer.from_pretrained(str(checkpoint))
-        self.settings = ImageSettings.read(checkpoint)
+        self.settings = read_image_settings(checkpoint)
         self.latent = LatentConfig.read(checkpoint)
         config = read_config(checkpoint)
+        self.family = find_family(config)
         self.image_pad_id: int = config["image_token_id"]
         self.eos_id: int = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
         self.pad_id: int = self.tokenizer.pad_token_id
@@ -107,7 +109,7 @@ class Encoder:
         )
         ids = np.array(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
         pictures = tuple(Picture(image.bytes) for image in row.images)
-        grids = tuple(grid_of(*picture.size, self.settings) for picture in pictures)
+        grids = tuple(self.family.grid_of(*picture.size, self.settings) for picture in pictures)
         found = int((ids == self.image_pad_id).sum())
         if found != len(pictures):
             raise ModelError(
@@ -181,7 +183,8 @@ class Encoder:
                 Picture(image.bytes, (box[0], box[1], box[2], box[3])) for image, box in zip(images, boxes, strict=True)
             )
             tokens = sum(
-                visual_tokens(grid_of(*picture.size, self.settings), self.settings.merge) for picture in pictures
+                visual_tokens(self.family.grid_of(*picture.size, self.settings), self.settings.merge)
+                for picture in pictures
             )
             if tokens != self.latent.size:
                 raise ModelError(
@@ -202,7 +205,7 @@ class Encoder:
                 "raise data.max_length, or lower the pictures' max_pixels",
             )
         # A picture token that was sampled, not rendered, is a text token: no picture belongs to it.
-        positions = mrope_positions(prompt.expanded, self.image_pad_id, prompt.grids, self.settings.merge)
+        positions = self.family.positions(prompt.expanded, self.image_pad_id, prompt.grids, self.settings.merge)
         following = positions[:, -1:] + 1
         return Sample(
             row_id=prompt.row_id,

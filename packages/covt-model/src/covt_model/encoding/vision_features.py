@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from covt_model.encoding.row_images import Picture
-from covt_model.families.qwen2_5_vl.image_patches import ImageSettings, patchify, resize
+from covt_model.families import find_family
+from covt_model.families.image_settings import ImageSettings
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+    from transformers import PreTrainedModel
 
 Agree = Callable[[int], int]
 
 
 def forward_pictures(
-    visual: Qwen2_5_VisionTransformerPretrainedModel,
+    visual: PreTrainedModel,
     pixels: Sequence[torch.Tensor],
     settings: ImageSettings,
     *,
@@ -29,10 +29,11 @@ def forward_pictures(
 ) -> list[torch.Tensor]:
     """Merged features of decoded pictures, in order: one [n_i, H] tensor each, with gradients if enabled.
 
-    visual: Qwen2.5-VL's vision tower. Same-sized pictures go together, `chunk` a forward. `agree` maps this rank's
+    visual: the model's vision tower. Same-sized pictures go together, `chunk` a forward. `agree` maps this rank's
     number of forwards to the largest over all ranks; the difference is made up with one-cell blank pictures, because
     under ZeRO-3 every forward gathers parameters on every rank.
     """
+    patchify = find_family(settings.model_type).patchify
     device = next(visual.parameters()).device
     dtype = next(visual.parameters()).dtype
     by_size: dict[tuple[int, ...], list[int]] = {}
@@ -53,7 +54,7 @@ def forward_pictures(
     return [feature for feature in features if feature is not None]
 
 
-def _run(visual: Qwen2_5_VisionTransformerPretrainedModel, values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+def _run(visual: PreTrainedModel, values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
     return visual(values, grid_thw=grids).pooler_output
 
 
@@ -88,7 +89,7 @@ class VisionFeatures:
 
     def __init__(
         self,
-        visual: Qwen2_5_VisionTransformerPretrainedModel,
+        visual: PreTrainedModel,
         settings: ImageSettings,
         *,
         frozen: bool = True,
@@ -100,7 +101,8 @@ class VisionFeatures:
         self.visual, self.settings = visual, settings
         self.frozen, self.chunk, self.agree = frozen, chunk, agree
         self.capacity, self.capacity_bytes = capacity, capacity_bytes
-        self.cellwise = frozen and is_cellwise(visual.config)
+        self.family = find_family(settings.model_type)
+        self.cellwise = frozen and self.family.is_cellwise(visual.config)
         self._by_key, self._by_pixels = _Recent(), _Recent()
 
     def __call__(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
@@ -147,13 +149,7 @@ class VisionFeatures:
         """The pieces of a picture that the tower computes apart from each other: its cells, or the picture itself."""
         if not self.cellwise:
             return [pixels]
-        return list(to_cells(resize(pixels[None], self.settings)[0], self.settings.cell))
-
-
-def is_cellwise(config: Qwen2_5_VLVisionConfig) -> bool:
-    """Whether a visual token depends on its own cell alone: every block has windows of one cell (our tiny models)."""
-    cell = config.patch_size * config.spatial_merge_size
-    return not config.fullatt_block_indexes and config.window_size == cell
+        return list(to_cells(self.family.resize(pixels[None], self.settings)[0], self.settings.cell))
 
 
 def to_cells(picture: torch.Tensor, cell: int) -> torch.Tensor:

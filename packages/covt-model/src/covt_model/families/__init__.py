@@ -1,1 +1,71 @@
-"""One folder for each model family, behind a registry. Outside a family's folder, no file names a family."""
+"""Model families behind one registry; may import only decoder and the package's top modules.
+
+To add a family, (1) make a folder here named like the `model_type` of its config.json, (2) write its image patches,
+positions, published sizes and tiny model there, (3) fill in a `Family` record named `FAMILY` in the folder's
+`record.py`. The registry finds the folder by its name and imports it on first use; no file outside the folder
+names the family, and nothing else has to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covt_model.latent_config import read_config
+from covt_model.model_errors import ModelError
+
+if TYPE_CHECKING:
+    from covt_model.families.family import Family
+    from covt_model.families.image_settings import ImageSettings
+
+
+def known_families() -> list[str]:
+    """List the `model_type` of each family, in alphabetical order."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/record.py"))
+
+
+DEFAULT_FAMILY = known_families()[0]
+"""The family of tiny models where none is named."""
+
+
+def find_family(model: str | Mapping[str, Any], source: Path | str = "the model") -> Family:
+    """Find a family.
+
+    Args:
+        model: a `model_type`, or the config.json that has one.
+        source: what an error calls the model, such as its folder.
+
+    Raises:
+        ModelError: no family has this `model_type`.
+    """
+    kind = model if isinstance(model, str) else model.get("model_type")
+    if kind not in known_families():
+        titles = ", ".join(_load(known).title for known in known_families())
+        raise ModelError(f"{source} is a {kind!r} model, which is of no known family", f"use a checkpoint of {titles}")
+    return _load(kind)
+
+
+@lru_cache
+def _load(kind: str) -> Family:
+    return import_module(f"covt_model.families.{kind}.record").FAMILY
+
+
+def checkpoint_family(checkpoint: Path | str) -> Family:
+    """Find the family of a checkpoint folder; raises ModelError for an unknown one."""
+    return find_family(read_config(checkpoint), checkpoint)
+
+
+def read_image_settings(checkpoint: Path | str) -> ImageSettings:
+    """Read the image settings of a checkpoint folder."""
+    from covt_model.families.image_settings import read_processor_config
+
+    return read_processor_config(checkpoint, checkpoint_family(checkpoint).image_settings)
+
+
+def published_config(name: str) -> dict[str, Any] | None:
+    """Find the config of a published checkpoint by its hub id or folder name; None where no family knows it."""
+    found = (find_family(kind).published_config(name) for kind in known_families())
+    return next((config for config in found if config is not None), None)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from covt_model.encoding.encode import EncodedPrompt, Span, find_spans
-from covt_model.families.qwen2_5_vl.positions import mrope_positions
+from covt_model.families import find_family
 from covt_model.generation.decoding_cache import CachedDecoder
 from covt_model.generation.sampling import LatentState
 from covt_model.latent_config import LatentConfig
@@ -124,6 +124,7 @@ def _prefill(
 ) -> tuple[CachedDecoder, torch.Tensor]:
     """Run the prompts; returns the decoder and the hidden state at each prompt's last token [B, H]."""
     image_pad_id = model.config.image_token_id
+    find_positions = find_family(model.config.model_type).positions
     merge = model.config.vision_config.spatial_merge_size  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     device = next(model.model.language_model.parameters()).device
     lengths = [len(prompt.expanded) for prompt in prompts]
@@ -131,7 +132,7 @@ def _prefill(
     positions = np.zeros((3, len(prompts), max(lengths)), dtype=np.int64)
     for row, prompt in enumerate(prompts):
         ids[row, : lengths[row]] = prompt.expanded
-        positions[:, row, : lengths[row]] = mrope_positions(prompt.expanded, image_pad_id, prompt.grids, merge)
+        positions[:, row, : lengths[row]] = find_positions(prompt.expanded, image_pad_id, prompt.grids, merge)
     input_ids = torch.from_numpy(ids).to(device)
     embeds = model.get_input_embeddings()(input_ids)
     if image_features:

@@ -7,7 +7,7 @@ from typing import Any
 from covt_data.images.pixel_limits import limits_of
 from covt_data.store.prepared_set import PreparedSet
 from covt_data.stream.row_stream import RowStream, mixture
-from covt_model.families.qwen2_5_vl.published_sizes import published
+from covt_model.families import published_config
 from covt_model.latent_config import read_config
 from covt_runtime.engine.memory_estimate import MemoryEstimate
 from covt_runtime.process_environment import visible_gpus
@@ -100,4 +100,4 @@ def _known_config(model: str) -> dict[str, Any] | None:
     """The model's config.json from its folder or the table of published models; None where neither has it."""
     if model == TINY:
         return None
-    return read_config(find_checkpoint(model)) if Path(model).is_dir() else published(model)
+    return read_config(find_checkpoint(model)) if Path(model).is_dir() else published_config(model)

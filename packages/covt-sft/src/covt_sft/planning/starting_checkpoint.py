@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from covt_data.store.prepared_set import PreparedSet
+from covt_model.families import find_family
 from covt_model.latent_config import KEY, read_config
+from covt_model.model_errors import ModelError
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 
@@ -23,9 +25,10 @@ def find_checkpoint(path: str) -> Path:
         SftError: there is neither, or the model is of an unknown family.
     """
     folder = Path(path) if Path(path).is_dir() else _from_hub(path)
-    kind = read_config(folder).get("model_type")
-    if kind != "qwen2_5_vl":
-        raise SftError(f"model.path = {path!r} is a {kind!r} model", "use a Qwen2.5-VL checkpoint")
+    try:
+        find_family(read_config(folder), f"model.path = {path!r}")
+    except ModelError as error:
+        raise SftError(str(error), error.remedy) from error
     return folder
 
 
@@ -87,8 +90,8 @@ def write_starting_checkpoint(
 
 def build_tiny_checkpoint(config: SftConfig, data: Path, out: Path) -> Path:
     """Write a tiny model from scratch whose tokenizer and vision tower fit this data."""
-    from covt_model.families.qwen2_5_vl.image_patches import decode
-    from covt_model.families.qwen2_5_vl.tiny import build_tiny, distinct_cells
+    from covt_model.checkpoints.tiny_checkpoint import build_tiny, distinct_cells
+    from covt_model.encoding.row_images import decode
 
     rows = list(PreparedSet(data).rows(config.data.split, TINY_SAMPLES))
     texts = [text for row in rows for text in (row.question, row.answer, *(step.text or "" for step in row.steps))]

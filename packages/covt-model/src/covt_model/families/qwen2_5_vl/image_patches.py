@@ -5,86 +5,27 @@ Pictures are uint8 tensors [3, H, W]; a stack of same-sized ones is cut into pat
 
 from __future__ import annotations
 
-import io
-import json
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+from covt_model.families.image_settings import Grid, ImageSettings
+from covt_model.model_errors import ModelError
 
-from covt_model.model_errors import CheckpointError, ModelError
+if TYPE_CHECKING:
+    import torch
 
-Grid = tuple[int, int, int]
-Box = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """The checkpoint's picture settings. `cell` pixels a side make one visual token."""
-
-    patch: int = 14
-    merge: int = 2
-    temporal: int = 2
-    min_pixels: int = 56 * 56
-    max_pixels: int = 28 * 28 * 1280
-    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
-
-    @property
-    def cell(self) -> int:
-        return self.patch * self.merge
-
-    @classmethod
-    def read(cls, checkpoint: Path | str) -> Self:
-        """Read from the checkpoint's preprocessor_config.json or processor_config.json."""
-        values = _read_processor(Path(checkpoint))
-        size = values.get("size") or {}
-        return cls(
-            patch=values.get("patch_size", cls.patch),
-            merge=values.get("merge_size", cls.merge),
-            temporal=values.get("temporal_patch_size", cls.temporal),
-            min_pixels=values.get("min_pixels") or size.get("shortest_edge", cls.min_pixels),
-            max_pixels=values.get("max_pixels") or size.get("longest_edge", cls.max_pixels),
-            mean=tuple(values.get("image_mean", cls.mean)),
-            std=tuple(values.get("image_std", cls.std)),
-        )
-
-
-def _read_processor(checkpoint: Path) -> dict[str, Any]:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = checkpoint / name
-        if path.is_file():
-            values = json.loads(path.read_text())
-            return values.get("image_processor", values)
-    raise CheckpointError(
-        f"{checkpoint} has no preprocessor_config.json", "copy it from the model the checkpoint was trained from"
-    )
-
-
-def decode(data: bytes, box: Box | None = None) -> torch.Tensor:
-    """Encoded picture bytes (PNG, JPEG, …) → uint8 [3, H, W] in RGB, cut to pixels [x0, x1) × [y0, y1) of `box`."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            picture = opened
-            if box is not None:
-                _check_box(box, *opened.size)
-                picture = opened.crop(box)  # before the conversion, which is dearer than the crop
-            array = np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ModelError(f"a picture can't be decoded: {error}", "prepare the data again") from error
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-
-
-def _check_box(box: Box, width: int, height: int) -> None:
-    x0, y0, x1, y1 = box
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise ModelError(f"focus box {list(box)} is not inside the {width}×{height} picture", "prepare the data again")
+DEFAULTS = ImageSettings(
+    model_type="qwen2_5_vl",
+    patch=14,
+    merge=2,
+    temporal=2,
+    min_pixels=56 * 56,
+    max_pixels=28 * 28 * 1280,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+"""Settings that hold where a checkpoint's processor config doesn't say otherwise."""
 
 
 def fit_size(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
@@ -113,13 +54,10 @@ def grid_of(height: int, width: int, settings: ImageSettings) -> Grid:
     return 1, fit_height // settings.patch, fit_width // settings.patch
 
 
-def visual_tokens(grid: Grid, merge: int) -> int:
-    """Number of merged visual tokens of a patch grid."""
-    return grid[0] * grid[1] * grid[2] // merge**2
-
-
 @lru_cache(maxsize=8)
 def _mean_std(settings: ImageSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
     scale = torch.tensor(255.0)
     return (
         (torch.tensor(settings.mean) * scale).view(1, 3, 1, 1),
@@ -143,6 +81,8 @@ def patchify(pictures: torch.Tensor, settings: ImageSettings) -> tuple[torch.Ten
 
     D = 3 · temporal · patch². Patches of one merged token are adjacent, as the vision tower expects.
     """
+    import torch
+
     pictures = resize(pictures, settings)
     fit = pictures.shape[-2:]
     mean, std = _mean_std(settings)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from covt_model.families.qwen2_5_vl.image_patches import Grid
+from covt_model.families.image_settings import Grid
 
 
 def mrope_positions(ids: np.ndarray, image_pad_id: int, grids: Sequence[Grid], merge: int) -> np.ndarray:

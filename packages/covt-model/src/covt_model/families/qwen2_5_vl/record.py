@@ -1,0 +1,54 @@
+"""The registry's record of Qwen2.5-VL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from covt_model.families.family import Family, TinyFamily
+from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS, grid_of, patchify, resize
+from covt_model.families.qwen2_5_vl.positions import mrope_positions
+from covt_model.families.qwen2_5_vl.published_sizes import published
+
+
+def _model_class() -> Any:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    return Qwen2_5_VLForConditionalGeneration
+
+
+def _is_cellwise(vision: Any) -> bool:
+    """Whether every block has windows of one cell, as in tiny models."""
+    return not vision.fullatt_block_indexes and vision.window_size == vision.patch_size * vision.spatial_merge_size
+
+
+def _tiny() -> TinyFamily:
+    from covt_model.families.qwen2_5_vl import tiny
+
+    return TinyFamily(
+        cell=tiny.SETTINGS.cell,
+        chat_template=tiny.CHAT_TEMPLATE,
+        end_token="<|im_end|>",
+        text_end_token="<|endoftext|>",
+        train_tokenizer=tiny.train_tokenizer,
+        config=tiny.tiny_config,
+        random_model=tiny.random_model,
+        scale_vision=tiny.scale_vision,
+        preprocessor=tiny.preprocessor,
+    )
+
+
+FAMILY = Family(
+    model_type="qwen2_5_vl",
+    title="Qwen2.5-VL",
+    model_class_name="Qwen2_5_VLForConditionalGeneration",
+    model_class=_model_class,
+    image_settings=DEFAULTS,
+    grid_of=grid_of,
+    resize=resize,
+    patchify=patchify,
+    is_cellwise=_is_cellwise,
+    positions=mrope_positions,
+    published_config=published,
+    tiny=_tiny,
+    vocabulary_weights=("model.embed_tokens.weight", "lm_head.weight"),
+)
