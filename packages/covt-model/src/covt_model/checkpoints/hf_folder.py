@@ -15,6 +15,7 @@ import torch
 from covt_model import generation
 from covt_model.checkpoints.model_card import Facts, model_card
 from covt_model.checkpoints.shard_writer import NAMES, SHARD_BYTES, ShardWriter, Stored
+from covt_model.families import find_family
 from covt_model.latent_config import LatentConfig, read_config
 from covt_model.latents.heads import ATTRIBUTE, build_head, save_head
 from covt_model.model_errors import CheckpointError, ModelError
@@ -128,19 +129,20 @@ def write_checkpoint(
         for _ in named:
             pass
         return out
-    weights = SourceWeights(source)
+    weights, config = SourceWeights(source), read_config(source)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         head: dict[str, torch.Tensor] = {}
         with ShardWriter(partial, weights.names(), shard_bytes) as writer:
-            for name, tensor in _merged(_without_head(named, head), weights, read_config(source)):
+            for name, tensor in _merged(_without_head(named, head), weights, config):
                 writer.add(name, tensor, dtype or weights.stored(name).dtype)
         _write_companions(Path(source), partial, latent, dtype)
         if build_head(latent.head, 1) is not None:
             save_head(partial, head)
-        (partial / "README.md").write_text(model_card(title or out.parent.name, latent, facts))
+        family = find_family(config, source)
+        (partial / "README.md").write_text(model_card(title or out.parent.name, latent, family, facts))
         shutil.rmtree(out, ignore_errors=True)
         partial.replace(out)
     finally:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,8 +22,7 @@ from covt_model.latents.heads import attach_head, build_head, save_head
 from covt_model.model_errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+    from covt_model.decoder.model_types import VisionLanguageModel
 
 
 @contextmanager
@@ -42,7 +41,7 @@ def quiet_progress() -> Iterator[None]:
 
 def load_model(
     checkpoint: Path | str, *, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
-) -> Qwen2_5_VLForConditionalGeneration:
+) -> VisionLanguageModel:
     """The checkpoint's model in evaluation mode, with the weights of its latent head where it has one.
 
     attention: `sdpa`, or `flash_attention_2` on a GPU in bf16. Raises ModelError when it is another architecture.
@@ -62,7 +61,7 @@ def load_model(
 
 def load_split(
     checkpoint: Path | str, dtype: torch.dtype, device: torch.device | str = "cpu", *, attention: str = "sdpa"
-) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VisionTransformerPretrainedModel]:
+) -> tuple[VisionLanguageModel, Any]:
     """Load a checkpoint as (model without its vision tower, frozen vision tower on `device`).
 
     Raises:

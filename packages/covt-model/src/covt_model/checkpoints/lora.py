@@ -50,7 +50,7 @@ class RowHead(nn.Module):
 
 
 def add_lora(model: Any, latent: LatentConfig, *, rank: int, alpha: float, targets: Sequence[str]) -> None:
-    """Freeze a Qwen2.5-VL and give its language model adapters and trainable latent rows, in place.
+    """Freeze a model and give its language model adapters and trainable latent rows, in place.
 
     targets: names of linear layers. Both products and rows begin at zero: the model first computes what it did.
 

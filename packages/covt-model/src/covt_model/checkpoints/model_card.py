@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from covt_model.families.family import Family
 from covt_model.latent_config import LatentConfig
 
 UNKNOWN_LICENCE = "unknown"
@@ -40,7 +41,7 @@ def read_licence(checkpoint: Path | str) -> tuple[str, str]:
     return found.get("license_name") or found.get("license", ""), found.get("base_model", "")
 
 
-def model_card(title: str, latent: LatentConfig, facts: Facts | None = None) -> str:
+def model_card(title: str, latent: LatentConfig, family: Family, facts: Facts | None = None) -> str:
     """Markdown of the checkpoint's README: what it is, how it decodes, how to run it, where it comes from."""
     facts = facts or Facts()
     rule = {
@@ -52,29 +53,29 @@ def model_card(title: str, latent: LatentConfig, facts: Facts | None = None) -> 
 library_name: transformers
 pipeline_tag: image-text-to-text
 license: {facts.licence}
-{f"base_model: {facts.base}{chr(10)}" if facts.base else ""}tags: [qwen2_5_vl, latent-reasoning]
+{f"base_model: {facts.base}{chr(10)}" if facts.base else ""}tags: [{family.model_type}, latent-reasoning]
 ---
 
 # {title}
 
-A Qwen2.5-VL checkpoint that reasons with latent visual tokens (Interleaved Latent Visual Reasoning,
+A {family.title} checkpoint that reasons with latent visual tokens (Interleaved Latent Visual Reasoning,
 arXiv 2512.05665). After `<|latent_start|>` (id {latent.start_id}) it takes {latent.size} latent steps,
 `<|latent_pad|>` (id {latent.pad_id}); at each, {rule}. Then `<|latent_end|>` (id {latent.end_id}) follows and
 text goes on. The settings are in `config.json` under `covt_latent`.
 
 ## Use
 
-The files are stock: `Qwen2_5_VLForConditionalGeneration.from_pretrained` loads them. A plain `generate` treats
+The files are stock: `{family.model_class_name}.from_pretrained` loads them. A plain `generate` treats
 latent pads as ordinary tokens; to decode latents with nothing but Transformers, let it take the loop in
 `custom_generate/generate.py`:
 
 ```python
 from PIL import Image
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, {family.model_class_name}
 
 folder = "."  # where this file lies
 processor = AutoProcessor.from_pretrained(folder)
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype="auto")
+model = {family.model_class_name}.from_pretrained(folder, dtype="auto")
 question = [{{"type": "image"}}, {{"type": "text", "text": "Where do you end?"}}]
 text = processor.apply_chat_template([{{"role": "user", "content": question}}], add_generation_prompt=True)
 inputs = processor(text=[text], images=[Image.open("picture.png")], return_tensors="pt")

@@ -1,7 +1,7 @@
 """A decoder layer's elementwise operations with written-out derivatives: few kernels and one graph node each.
 
 Through autograd of their parts they cost more than the matrix products between them, in a small model for the number of
-calls and in a large one for the memory traffic. Values equal Transformers' Qwen2.5-VL modules.
+calls and in a large one for the memory traffic. Values equal those of Transformers' modules.
 """
 
 from __future__ import annotations

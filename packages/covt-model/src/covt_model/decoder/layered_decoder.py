@@ -25,7 +25,7 @@ from covt_model.decoder.step_layer import Slot, StepLayer, StepWeights
 from covt_model.model_errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLTextModel
+    from covt_model.decoder.model_types import DecoderLayer, LanguageModel
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -35,13 +35,13 @@ ATTENTION = ("sdpa", "flash_attention_2")
 class Decoder:
     """One pass over a batch in one or more stretches, each attending to earlier ones.
 
-    language_model: Qwen2.5-VL's text model; its `_attn_implementation` chooses between `ATTENTION`. slots: S, the most
-    slots a row takes over all stretches; 0 where there is one stretch only. checkpoint: recompute a layer in the
+    language_model: the model without its head; its `_attn_implementation` chooses between `ATTENTION`. slots: S, the
+    most slots a row takes over all stretches; 0 where there is one stretch only. checkpoint: recompute a layer in the
     backward pass instead of keeping its activations, in stretches of more than one slot (single steps are few and
     short, and are kept).
     """
 
-    def __init__(self, language_model: Qwen2_5_VLTextModel, *, slots: int = 0, checkpoint: bool = False) -> None:
+    def __init__(self, language_model: LanguageModel, *, slots: int = 0, checkpoint: bool = False) -> None:
         config = language_model.config
         _check(language_model)
         self.model = language_model
@@ -72,7 +72,7 @@ class _Layer:
     A module that something is hooked to or put in place of (ZeRO-3's gathering, an adapter) is called as it is.
     """
 
-    def __init__(self, layer: Qwen2_5_VLDecoderLayer, *, shared: bool) -> None:
+    def __init__(self, layer: DecoderLayer, *, shared: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.head_size = attention.head_dim
         self.input_norm, self.mlp_norm = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
@@ -85,7 +85,7 @@ class _Layer:
         )  # fmt: skip
         self.step = self._step_weights(layer) if shared else None
 
-    def _step_weights(self, layer: Qwen2_5_VLDecoderLayer) -> StepWeights | None:
+    def _step_weights(self, layer: DecoderLayer) -> StepWeights | None:
         """For single slots, where no module has to be called as it is."""
         norms = layer.input_layernorm, layer.post_attention_layernorm
         projections = self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down
@@ -125,20 +125,21 @@ def _linear(module: nn.Module, shared: bool) -> Function:
 
 
 def _norm(module: nn.Module) -> Function:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
-
-    if type(module) is not Qwen2_5_VLRMSNorm or not _is_bare(module):
+    # Transformers has a class per family for the same norm. Those with another rule name their epsilon differently.
+    kind = type(module)
+    is_rms_norm = kind.__module__.startswith("transformers.") and kind.__name__.endswith("RMSNorm")
+    if not is_rms_norm or not hasattr(module, "variance_epsilon") or not _is_bare(module):
         return module
     weight, eps = module.weight, module.variance_epsilon
     return lambda x: RmsNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
 
 
-def _check(language_model: Qwen2_5_VLTextModel) -> None:
+def _check(language_model: LanguageModel) -> None:
     config = language_model.config
     if language_model.has_sliding_layers:
         raise ModelError("sliding-window attention is not supported", "set use_sliding_window to false")
     if config.hidden_act != "silu":
-        raise ModelError(f"hidden_act is {config.hidden_act!r}", "use a Qwen2.5-VL checkpoint (silu)")
+        raise ModelError(f"hidden_act is {config.hidden_act!r}", "use a checkpoint with hidden_act silu")
     if config.attention_dropout:
         raise ModelError(f"attention_dropout is {config.attention_dropout}", "set it to 0 in the checkpoint's config")
     if config._attn_implementation not in ATTENTION:
@@ -153,7 +154,7 @@ def _check(language_model: Qwen2_5_VLTextModel) -> None:
 
 
 def plain_forward(
-    language_model: Qwen2_5_VLTextModel,
+    language_model: LanguageModel,
     embeds: torch.Tensor,
     position_ids: torch.Tensor,
     *,

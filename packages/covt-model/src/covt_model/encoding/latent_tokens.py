@@ -44,8 +44,7 @@ def latent_ids(tokenizer: Any) -> LatentIds:
 def rows_needed(current_rows: int, tokenizer_size: int) -> int:
     """Embedding rows for a tokenizer of this size: the current rows when they suffice, never fewer.
 
-    Qwen2.5-VL pads its embedding well past the tokenizer's last id (151 936 or 152 064 rows for 151 665 tokens), so
-    the three tokens normally take free rows.
+    Published models pad their embedding well past the tokenizer's last id, so the three tokens normally take free rows.
     """
     if tokenizer_size <= current_rows:
         return current_rows

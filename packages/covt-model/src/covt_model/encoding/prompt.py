@@ -20,7 +20,7 @@ IMAGE_TAG = "<image>"
 class PromptConfig:
     """`[prompt]` of a recipe.
 
-    system: the system message; empty leaves it to the chat template (Qwen2.5-VL's has a default one).
+    system: the system message; empty leaves it to the chat template (which may have a default one).
     template: Jinja over `question` and `options`; the question holds one `<image>` for each picture.
     """
 

@@ -9,7 +9,7 @@ import torch
 from covt_model.decoder.layered_decoder import additive
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+    from covt_model.decoder.model_types import LanguageModel
 
 
 class _LayerBuffer:
@@ -36,7 +36,7 @@ class _LayerBuffer:
 class CachedDecoder:
     """`prompt` once, then `step` up to `steps` times. Prompts are padded on the right, steps follow in shared slots."""
 
-    def __init__(self, language_model: Qwen2_5_VLTextModel, steps: int) -> None:
+    def __init__(self, language_model: LanguageModel, steps: int) -> None:
         self.model = language_model
         self.steps = steps
         self.taken = 0

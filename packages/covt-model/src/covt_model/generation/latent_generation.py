@@ -19,7 +19,7 @@ from covt_model.latents.latent_modes import LatentMode
 from covt_model.latents.latent_replacement import replacement_latent
 
 if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from covt_model.decoder.model_types import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Generated:
 
 @torch.no_grad()
 def generate(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: VisionLanguageModel,
     prompts: Sequence[EncodedPrompt],
     image_features: Sequence[torch.Tensor],
     latent: LatentConfig,
@@ -109,7 +109,7 @@ def generate(
     return results
 
 
-def _eos_ids(model: Qwen2_5_VLForConditionalGeneration) -> list[int]:
+def _eos_ids(model: VisionLanguageModel) -> list[int]:
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     if eos is None:
         eos = model.model.language_model.config.eos_token_id
@@ -117,7 +117,7 @@ def _eos_ids(model: Qwen2_5_VLForConditionalGeneration) -> list[int]:
 
 
 def _prefill(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: VisionLanguageModel,
     prompts: Sequence[EncodedPrompt],
     image_features: Sequence[torch.Tensor],
     max_new_tokens: int,

@@ -18,11 +18,11 @@ from covt_model.encoding.encode import Span
 from covt_model.latents.segments import Plan, plan
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+    from covt_model.decoder.model_types import LanguageModel
 
 
 def latent_forward(
-    language_model: Qwen2_5_VLTextModel,
+    language_model: LanguageModel,
     embeds: torch.Tensor,
     position_ids: torch.Tensor,
     attention_mask: torch.Tensor,
@@ -78,7 +78,7 @@ class _Unroll:
 
     def __init__(
         self,
-        language_model: Qwen2_5_VLTextModel,
+        language_model: LanguageModel,
         embeds: torch.Tensor,
         position_ids: torch.Tensor,
         starts: np.ndarray,

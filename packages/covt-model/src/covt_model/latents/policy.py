@@ -17,8 +17,7 @@ from covt_model.latents.input_embeddings import input_embeds
 from covt_model.latents.latent_forward import latent_forward
 
 if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration as Model
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+    from covt_model.decoder.model_types import LanguageModel, VisionLanguageModel
 
 
 class LatentPolicy(nn.Module):
@@ -29,7 +28,7 @@ class LatentPolicy(nn.Module):
 
     def __init__(
         self,
-        model: Model,
+        model: VisionLanguageModel,
         latent: LatentConfig,
         mode: Mode,
         *,
@@ -44,7 +43,7 @@ class LatentPolicy(nn.Module):
         """`h[t−1]` → the input embedding of the pad at t."""
 
     @property
-    def language_model(self) -> Qwen2_5_VLTextModel:
+    def language_model(self) -> LanguageModel:
         return self.model.model.language_model
 
     def hidden(

@@ -14,11 +14,11 @@ import torch
 from covt_model.encoding.encode import Span
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+    from covt_model.decoder.model_types import LanguageModel
 
 
 def reference_forward(
-    language_model: Qwen2_5_VLTextModel,
+    language_model: LanguageModel,
     embeds: torch.Tensor,
     position_ids: torch.Tensor,
     attention_mask: torch.Tensor,

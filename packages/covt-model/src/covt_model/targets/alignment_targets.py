@@ -20,7 +20,7 @@ from covt_model.model_errors import ModelError
 from covt_model.targets.selection import mean_runs, segment_query, select_targets, user_context
 
 if TYPE_CHECKING:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+    from covt_model.decoder.model_types import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def make_targets(
     helper_features: Sequence[torch.Tensor],
     *,
     selection: Selection,
-    teacher: Qwen2_5_VLTextModel | None = None,
+    teacher: LanguageModel | None = None,
     embed_tokens: nn.Module | None = None,
     image_features: Sequence[torch.Tensor] = (),
     top_p: float = 0.9,
@@ -105,7 +105,7 @@ def _check_helpers(batch: Batch, nested: list[list[list[torch.Tensor]]], size: i
 
 
 def _teacher_states(
-    teacher: Qwen2_5_VLTextModel,
+    teacher: LanguageModel,
     embed_tokens: nn.Module,
     batch: Batch,
     nested: list[list[list[torch.Tensor]]],
