@@ -12,7 +12,8 @@ from covt_data.store.prepared_set import PreparedSet
 from covt_model.encoding.encode import Encoder
 from covt_rewards.latents import find_whole_spans
 from covt_rl.rl_recipe import RewardsSection, RolloutSection
-from covt_rl.rollouts.collect import Collected, Collector
+from covt_rl.rollouts.collect import Collector
+from covt_rl.scoring.collected import Collected
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.completions import Completion
 from covt_rollout.client.rollout_client import RolloutClient

@@ -12,9 +12,9 @@ from covt_data.ingest.prepare import prepare
 from covt_data.schema import Row
 from covt_model.latent_config import LatentConfig
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.rollouts.collect import Collected
 from covt_rl.rollouts.journal import Journal
-from covt_rl.rollouts.rollout_stream import RolloutSource, training_stream
+from covt_rl.rollouts.rollout_stream import RolloutStream, training_stream
+from covt_rl.scoring.collected import Collected
 from covt_rl.scoring.score_groups import build_rewards
 from covt_rollout.client.completions import Completion
 
@@ -63,12 +63,12 @@ class Sampler:
 
 def source(
     data: Path, folder: Path, sampler: Sampler, notes: list[str], dynamic: int = 0, **algorithm: Any
-) -> RolloutSource:
+) -> RolloutStream:
     config = RlConfig.model_validate(
         {"rollout": {"prompts": 4, "samples": 2, "dynamic": dynamic}, "algorithm": algorithm}
     )
     rewards = build_rewards(config.rewards.model_copy(update={"use": "accuracy"}), config.prompt, LATENT)
-    return RolloutSource(
+    return RolloutStream(
         cast("Any", sampler),
         rewards,
         training_stream(data, config),

@@ -11,7 +11,7 @@ import pytest
 from recording_server import Recorder, with_server
 
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.training.gpu_handover import Turns, check_sleep_mode, first_sleep, sleep_replicas, turn_event, waking
+from covt_rl.training.gpu_handover import GpuHandover, check_sleep_mode, first_sleep, sleep_replicas, turn_event, waking
 from covt_rl.training.memory import Memory, Placement, check_machine
 from covt_rl.training.train import hand_over
 from covt_rollout.client.blocking_client import BlockingClient
@@ -106,7 +106,9 @@ def test_no_rank_comes_back_before_the_server_sleeps_and_none_wakes_it_before_al
 
     def turn(client: RolloutClient) -> None:
         with BlockingClient(client) as blocking:
-            turns = Turns(Held(told), blocking, lambda: told.append("barrier"), lambda e: told.append(e["holder"]))
+            turns = GpuHandover(
+                Held(told), blocking, lambda: told.append("barrier"), lambda e: told.append(e["holder"])
+            )
             turns.to_trainer()
             turns.to_server()
             turns.to_server()
@@ -122,7 +124,7 @@ def test_no_rank_comes_back_before_the_server_sleeps_and_none_wakes_it_before_al
 
 def test_other_ranks_leave_and_come_back_and_tell_the_server_nothing():
     told: list[str] = []
-    turns = Turns(Held(told), None, lambda: told.append("barrier"), lambda event: told.append("told"))
+    turns = GpuHandover(Held(told), None, lambda: told.append("barrier"), lambda event: told.append("told"))
     turns.to_server()
     turns.to_trainer()
     assert told == ["offload", "barrier", "barrier", "reload"]

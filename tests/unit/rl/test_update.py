@@ -21,7 +21,7 @@ from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.policy import LatentPolicy
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.scoring.score_groups import Judged
+from covt_rl.scoring.score_groups import ScoredGroup
 from covt_rl.training.checks import check_prompts
 from covt_rl.training.objective import GrpoObjective
 from covt_rl.training.update import Updater
@@ -83,7 +83,7 @@ class Setting:
         self.features = VisionFeatures(visual, self.encoder.settings)
         self.judged = [self._sample(cast("Any", model), number) for number in range(2)]
 
-    def _sample(self, model: Any, number: int) -> Judged:
+    def _sample(self, model: Any, number: int) -> ScoredGroup:
         prompt = self.encoder.encode_prompt(self.rows[number])
         features = self.features(list(prompt.pictures)) * SAMPLES
         latent = LatentConfig.read(self.checkpoint)
@@ -106,7 +106,7 @@ class Setting:
             )
             for index, one in enumerate(answers)
         )
-        return Judged(
+        return ScoredGroup(
             row_id=self.rows[number].id,
             completions=completions,
             ablated=((),) * SAMPLES,
@@ -225,7 +225,7 @@ def test_truncated_completions_are_left_out(setting: Setting, whole: torch.Tenso
 
 def test_a_gap_over_the_limit_stops_a_fresh_step_only(setting: Setting):
     other = [
-        Judged(
+        ScoredGroup(
             row_id=group.row_id,
             completions=tuple(
                 Completion.from_json(one.to_json() | {"logprobs": [value - 1 for value in one.logprobs]})
@@ -245,7 +245,7 @@ def test_a_gap_over_the_limit_stops_a_fresh_step_only(setting: Setting):
 
 def test_nothing_to_learn_is_no_step(setting: Setting):
     flat = [
-        Judged(
+        ScoredGroup(
             row_id=group.row_id,
             completions=group.completions,
             ablated=group.ablated,

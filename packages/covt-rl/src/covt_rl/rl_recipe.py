@@ -37,17 +37,19 @@ class RolloutSection(Section):
     """`[rollout]`: sampling, and the server that does it."""
 
     prompts: int = Field(default=16, ge=1)
-    """Prompts a step."""
+    """Prompts per step."""
     samples: int = Field(default=8, ge=2)
-    """Rollouts a prompt: the size of a group."""
+    """Rollouts per prompt: the size of a group."""
     temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature. At 1.0 the server samples the policy itself, which the loss assumes by default."""
     max_tokens: int = Field(default=64, ge=1)
+    """Greatest length of a completion in tokens, latents included. The default fits the generated tasks."""
     base_url: str = ""
     """A running `covt serve`, replicas with commas between; empty starts one."""
     api_key_env: str = "COVT_API_KEY"
     """Environment variable that holds the server's key, where it wants one."""
     concurrency: int = Field(default=64, ge=1)
-    """Requests under way at once."""
+    """Requests in flight at the same time."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds a request may take."""
     ahead: int = Field(default=0, ge=0, le=1)
@@ -89,6 +91,7 @@ class AlgorithmSection(Section):
     steps: int | None = Field(default=None, ge=1)
     """GRPO steps; None is one pass over the prompts."""
     advantage: Advantage = "grpo"
+    """How rewards become advantages. `grpo` subtracts the group's mean and divides by its standard deviation."""
     normalize: Literal["total", "per_reward"] = "total"
     """`total` normalizes the weighted sum of rewards in its group; `per_reward` each reward, then sums."""
     loss: Loss = "dapo"
@@ -96,8 +99,11 @@ class AlgorithmSection(Section):
     aggregation: Aggregation | None = None
     """How tokens are averaged; None is the loss's own way."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """The probability ratio is clipped below at 1 - clip_low; 0.2 is PPO's setting."""
     clip_high: float = Field(default=0.2, gt=0)
+    """The probability ratio is clipped above at 1 + clip_high; 0.2 is PPO's setting, DAPO uses 0.28."""
     dual_clip: float | None = Field(default=None, gt=1)
+    """Bound of the ratio where the advantage is negative (dual-clip PPO); unset sets no bound."""
     epochs: int = Field(default=1, ge=1)
     """Passes over each batch of rollouts."""
     mini_batches: int = Field(default=1, ge=1)
@@ -109,11 +115,15 @@ class AlgorithmSection(Section):
     importance: Correction = "none"
     """Correction for the server's policy: none takes it as the old policy of the ratio."""
     importance_level: Level = "token"
+    """Whether importance weights are computed per token or per sequence."""
     importance_cap: float = Field(default=2.0, gt=1)
+    """Greatest importance weight; larger ones are truncated or masked, as `importance` says."""
     kl_weight: float = Field(default=0.0, ge=0)
     """Of the KL to the initial policy; at 0 there is no reference model."""
     kl_estimator: Estimator = "k3"
+    """Per-token estimator of the KL divergence (Schulman 2020); `k3` is unbiased and never negative."""
     kl_in: Literal["loss", "reward"] = "loss"
+    """Whether the KL penalty is added to the loss or subtracted from the reward."""
     entropy_weight: float = Field(default=0.0, ge=0)
     """Of the entropy bonus."""
     mask_truncated: bool = False
@@ -141,7 +151,9 @@ class EvalSection(Section):
     every: int = Field(default=0, ge=0)
     """Steps between validations; 0: none. With it, the first is before training."""
     split: str = "test"
+    """Split of the prepared set that validation reads."""
     rows: int = Field(default=100, ge=1)
+    """Rows per validation, the first of the split."""
     drop_latents: bool = True
     """Also without the latents, which says whether they are still used."""
 
@@ -152,10 +164,13 @@ class ServerSection(Section):
     gpus: int = Field(default=0, ge=0)
     """GPUs for the server alone, the first of the machine; 0 shares the first with the trainer."""
     tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs per replica of the server; must divide `server.gpus`."""
     dtype: Literal["auto", "float32", "bfloat16"] | None = None
     """None: float32 on a CPU, the checkpoint's on GPUs."""
     max_model_len: int | None = Field(default=None, ge=1)
+    """Greatest length of prompt and completion in tokens; unset takes the checkpoint's."""
     max_num_seqs: int = Field(default=256, ge=1)
+    """Greatest number of sequences that the server decodes together; vLLM's default."""
     memory_share: float = Field(default=0.9, gt=0, le=1)
     """Of each server GPU's memory."""
     sleep: bool = False

@@ -13,6 +13,7 @@ from covt_eval.evaluation.prompt_requests import build_request
 from covt_model.encoding.encode import Encoder
 from covt_model.latents.latent_modes import LatentMode
 from covt_rl.rl_recipe import RewardsSection, RolloutSection
+from covt_rl.scoring.collected import Collected, Group
 from covt_rollout.branches.branch_points import choose_foreign_latents, count_given_tokens
 from covt_rollout.branches.continuations import PendingBranch, continue_from
 from covt_rollout.branches.speculative_branches import SPECULATIVE_MODES, SpanCountHistory, SpeculativeBranches
@@ -22,26 +23,6 @@ from covt_rollout.client.concurrency import run_all
 from covt_rollout.client.rollout_client import OnCompletion
 from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.vllm_plugin.protocol import Latents
-
-Group = list[Completion]
-
-
-@dataclass(frozen=True)
-class Collected:
-    """Rollouts of the prompts of one step, in the prompts' order.
-
-    Attributes:
-        completions: by prompt.
-        ablated, control: continuations of each completion, empty lists where there are none.
-        latents: of each completion, where they were asked for.
-        extra_tokens: tokens sampled for the continuations, also for those that began too early.
-    """
-
-    completions: list[Group]
-    ablated: list[list[Group]]
-    control: list[list[Group]] = field(default_factory=list)
-    latents: list[list[Latents | None]] = field(default_factory=list)
-    extra_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Judged rollouts on disk before they are trained on, so that a run that was killed trains on the same ones again."""
+"""Scored rollouts, written to disk before training uses them, so that a killed run resumes with the same ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from covt_rl.scoring.score_groups import Judged
+from covt_rl.scoring.score_groups import ScoredGroup
 from covt_rollout.client.completions import Completion
 from covt_rollout.vllm_plugin.protocol import Latents
 from covt_runtime.files import disk_errors, write_text
@@ -27,7 +27,7 @@ class StepRollouts:
         weights: the step whose weights sampled them; the step itself, or the one before.
     """
 
-    judged: list[Judged]
+    judged: list[ScoredGroup]
     metrics: dict[str, float]
     cursor: int
     weights: int
@@ -69,7 +69,7 @@ class Journal:
                 path.unlink()
 
 
-def _to_json(group: Judged) -> dict[str, Any]:
+def _to_json(group: ScoredGroup) -> dict[str, Any]:
     return {
         "row_id": group.row_id,
         "completions": [one.to_json() for one in group.completions],
@@ -81,11 +81,11 @@ def _to_json(group: Judged) -> dict[str, Any]:
     }
 
 
-def _from_json(record: dict[str, Any]) -> Judged:
+def _from_json(record: dict[str, Any]) -> ScoredGroup:
     def nested(lists: list[list[dict[str, Any]]]) -> tuple[tuple[Completion, ...], ...]:
         return tuple(tuple(Completion.from_json(one) for one in each) for each in lists)
 
-    return Judged(
+    return ScoredGroup(
         row_id=record["row_id"],
         completions=tuple(Completion.from_json(one) for one in record["completions"]),
         ablated=nested(record["ablated"]),

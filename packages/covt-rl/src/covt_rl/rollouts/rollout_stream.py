@@ -13,15 +13,16 @@ from covt_data.schema import Row
 from covt_data.stream.row_stream import RowStream, mixture
 from covt_rewards import ConfiguredReward, Scores
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.rollouts.collect import Collected, Collector
+from covt_rl.rollouts.collect import Collector
 from covt_rl.rollouts.journal import Journal, StepRollouts
-from covt_rl.scoring.score_groups import Judged, metrics, score
+from covt_rl.scoring.collected import Collected
+from covt_rl.scoring.score_groups import ScoredGroup, metrics, score
 
 Note = Callable[[str], None]
 
 
-class RolloutSource:
-    """Judged rollouts step by step; every prompt of an epoch is taken once, also by a run that was resumed.
+class RolloutStream:
+    """ScoredGroup rollouts step by step; every prompt of an epoch is taken once, also by a run that was resumed.
 
     stream: the prompts. steps: of the run. note: told what was dropped.
     """
@@ -81,8 +82,8 @@ class RolloutSource:
     def _sample(self, step: int, weights: int) -> StepRollouts | None:
         """Collect, score, replace groups without spread, and write all to the journal."""
         cursor, wanted = self.cursor, self.config.rollout.prompts
-        kept: list[Judged] = []
-        flat: list[Judged] = []
+        kept: list[ScoredGroup] = []
+        flat: list[ScoredGroup] = []
         parts: list[Collected] = []
         scores: list[Scores] = []
         seconds = [0.0, 0.0]
@@ -138,7 +139,7 @@ def training_stream(data: Path | str, config: RlConfig) -> RowStream:
     return RowStream(mixture(data, config.data.split, config.data.limit, others), seed=config.run.seed, limits=limits)
 
 
-def _in_order(groups: Sequence[Judged], parts: Sequence[Collected]) -> list[Judged]:
+def _in_order(groups: Sequence[ScoredGroup], parts: Sequence[Collected]) -> list[ScoredGroup]:
     """The groups as their prompts came."""
     place = {part[0].group_id: number for number, part in enumerate(parts[0].completions)}
     return sorted(groups, key=lambda group: place[group.row_id])

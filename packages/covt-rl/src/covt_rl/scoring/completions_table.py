@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from covt_data.schema import Row
-from covt_rl.scoring.score_groups import Judged
+from covt_rl.scoring.score_groups import ScoredGroup
 from covt_runtime.files import write_text
 
 
-def table_rows(step: int, judged: Sequence[Judged], row_of: Mapping[str, Row], count: int) -> list[dict[str, Any]]:
+def table_rows(step: int, judged: Sequence[ScoredGroup], row_of: Mapping[str, Row], count: int) -> list[dict[str, Any]]:
     """The first `count` completions, one of each group before a second of any; pictures are PNG or JPEG bytes."""
     places = [(number, group) for number in range(max(len(g.completions) for g in judged)) for group in judged]
     return [_row(step, group, number, row_of[group.row_id]) for number, group in places[:count]]
 
 
-def _row(step: int, group: Judged, number: int, row: Row) -> dict[str, Any]:
+def _row(step: int, group: ScoredGroup, number: int, row: Row) -> dict[str, Any]:
     one = group.completions[number]
     record: dict[str, Any] = {
         "step": step,

@@ -15,7 +15,7 @@ from covt_rewards import ConfiguredReward, Group, LatentFormat, Rollout, Scores,
 from covt_rl.algorithms.advantages import group_relative, leave_one_out
 from covt_rl.algorithms.reinforce import reinforce_pp, reinforce_pp_baseline
 from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
-from covt_rl.rollouts.collect import Collected
+from covt_rl.scoring.collected import Collected
 from covt_rl.scoring.reward_process import guard
 from covt_rollout.client.completions import Completion
 from covt_rollout.vllm_plugin.protocol import Latents
@@ -26,7 +26,7 @@ NECESSITY = "necessity"
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredGroup:
     """Rollouts of one prompt with what they were worth.
 
     Attributes:
@@ -106,7 +106,7 @@ def _rollout(completion: Completion) -> Rollout:
 
 def score(
     rows: Sequence[Row], collected: Collected, rewards: Sequence[ConfiguredReward]
-) -> tuple[list[Judged], Scores]:
+) -> tuple[list[ScoredGroup], Scores]:
     """Score every group; advantages come later, when it is known which groups are trained on."""
     control = collected.control or [[] for _ in rows]
     groups = [
@@ -116,7 +116,7 @@ def score(
     scores = score_groups(groups, rewards)
     latents = collected.latents or [[] for _ in rows]
     judged = [
-        Judged(
+        ScoredGroup(
             row_id=row.id,
             completions=tuple(own),
             ablated=tuple(tuple(each) for each in without),
@@ -139,7 +139,7 @@ def judge(
     ablated: Sequence[Sequence[Sequence[Completion]]],
     rewards: Sequence[ConfiguredReward],
     algorithm: AlgorithmSection,
-) -> tuple[list[Judged], dict[str, float]]:
+) -> tuple[list[ScoredGroup], dict[str, float]]:
     """Score every group and turn the scores into advantages; also the metrics for the log, in TRL's names."""
     collected = Collected([list(own) for own in completions], [[list(e) for e in each] for each in ablated])
     judged, scores = score(rows, collected, rewards)
@@ -147,11 +147,11 @@ def judge(
 
 
 def with_advantages(
-    judged: Sequence[Judged],
+    judged: Sequence[ScoredGroup],
     rewards: Sequence[ConfiguredReward],
     algorithm: AlgorithmSection,
     penalties: Sequence[Sequence[float]] | None = None,
-) -> list[Judged]:
+) -> list[ScoredGroup]:
     """The groups with their advantages. penalties: taken off the totals, one a rollout (the KL in the reward)."""
     if not judged:
         return []

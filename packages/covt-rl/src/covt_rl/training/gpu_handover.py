@@ -95,7 +95,7 @@ class Offloadable(Protocol):
     def reload(self) -> None: ...
 
 
-class Turns:
+class GpuHandover:
     """Whose turn it is, on every rank; at first the trainer's, with all servers asleep.
 
     held: by this rank. client: rank 0's. barrier: waits for all ranks. emit: tells the process that started the

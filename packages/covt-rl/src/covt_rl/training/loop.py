@@ -22,12 +22,12 @@ from covt_model.latents.policy import LatentPolicy
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.rollouts.collect import Collector
 from covt_rl.rollouts.journal import Journal, StepRollouts
-from covt_rl.rollouts.rollout_stream import RolloutSource, training_stream
+from covt_rl.rollouts.rollout_stream import RolloutStream, training_stream
 from covt_rl.scoring.completions_table import table_rows, write_table
-from covt_rl.scoring.score_groups import Judged, build_rewards, with_advantages
+from covt_rl.scoring.score_groups import ScoredGroup, build_rewards, with_advantages
 from covt_rl.training.alarms import Alarms
 from covt_rl.training.checks import check_prompts, check_server
-from covt_rl.training.gpu_handover import Turns, waking
+from covt_rl.training.gpu_handover import GpuHandover, waking
 from covt_rl.training.live_view import live_values
 from covt_rl.training.objective import GrpoObjective
 from covt_rl.training.update import Updater
@@ -92,7 +92,7 @@ class Trainer:
         self.rewards = build_rewards(config.rewards, config.prompt, self.encoder.latent, config.rollout.max_tokens)
         self.alarms = Alarms()
         self.times: dict[str, float] = {}
-        self.turns: Turns | None = None
+        self.turns: GpuHandover | None = None
         self.best = -1.0
         self.cursor = 0
 
@@ -104,7 +104,7 @@ class Trainer:
             self.client = self._connect(stack) if self.worker.is_main else None
             self.served = -1
             if self.config.server.sleep:
-                self.turns = Turns(self.updater, self.client, dist.barrier, self.worker.emit)
+                self.turns = GpuHandover(self.updater, self.client, dist.barrier, self.worker.emit)
             done = self._restore()
             self.worker.emit(phase_event("rl", self.steps))
             if done == 0 and self.config.eval.every:
@@ -166,11 +166,11 @@ class Trainer:
             self.validator = Validator(blocking, self.encoder, rows, self.config.eval, options.max_tokens)
         return blocking
 
-    def _source(self, client: BlockingClient) -> RolloutSource:
+    def _source(self, client: BlockingClient) -> RolloutStream:
         config = self.config
         replay = config.algorithm.latents == "replay"
         collector = Collector(client, self.encoder, config.rollout, config.rewards, config.run.seed, replay=replay)
-        return RolloutSource(
+        return RolloutStream(
             collector,
             self.rewards,
             self.stream,
@@ -262,7 +262,7 @@ class Trainer:
         if self.client is not None:
             self.source.begin(step + 1, step)
 
-    def _advantages(self, judged: list[Judged]) -> list[Judged]:
+    def _advantages(self, judged: list[ScoredGroup]) -> list[ScoredGroup]:
         algorithm = self.config.algorithm
         found = with_advantages(judged, self.rewards, algorithm)
         if not algorithm.kl_weight or algorithm.kl_in == "loss":
@@ -324,7 +324,7 @@ class Trainer:
             dist.broadcast_object_list(shared, src=0)
         return shared[0]
 
-    def _table(self, step: int, judged: list[Judged]) -> None:
+    def _table(self, step: int, judged: list[ScoredGroup]) -> None:
         every = self.config.log.completions_every
         if self.client is None or not every or step % every:
             return

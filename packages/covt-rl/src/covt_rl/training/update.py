@@ -16,7 +16,7 @@ from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latents.policy import LatentPolicy
 from covt_rl.algorithms.kl import kl_estimate
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.scoring.score_groups import Judged
+from covt_rl.scoring.score_groups import ScoredGroup
 from covt_rl.training.batching import chunks, pack
 from covt_rl.training.objective import PolicyLoss, Target
 from covt_rl.training.reference import Reference
@@ -106,7 +106,7 @@ class Updater:
         self._row_of = row_of
         self._prompts: dict[str, EncodedPrompt] = {}
 
-    def update(self, judged: Sequence[Judged], *, fresh: bool = True) -> dict[str, float]:
+    def update(self, judged: Sequence[ScoredGroup], *, fresh: bool = True) -> dict[str, float]:
         """Optimizer steps on the judged rollouts; the metrics are complete on every rank.
 
         fresh: the rollouts come from the current weights, so that trainer and server must agree on them.
@@ -148,7 +148,7 @@ class Updater:
         if self.reference is not None:
             self.reference.move(device)
 
-    def kl_penalties(self, judged: Sequence[Judged]) -> list[list[float]]:
+    def kl_penalties(self, judged: Sequence[ScoredGroup]) -> list[list[float]]:
         """Σ over a completion's tokens of the estimated KL(server's policy ‖ reference), per group (collective)."""
         groups = [self._items(group) for group in judged]
         items = [item for group in groups for item in group]
@@ -165,7 +165,7 @@ class Updater:
         values = iter(self.engine.global_sum(penalties).tolist())
         return [[next(values) for _ in group] for group in groups]
 
-    def _items(self, group: Judged) -> list[Item]:
+    def _items(self, group: ScoredGroup) -> list[Item]:
         prompt = self._prompts.get(group.row_id)
         if prompt is None:
             prompt = self._prompts[group.row_id] = self.encoder.encode_prompt(self._row_of[group.row_id])
