@@ -179,7 +179,7 @@ def test_memory_is_that_of_a_shard_file_however_big_the_model(tmp_path: Path, lo
     shapes |= {f"model.layers.{n}.mlp.up_proj.weight": [2000, 2000] for n in range(11)}
     base, checkpoint, ranks = tmp_path / "base", tmp_path / "step_1", 3
     base.mkdir(), checkpoint.mkdir()
-    (base / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    (base / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", "tie_word_embeddings": True}))
     LatentConfig(start_id=1, pad_id=2, end_id=3).write(base)
     zeros = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
     save_file(

@@ -130,6 +130,7 @@ def write_checkpoint(
             pass
         return out
     weights, config = SourceWeights(source), read_config(source)
+    family = find_family(config, source)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -141,7 +142,6 @@ def write_checkpoint(
         _write_companions(Path(source), partial, latent, dtype)
         if build_head(latent.head, 1) is not None:
             save_head(partial, head)
-        family = find_family(config, source)
         (partial / "README.md").write_text(model_card(title or out.parent.name, latent, family, facts))
         shutil.rmtree(out, ignore_errors=True)
         partial.replace(out)
