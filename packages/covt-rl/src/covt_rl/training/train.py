@@ -16,7 +16,8 @@ from covt_rl.scoring.score_groups import build_rewards
 from covt_rl.training.checks import check_golds
 from covt_rl.training.gpu_handover import EVENT as TURN
 from covt_rl.training.gpu_handover import first_sleep, turn_event
-from covt_rl.training.memory import Memory, Placement, check_machine, estimate
+from covt_rl.training.memory_plan import MemoryPlan, check_machine, plan_memory
+from covt_rl.training.placement import Placement
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError
@@ -42,11 +43,12 @@ class RlPlan:
     steps: int
     rewards: tuple[str, ...]
     placement: Placement
-    memory: Memory
+    memory: MemoryPlan
 
     def as_dict(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        return plain | {"memory": self.memory.as_dict()}
 
     def __str__(self) -> str:
         return (
@@ -86,7 +88,7 @@ def plan(config: RlConfig) -> RlPlan:
     # The last step of an epoch has what is left.
     steps = config.algorithm.steps or -(-count // config.rollout.prompts)
     names = tuple(reward.name for reward in rewards)
-    return RlPlan(data, model, count, steps, names, placement, estimate(model, config, placement))
+    return RlPlan(data, model, count, steps, names, placement, plan_memory(model, config, placement))
 
 
 def train(

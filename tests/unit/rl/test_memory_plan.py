@@ -9,8 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.training.memory import CONTEXT, GIB, Placement, check_machine, count_parameters, estimate
+from covt_rl.training.memory_plan import CONTEXT, MemoryPlan, check_machine, checkpoint_shape
+from covt_rl.training.memory_plan import plan_memory as estimate
+from covt_rl.training.placement import Placement
 from covt_rollout.rollout_errors import RolloutError
+from covt_runtime.engine.memory_estimate import GIB
+from covt_runtime.runtime_errors import ConfigError
 
 TEXT = {
     "hidden_size": 64,
@@ -34,29 +38,34 @@ def config(**sections: Any) -> RlConfig:
     return RlConfig.model_validate(sections)
 
 
+def parts(memory: MemoryPlan) -> dict[str, float]:
+    return {part.name: part.bytes for part in memory.trainer.parts}
+
+
 def test_parameters_are_counted_from_the_headers(checkpoint: Path):
-    assert count_parameters(checkpoint) == (1024, 50)
+    shape = checkpoint_shape(checkpoint)
+    assert (shape.language, shape.vision) == (1024, 50)
 
 
 def test_what_is_sharded_shrinks_with_the_ranks_and_a_reference_is_held_for_a_kl_only(checkpoint: Path):
     plain = config(zero={"dtype": "bf16"})
     two, four = (estimate(checkpoint, plain, Placement(ranks, (), (), 1)) for ranks in (2, 4))
-    assert two.trainer["weights"] == 1024 * 2 / 2
-    assert two.trainer["optimizer"] == 1024 * 12 / 2 == 2 * four.trainer["optimizer"]
-    assert two.trainer["reference"] == 0
+    assert parts(two)["weights"] == 1024 * 2 / 2
+    assert parts(two)["optimizer"] == 1024 * 12 / 2 == 2 * parts(four)["optimizer"]
+    assert "reference" not in parts(two)
     regularized = config(zero={"dtype": "bf16"}, algorithm={"kl_weight": 0.01})
-    assert estimate(checkpoint, regularized, Placement(2, (), (), 1)).trainer["reference"] == 1024 * 4 / 2
+    assert parts(estimate(checkpoint, regularized, Placement(2, (), (), 1)))["reference"] == 1024 * 4 / 2
     assert two.server["weights"] == 1074 * 2
 
 
 def test_with_adapters_only_they_have_an_optimizer_and_a_reference(checkpoint: Path):
     save_file({"model.layers.0.mlp.up_proj.weight": torch.zeros(30, 10)}, checkpoint / "3.safetensors")
     section = {"rank": 4, "targets": ["up_proj"]}
-    found = estimate(checkpoint, config(lora=section, algorithm={"kl_weight": 0.01}), Placement(2, (), (), 1)).trainer
+    found = parts(estimate(checkpoint, config(lora=section, algorithm={"kl_weight": 0.01}), Placement(2, (), (), 1)))
     adapters = 4 * (30 + 10)
     assert found["weights"] == (1024 + 300 + adapters) * 2 / 2
     assert found["optimizer"] == 3 * found["gradients"] == 3 * found["reference"] == 3 * adapters * 4 / 2
-    with pytest.raises(RolloutError, match="has no qkv"):
+    with pytest.raises(ConfigError, match="has no qkv"):
         estimate(checkpoint, config(lora=section | {"targets": ["up_proj", "qkv"]}), Placement(2, (), (), 1))
 
 
@@ -72,7 +81,7 @@ def test_a_gpu_that_is_shared_by_turns_never_holds_both_models(checkpoint: Path)
     shared = config(zero={"dtype": "bf16"}, server={"sleep": True})
     found = estimate(checkpoint, shared, Placement.of(shared, gpus=1))
     update, load, sample = found.phases.values()
-    assert update == sum(found.trainer.values()) + 2 * CONTEXT
+    assert update == found.trainer.device_total + 2 * CONTEXT
     assert (load, sample) == (1074 * 2 + 2 * CONTEXT, sum(found.server.values()) + 2 * CONTEXT)
     assert len(found.lines()) == 5
     assert found.lines()[1] == f"a shared GPU while the server loads weights: {load / GIB:.2f} GiB"
@@ -118,7 +127,7 @@ def test_on_several_machines_the_server_is_on_the_first(monkeypatch: pytest.Monk
     assert (second.ranks, second.trainer, second.server) == (14, tuple(range(8)), ())
     for placed in (head, second):
         found = estimate(checkpoint, wants, placed)
-        assert found.trainer["weights"] == 1024 * 2 / 14
+        assert parts(found)["weights"] == 1024 * 2 / 14
         check_machine(wants, placed, found)
 
 
@@ -141,7 +150,7 @@ def test_a_cpu_machine_must_hold_its_own_ranks_only(monkeypatch: pytest.MonkeyPa
     launched(monkeypatch, {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "1"})
     first = Placement.of(small, gpus=0)
     found = estimate(checkpoint, small, first)
-    certain = sum(found.trainer[part] for part in ("weights", "optimizer", "gradients"))
+    certain = sum(parts(found)[part] for part in ("weights", "optimizer", "gradients"))
     check_machine(small, first, found, host_bytes=int(certain + found.server["weights"]) + 1)
     with pytest.raises(RolloutError, match="GiB at least"):
         check_machine(small, first, found, host_bytes=int(certain + found.server["weights"]) - 1)
