@@ -13,10 +13,10 @@ from rl_tools import run, settings
 from safetensors.torch import load_file
 from server_tools import RunningServer
 
-from covt_rl.training.live_view import LABELS
 from covt_rl.training.train import plan, train
 from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.launch.workers import WorkerGroup
+from covt_runtime.metrics.metric_table import live_labels
 from covt_runtime.metrics.progress import Progress
 
 
@@ -70,7 +70,7 @@ def test_trainer_and_server_agree_while_the_policy_moves(
     assert names - {"time"} <= trl_names()
     assert {"rewards/NAME/mean", "rewards/NAME/std", "reward", "reward_std", "frac_reward_zero_std", "kl"} <= names
     assert [phase["total"] for phase in shown.phases if phase["name"] == "rl"] == [3]
-    assert {*LABELS.values(), "evenness", "format", "necessity"} == set(shown.steps[0])
+    assert {*live_labels().values(), "evenness", "format", "necessity"} == set(shown.steps[0])
 
 
 def test_a_server_with_other_weights_is_noticed(

@@ -13,7 +13,7 @@ from covt_rl.algorithms.advantages import group_relative, leave_one_out
 from covt_rl.algorithms.aggregation import aggregate
 from covt_rl.algorithms.importance import importance_weights
 from covt_rl.algorithms.kl import kl_estimate
-from covt_rl.algorithms.losses import Clip, surrogate
+from covt_rl.algorithms.losses import LOSSES, Clip
 from covt_rl.algorithms.reinforce import reinforce_pp, reinforce_pp_baseline
 from covt_rl.algorithms.surrogate import clipped_surrogate
 
@@ -120,7 +120,7 @@ def test_recorded_losses_of_third_party_trainers(shared_data):
         for name in ("gspo", "cispo"):
             for how, suffix in [("token_mean", "token"), ("sequence_mean", "seq")]:
                 new = torch.tensor(case["log_probs"], requires_grad=True)
-                per_token = surrogate(name, new, old, torch.tensor(recorded["grpo_adv"]), mask, clip)
+                per_token = LOSSES[name].surrogate(new, old, torch.tensor(recorded["grpo_adv"]), mask, clip)
                 loss = aggregate(per_token, mask, how, tokens=mask.sum().item(), sequences=len(mask))
                 loss.backward()
                 expected = recorded[f"policy_{name}_{suffix}"]

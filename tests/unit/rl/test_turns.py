@@ -12,7 +12,8 @@ from recording_server import Recorder, with_server
 
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.training.gpu_handover import GpuHandover, check_sleep_mode, first_sleep, sleep_replicas, turn_event, waking
-from covt_rl.training.memory import Memory, Placement, check_machine
+from covt_rl.training.memory_plan import MemoryPlan, check_machine
+from covt_rl.training.placement import Placement
 from covt_rl.training.train import hand_over
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
@@ -21,6 +22,7 @@ from covt_rollout.server.server_options import ServerOptions, require_vllm, serv
 from covt_rollout.server.watchdog import ServerWatchdog
 from covt_rollout.weights.weight_sync import load_weight_files, push_weights
 from covt_rollout.weights.weight_transfer import choose_weight_transport
+from covt_runtime.engine.memory_estimate import MemoryEstimate
 
 ASLEEP = "/update_weight_version asleep"
 
@@ -181,7 +183,7 @@ def test_a_machine_without_gpus_is_refused_and_the_plan_says_so():
     placed = Placement.of(config, gpus=0)
     assert "server.sleep needs a GPU" in str(placed)
     with pytest.raises(RolloutError, match="no GPU to share"):
-        check_machine(config, placed, Memory({}, {}))
+        check_machine(config, placed, MemoryPlan(MemoryEstimate(()), {}))
 
 
 @pytest.mark.skipif(require_vllm() != "cpu", reason="of vLLM's CPU build")

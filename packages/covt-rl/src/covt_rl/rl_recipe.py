@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from covt_model.latents.latent_modes import ABLATION_MODES, LatentMode
+from covt_rl.algorithms.advantage_registry import check_advantage_name
 from covt_rl.algorithms.aggregation import Aggregation
 from covt_rl.algorithms.importance import Correction, Level
 from covt_rl.algorithms.kl import Estimator
-from covt_rl.algorithms.losses import AGGREGATIONS, Loss
+from covt_rl.algorithms.losses import LOSSES, check_loss_name
 from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
 from covt_runtime.recipe_schema import (
     DataSection,
@@ -20,7 +21,8 @@ from covt_runtime.recipe_schema import (
     Section,
 )
 
-Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+AdvantageName = Annotated[str, AfterValidator(check_advantage_name)]
+LossName = Annotated[str, AfterValidator(check_loss_name)]
 
 
 def ablation_mode(name: object) -> LatentMode:
@@ -90,11 +92,12 @@ class AlgorithmSection(Section):
 
     steps: int | None = Field(default=None, ge=1)
     """GRPO steps; None is one pass over the prompts."""
-    advantage: Advantage = "grpo"
-    """How rewards become advantages. `grpo` subtracts the group's mean and divides by its standard deviation."""
+    advantage: AdvantageName = "grpo"
+    """How rewards become advantages: a name of the table, or `./file.py:function`. `grpo` subtracts the group's mean
+    and divides by its standard deviation."""
     normalize: Literal["total", "per_reward"] = "total"
     """`total` normalizes the weighted sum of rewards in its group; `per_reward` each reward, then sums."""
-    loss: Loss = "dapo"
+    loss: LossName = "dapo"
     """`grpo`, `dapo`, `dr_grpo`: the clipped surrogate, averaged in three ways; `gspo`, `cispo`: other surrogates."""
     aggregation: Aggregation | None = None
     """How tokens are averaged; None is the loss's own way."""
@@ -142,7 +145,7 @@ class AlgorithmSection(Section):
     @property
     def averaging(self) -> Aggregation:
         """How tokens are averaged."""
-        return self.aggregation or AGGREGATIONS[self.loss]
+        return self.aggregation or LOSSES[self.loss].aggregation
 
 
 class EvalSection(Section):

@@ -7,13 +7,11 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from covt_data.schema import Row
 from covt_model.latent_config import LatentConfig
 from covt_rewards import ConfiguredReward, Group, LatentFormat, Rollout, Scores, parse_rewards, score_groups
-from covt_rl.algorithms.advantages import group_relative, leave_one_out
-from covt_rl.algorithms.reinforce import reinforce_pp, reinforce_pp_baseline
+from covt_rl.algorithms.advantage_registry import load_advantage
 from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
 from covt_rl.scoring.collected import Collected
 from covt_rl.scoring.reward_process import guard
@@ -115,7 +113,7 @@ def score(
     ]
     scores = score_groups(groups, rewards)
     latents = collected.latents or [[] for _ in rows]
-    judged = [
+    scored = [
         ScoredGroup(
             row_id=row.id,
             completions=tuple(own),
@@ -130,7 +128,7 @@ def score(
             rows, collected.completions, collected.ablated, control, latents, scores.groups, strict=True
         )
     ]
-    return judged, scores
+    return scored, scores
 
 
 def judge(
@@ -142,36 +140,47 @@ def judge(
 ) -> tuple[list[ScoredGroup], dict[str, float]]:
     """Score every group and turn the scores into advantages; also the metrics for the log, in TRL's names."""
     collected = Collected([list(own) for own in completions], [[list(e) for e in each] for each in ablated])
-    judged, scores = score(rows, collected, rewards)
-    return with_advantages(judged, rewards, algorithm), metrics(scores)
+    scored, scores = score(rows, collected, rewards)
+    return with_advantages(scored, rewards, algorithm), metrics(scores)
 
 
 def with_advantages(
-    judged: Sequence[ScoredGroup],
+    scored: Sequence[ScoredGroup],
     rewards: Sequence[ConfiguredReward],
     algorithm: AlgorithmSection,
     penalties: Sequence[Sequence[float]] | None = None,
 ) -> list[ScoredGroup]:
-    """The groups with their advantages. penalties: taken off the totals, one a rollout (the KL in the reward)."""
-    if not judged:
+    """Compute the advantages of a step's groups.
+
+    Args:
+        scored: the groups.
+        rewards: the recipe's rewards with their weights.
+        algorithm: names the advantage, and says whether it is of the total or of each reward.
+        penalties: subtracted from the totals, for each rollout (the KL in the reward).
+
+    Raises:
+        RewardError: an advantage of the user's own can't be loaded.
+    """
+    if not scored:
         return []
     if penalties is not None:
-        judged = [
+        scored = [
             replace(group, totals=tuple(t - p for t, p in zip(group.totals, each, strict=True)))
-            for group, each in zip(judged, penalties, strict=True)
+            for group, each in zip(scored, penalties, strict=True)
         ]
-    groups = torch.tensor([number for number, group in enumerate(judged) for _ in group.totals])
-    lengths = torch.tensor([sampled_tokens(one) for group in judged for one in group.completions])
+    groups = torch.tensor([number for number, group in enumerate(scored) for _ in group.totals])
+    lengths = torch.tensor([sampled_tokens(one) for group in scored for one in group.completions])
+    advantage = load_advantage(algorithm.advantage)
     if algorithm.normalize == "total":
-        totals = torch.tensor([total for group in judged for total in group.totals])
-        flat = _advantage(totals, groups, lengths, algorithm)
+        totals = torch.tensor([total for group in scored for total in group.totals])
+        flat = advantage(totals, groups, lengths)
     else:
         flat = torch.zeros(len(groups))
         for reward in rewards:
-            values = torch.tensor([value for group in judged for value in group.values[reward.name]])
-            flat += reward.weight * _advantage(values, groups, lengths, algorithm)
-    parts = flat.split([len(group.totals) for group in judged])
-    return [replace(group, advantages=tuple(part.tolist())) for group, part in zip(judged, parts, strict=True)]
+            values = torch.tensor([value for group in scored for value in group.values[reward.name]])
+            flat += reward.weight * advantage(values, groups, lengths)
+    parts = flat.split([len(group.totals) for group in scored])
+    return [replace(group, advantages=tuple(part.tolist())) for group, part in zip(scored, parts, strict=True)]
 
 
 def sampled_tokens(completion: Completion) -> int:
@@ -179,16 +188,6 @@ def sampled_tokens(completion: Completion) -> int:
     pads = sum(end - start for start, end in completion.latent_spans)
     ends = sum(end < len(completion.token_ids) for _, end in completion.latent_spans)
     return len(completion.token_ids) - pads - ends
-
-
-def _advantage(rewards: Tensor, groups: Tensor, lengths: Tensor, algorithm: AlgorithmSection) -> Tensor:
-    if algorithm.advantage == "rloo":
-        return leave_one_out(rewards, groups)
-    if algorithm.advantage == "reinforce_pp":
-        return reinforce_pp(rewards, lengths)
-    if algorithm.advantage == "reinforce_pp_baseline":
-        return reinforce_pp_baseline(rewards, groups, lengths)
-    return group_relative(rewards, groups, scale=algorithm.advantage == "grpo")
 
 
 def metrics(scores: Scores) -> dict[str, float]:

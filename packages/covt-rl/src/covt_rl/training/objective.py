@@ -13,7 +13,7 @@ from covt_model.latents.training_losses import sampled_logprobs
 from covt_rl.algorithms.aggregation import aggregate
 from covt_rl.algorithms.importance import importance_weights
 from covt_rl.algorithms.kl import kl_estimate
-from covt_rl.algorithms.losses import Clip, surrogate
+from covt_rl.algorithms.losses import LOSSES, Clip
 from covt_rl.rl_recipe import AlgorithmSection
 
 
@@ -110,7 +110,7 @@ class GrpoObjective(nn.Module):
             level=options.importance_level,
         )
         clip = Clip(options.clip_low, options.clip_high, options.dual_clip)
-        per_token = weights * surrogate(options.loss, logprobs, old, target.advantages[:, None], mask, clip)
+        per_token = weights * LOSSES[options.loss].surrogate(logprobs, old, target.advantages[:, None], mask, clip)
         kl = None
         if target.reference is not None:
             kl = kl_estimate(logprobs, target.reference, options.kl_estimator)

@@ -10,6 +10,7 @@ from typing import Any
 
 from covt_data.store.prepared_set import PreparedSet
 from covt_model.latent_config import LatentConfig
+from covt_rl.algorithms.advantage_registry import load_advantage
 from covt_rl.rl_recipe import RlConfig, ServerSection
 from covt_rl.rollouts.rollout_stream import training_stream
 from covt_rl.scoring.score_groups import build_rewards
@@ -66,7 +67,7 @@ def plan(config: RlConfig) -> RlPlan:
 
     Raises:
         RolloutError: a split that doesn't exist or has too few prompts, or gold answers that can't be read.
-        RewardError: an unknown reward.
+        RewardError: an unknown reward, or an advantage of the user's own that can't be used.
     """
     data = Path(config.data.path) if config.data.path else find_newest(Path("data"), "data")
     model = Path(config.model.path) if config.model.path else find_newest(config.run.out, "hf", section="stage1")
@@ -83,6 +84,7 @@ def plan(config: RlConfig) -> RlPlan:
         )
     if count < config.rollout.prompts:
         raise RolloutError(f"rollout.prompts = {config.rollout.prompts}, the set has {count}", "use fewer a step")
+    load_advantage(config.algorithm.advantage)
     check_golds(prepared, config, rewards)
     placement = Placement.of(config)
     # The last step of an epoch has what is left.
