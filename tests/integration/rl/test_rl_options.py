@@ -9,7 +9,7 @@ import pytest
 from rl_tools import run, settings
 from server_tools import RunningServer
 
-from covt_rl.training.checks import check_server
+from covt_rl.planning.checks import check_server
 from covt_rl.training.train import plan, train
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient

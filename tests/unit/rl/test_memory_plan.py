@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from covt_rl.planning.memory_plan import CONTEXT, MemoryPlan, check_machine, checkpoint_shape
+from covt_rl.planning.memory_plan import plan_memory as estimate
+from covt_rl.planning.placement import Placement
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.training.memory_plan import CONTEXT, MemoryPlan, check_machine, checkpoint_shape
-from covt_rl.training.memory_plan import plan_memory as estimate
-from covt_rl.training.placement import Placement
 from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.engine.memory_estimate import GIB
 from covt_runtime.runtime_errors import ConfigError

@@ -14,10 +14,10 @@ from covt_data.ingest.prepare import prepare
 from covt_data.schema import Row
 from covt_data.store.prepared_set import PreparedSet
 from covt_model.latent_config import LatentConfig
+from covt_rl.planning import checks
+from covt_rl.planning.checks import check_golds, check_server
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import build_rewards
-from covt_rl.training import checks
-from covt_rl.training.checks import check_golds, check_server
 from covt_rl.training.train import plan
 from covt_rollout.rollout_errors import RolloutError
 

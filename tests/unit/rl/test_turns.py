@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 from recording_server import Recorder, with_server
 
+from covt_rl.planning.memory_plan import MemoryPlan, check_machine
+from covt_rl.planning.placement import Placement
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.training.gpu_handover import GpuHandover, check_sleep_mode, first_sleep, sleep_replicas, turn_event, waking
-from covt_rl.training.memory_plan import MemoryPlan, check_machine
-from covt_rl.training.placement import Placement
-from covt_rl.training.train import hand_over
+from covt_rl.training.train import handle_event
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, ServerError, StaleWeightsError
@@ -154,11 +154,11 @@ class NothingShown:
 def test_a_server_that_died_asleep_is_started_when_its_turn_comes():
     server, progress = DeadServer(), NothingShown()
     watch = ServerWatchdog(cast(Any, server), interval=0.01)
-    hand_over([watch], cast(Any, progress), turn_event("trainer"))
+    handle_event([watch], cast(Any, progress), turn_event("trainer"))
     with watch:
         time.sleep(0.2)
         assert server.starts == 0
-        hand_over([watch], cast(Any, progress), turn_event("server"))
+        handle_event([watch], cast(Any, progress), turn_event("server"))
         end = time.monotonic() + 30
         while not server.starts and time.monotonic() < end:
             time.sleep(0.01)

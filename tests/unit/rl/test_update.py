@@ -20,9 +20,9 @@ from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.policy import LatentPolicy
+from covt_rl.planning.checks import check_prompts
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import ScoredGroup
-from covt_rl.training.checks import check_prompts
 from covt_rl.training.objective import GrpoObjective
 from covt_rl.training.update import Updater
 from covt_rollout.client.completions import Completion

@@ -79,9 +79,9 @@ class LatentSection(Section):
     """K: latent tokens per segment. 8 is the published setting of ILVR."""
     normalize: Literal["none", "rms"] = "none"
     """What is applied to a hidden state before it is fed back: nothing, as published, or scaling to unit RMS."""
-    head: Literal["identity", "linear", "mlp"] = "identity"
-    """Map from a normalized hidden state to the next input. `identity` is the published rule; `linear` and `mlp` have
-    weights of their own, which are trained."""
+    head: str = "identity"
+    """Map from a normalized hidden state to the next input. `identity` is the published rule; the others, `linear` and
+    `mlp`, have weights of their own, which are trained."""
     required: bool = True
     """Refuse rows without a latent step; false trains them as text beside those that have one."""
     selection: Literal["ilvr", "focus"] = "ilvr"

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from covt_model.latent_config import HEADS
 from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
 from covt_runtime.recipe_schema import (
     DataSection,
@@ -134,6 +135,13 @@ class SftConfig(Section):
     """Accuracy and loss on held-out rows."""
     log: LogSection = LogSection()
     """What is written while training."""
+
+    @model_validator(mode="after")
+    def _head_is_known(self) -> "SftConfig":
+        heads = [name for name in HEADS if name != "none"]  # which is how `method = "pause"` is written
+        if self.latent.head not in heads:
+            raise ValueError(f"latent.head = {self.latent.head!r} should be one of {', '.join(heads)}")
+        return self
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> "SftConfig":

@@ -1,11 +1,12 @@
 """`covt rl`: GRPO on rollouts from a vLLM server."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from covt.output import emit
-from covt.recipe_files import load, recipe_help
+from covt.recipe_files import load, parse_steps, recipe_help
 
 
 def rl(
@@ -17,6 +18,12 @@ def rl(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the run's last checkpoint; needs run.name=NAME.")
     ] = False,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a torch profiler trace per rank and chosen step here.")
+    ] = None,
+    profile_steps: Annotated[
+        str, typer.Option(metavar="STEPS", help="GRPO steps to trace, counted from 1, as in 2,3.")
+    ] = "2,3",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and print the plan only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -34,6 +41,7 @@ def rl(
     if rewards is not None:
         overrides.append(f'rewards.use="{rewards}"')
     config = load(RlConfig, "rl", overrides)
+    steps = parse_steps(profile_steps)
     planned = plan(config)
     if dry_run:
         if is_main_process():
@@ -45,6 +53,6 @@ def rl(
         return
     with Progress(quiet=not is_main_process()) as progress:
         progress.note(str(planned))
-        result = train(config, planned, resume=resume, progress=progress)
+        result = train(config, planned, resume=resume, progress=progress, profile=profile, profile_steps=steps)
     if result:  # only rank 0 returns a result under another launcher
         emit(result, as_json=as_json, text=f"model: {result['hf']}\nrun:   {result['run']}")

@@ -1,5 +1,9 @@
 """Heads of the feedback rule: `embed[t] = head(normalize(h[t−1]))`, with or without weights.
 
+To add a head: write its module here, add a line to `HEADS`, and its name to `covt_model.latent_config.HEADS`. The file
+that exports ship for plain Transformers (`generation/custom_generate.py`) stands alone and repeats its formula; a test
+holds the two together.
+
 A head starts as the identity, so that adding one to a trained checkpoint changes nothing. Its weights lie in
 `covt_latent/head.safetensors`: a subfolder, since vLLM loads every safetensors file beside config.json as the model's.
 """
@@ -49,13 +53,17 @@ class MlpHead(nn.Module):
         return x + self.down(functional.silu(self.up(x)))
 
 
+HEADS: dict[str, Callable[[int], nn.Module]] = {"linear": LinearHead, "mlp": MlpHead}
+"""The heads with weights: name → module of a hidden size."""
+
+
 def build_head(head: str, hidden: int, seed: int = 0) -> nn.Module | None:
     """A new head for hidden size H; None for the kinds without weights."""
-    if head in ("identity", "none"):
+    if head not in HEADS:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return {"linear": LinearHead, "mlp": MlpHead}[head](hidden)
+        return HEADS[head](hidden)
 
 
 def save_head(checkpoint: Path | str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -103,7 +111,7 @@ def feedback_rule(model: nn.Module, latent: LatentConfig) -> Callable[[torch.Ten
     Raises ModelError when the settings name a head with weights and the model has none.
     """
     head = getattr(model, ATTRIBUTE, None)
-    if latent.head in ("linear", "mlp") and head is None:
+    if latent.head in HEADS and head is None:
         raise ModelError(
             f"the model has no {latent.head!r} head", "load it with covt_model.checkpoints.latent_checkpoint.load_model"
         )

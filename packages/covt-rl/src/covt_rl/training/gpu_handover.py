@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from covt_rl.training.checks import check_server
+from covt_rl.planning.checks import check_server
 from covt_rollout import endpoints
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.http_transport import Transport

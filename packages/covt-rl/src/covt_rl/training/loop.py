@@ -1,45 +1,33 @@
-"""One rank of a GRPO training. A step reads: collect → advantages → update → publish → validate → log → save."""
+"""One rank of a GRPO training, read top to bottom: collect → advantages → update → publish → validate → log → save.
 
-import os
+`Trainer.run` trains step after step; `train_step` is one step and everything that follows it. `training_setup` builds
+the parts of a rank, and `Coordinator` holds what only rank 0 has.
+"""
+
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from covt_data.store.prepared_set import PreparedSet
 from covt_data.stream.lazy_rows import RowsById
 from covt_model.checkpoints.hf_folder import checkpoint_name, write_checkpoint
-from covt_model.checkpoints.latent_checkpoint import load_split
-from covt_model.checkpoints.lora import add_lora, merged
-from covt_model.encoding.encode import Encoder
-from covt_model.encoding.prompt import PromptConfig
-from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.latents.policy import LatentPolicy
-from covt_rl.rl_recipe import RlConfig
-from covt_rl.rollouts.collect import Collector
-from covt_rl.rollouts.journal import Journal, StepRollouts
-from covt_rl.rollouts.rollout_stream import RolloutStream, training_stream
+from covt_model.checkpoints.lora import merged
+from covt_rl.rl_job import TrainJob
+from covt_rl.rollouts.journal import StepRollouts
+from covt_rl.rollouts.rollout_stream import training_stream
 from covt_rl.scoring.completions_table import table_rows, write_table
 from covt_rl.scoring.score_groups import ScoredGroup, build_rewards, with_advantages
 from covt_rl.training.alarms import Alarms
-from covt_rl.training.checks import check_prompts, check_server
-from covt_rl.training.gpu_handover import GpuHandover, waking
+from covt_rl.training.coordinator import Coordinator
+from covt_rl.training.gpu_handover import GpuHandover
 from covt_rl.training.live_view import live_values
-from covt_rl.training.objective import GrpoObjective
-from covt_rl.training.update import Updater
-from covt_rl.training.validate import Validator
-from covt_rollout.client.blocking_client import BlockingClient
-from covt_rollout.client.rollout_client import RolloutClient
-from covt_rollout.weights.weight_files import ServedNames, drain
-from covt_rollout.weights.weight_sync import Publisher, load_weight_files
-from covt_rollout.weights.weight_transfer import choose_weight_transport, nccl_loader
+from covt_rl.training.training_setup import build_encoder, build_updater, check_own_prompts
+from covt_rollout.weights.weight_files import drain
 from covt_runtime.checkpoints.checkpoint import CheckpointStore
-from covt_runtime.engine.weights import DTYPES
-from covt_runtime.engine.zero_engine import ZeroEngine
+from covt_runtime.engine.profiler import StepProfiler
 from covt_runtime.launch.distributed import Worker
 from covt_runtime.metrics.metric_log import MetricsLog
 from covt_runtime.metrics.progress import advance_event, note_event, phase_event
@@ -47,300 +35,274 @@ from covt_runtime.run_folder import RunFolder
 
 
 def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
-    """Target of `covt_runtime.launch.workers`: train as `payload` says and return the run's results."""
-    trainer = Trainer(payload, worker)
-    try:
-        return trainer.run()
-    finally:
-        trainer.engine.close()
+    """Target of `covt_runtime.launch.workers`: run the `TrainJob` in `payload` and return the run's results."""
+    with ExitStack() as stack:
+        return Trainer(TrainJob.model_validate(payload), worker, stack).run()
 
 
 class Trainer:
-    """The policy, its optimizer and, on rank 0, the client of the rollout server."""
+    """The policy, its optimizer and, on rank 0, the coordinator.
 
-    def __init__(self, payload: dict[str, Any], worker: Worker) -> None:
-        self.config = config = RlConfig.model_validate(payload["config"])
-        self.worker = worker
-        self.folder = RunFolder(Path(payload["run"]))
-        self.checkpoint = Path(payload["model"])
-        self.base_url: str = payload["base_url"]
-        self.resume: bool = payload["resume"]
-        self.asleep: int | None = payload["asleep"]
-        self.steps: int = payload["steps"]
-        torch.manual_seed(config.run.seed)
-        prompt = PromptConfig(system=config.prompt.system, template=config.prompt.template)
-        self.encoder = Encoder(self.checkpoint, prompt, max_length=config.data.max_length)
-        self.data = PreparedSet(payload["data"])
-        self.stream = training_stream(payload["data"], config)
+    The weights after step s are served as version `first version + s`.
+
+    Args:
+        job: what to train.
+        worker: this rank.
+        stack: closes what the trainer opens.
+    """
+
+    def __init__(self, job: TrainJob, worker: Worker, stack: ExitStack) -> None:
+        self.job, self.config, self.worker = job, job.config, worker
+        self.folder = RunFolder(job.run)
+        torch.manual_seed(job.config.run.seed)
+        self.encoder = build_encoder(job)
+        self.stream = training_stream(job.data, job.config)
         self.row_of = RowsById(self.stream.rows)
-        check_prompts(
-            self.stream.rows, range(worker.rank, len(self.stream.rows), worker.world_size), self.encoder, config
+        check_own_prompts(job, self.encoder, self.stream, worker)
+        self.updater = build_updater(job, self.encoder, self.row_of, worker)
+        self.engine = self.updater.engine
+        stack.callback(self.engine.close)
+        self.store = CheckpointStore(self.folder.checkpoints, job.config.log.keep)
+        self.rewards = build_rewards(
+            job.config.rewards, job.config.prompt, self.encoder.latent, job.config.rollout.max_tokens
         )
-        dtype = DTYPES[config.zero.dtype]
-        model, visual = load_split(self.checkpoint, dtype, worker.device, attention=config.model.attention)
-        if config.lora.rank:
-            add_lora(model, self.encoder.latent, **config.lora.model_dump())
-        features = VisionFeatures(visual, self.encoder.settings)
-        policy = LatentPolicy(model, self.encoder.latent, "latent", checkpoint=config.model.gradient_checkpointing)
-        objective = GrpoObjective(
-            policy, config.algorithm, config.rollout.temperature, max_tokens=config.rollout.max_tokens
-        )
-        updates = config.algorithm.epochs * config.algorithm.mini_batches
-        self.engine = ZeroEngine(objective, config.optim, config.zero, total_steps=self.steps * updates)
-        self.updater = Updater(self.engine, policy, self.encoder, features, config, self.row_of)
-        self.store = CheckpointStore(self.folder.checkpoints, config.log.keep)
-        self.rewards = build_rewards(config.rewards, config.prompt, self.encoder.latent, config.rollout.max_tokens)
         self.alarms = Alarms()
+        self.profiler = StepProfiler(job.profile, job.profile_steps, rank=worker.rank)
+        self.started = time.monotonic()
+        self.log = stack.enter_context(MetricsLog(self.folder, job.config.log.wandb, job.config.log.project))
+        self.coordinator = self._build_coordinator(stack) if worker.is_main else None
+        self.handover: GpuHandover | None = None
+        if job.config.server.sleep:
+            client = self.coordinator.client if self.coordinator is not None else None
+            self.handover = GpuHandover(self.updater, client, dist.barrier, worker.emit)
         self.times: dict[str, float] = {}
-        self.turns: GpuHandover | None = None
         self.best = -1.0
         self.cursor = 0
 
+    def _build_coordinator(self, stack: ExitStack) -> Coordinator:
+        return Coordinator(
+            self.job, self.encoder, self.stream, self.rewards, self.worker.device, note=self.note, stack=stack
+        )
+
     def run(self) -> dict[str, Any]:
-        """All steps; the weights of step s are served as version `first_version + s`."""
-        started = time.monotonic()
-        with ExitStack() as stack:
-            self.log = stack.enter_context(MetricsLog(self.folder, self.config.log.wandb, self.config.log.project))
-            self.client = self._connect(stack) if self.worker.is_main else None
-            self.served = -1
-            if self.config.server.sleep:
-                self.turns = GpuHandover(self.updater, self.client, dist.barrier, self.worker.emit)
-            done = self._restore()
-            self.worker.emit(phase_event("rl", self.steps))
-            if done == 0 and self.config.eval.every:
-                self.log.log(0, "rl", self._validate(0))
-            for step in range(done, self.steps):
-                if not self._train_step(step):
-                    break
-            trained = time.monotonic() - started
-            self._to_trainer()
-            write_checkpoint(
-                self._parameters(),
-                self.checkpoint,
-                self.folder.hf,
-                self.encoder.latent,
-                is_main=self.worker.is_main,
-            )
-            if self.turns is not None and self.config.rollout.base_url:
-                # Whoever started the server gets it back awake, with the last weights.
-                self._publish(self.steps, needed=lambda: True)
-        return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": self.steps, "seconds": trained}
+        """Train all steps that are left, and write the model as a Hugging Face folder."""
+        done = self.restore()
+        self.worker.emit(phase_event("rl", self.job.steps))
+        if done == 0 and self.config.eval.every:
+            self.log.log(0, "rl", self.validate(0))
+        for step in range(done, self.job.steps):
+            with self.profiler.trace(step + 1):
+                has_prompts = self.train_step(step)
+            if not has_prompts:
+                break
+        seconds = time.monotonic() - self.started
+        self.take_gpus()
+        self.export()
+        if self.handover is not None and self.config.rollout.base_url:
+            # Whoever started the server gets it back awake, with the last weights.
+            self.publish(self.job.steps, needed=lambda: True)
+        return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": self.job.steps, "seconds": seconds}
 
-    def _connect(self, stack: ExitStack) -> BlockingClient:
-        options = self.config.rollout
-        client = RolloutClient.for_checkpoint(
-            self.base_url,
-            self.checkpoint,
-            api_key=os.environ.get(options.api_key_env),
-            concurrency=options.concurrency,
-            timeout=options.timeout,
-        )
-        blocking = stack.enter_context(BlockingClient(client))
-        if self.asleep is None:
-            blocking.run(check_server(client))
-        served = blocking.run(client.weight_version()) if self.asleep is None else self.asleep
-        # A server that has seen other weights goes on counting, so that no version ever means two models.
-        self.first_version = served + 1 if served or self.config.rollout.base_url else 0
-        names = ServedNames.read(self.checkpoint).without_vision()
-        urls = [replica.url for replica in client.transport.replicas]
-        over_nccl = (
-            choose_weight_transport(
-                options.transfer,
-                self.worker.device.type,
-                urls,
-                self.checkpoint,
-                server_gpus=self.config.server.gpus,
-                sleeps=self.config.server.sleep,
-            )
-            == "nccl"
-        )
-        load = nccl_loader(self.worker.device) if over_nccl else load_weight_files
-        load = waking(load) if self.config.server.sleep else load
-        self.publisher = stack.enter_context(Publisher(client, names, load=load))
-        # A server that was started again has the first weights: it gets the newest before it is asked anything.
-        client.transport.on_down = self.publisher.restore
-        self.source = self._source(blocking)
-        stack.callback(self.source.close)
-        if self.config.eval.every:
-            rows = list(self.data.rows(self.config.eval.split, self.config.eval.rows, limits=self.stream.limits))
-            self.validator = Validator(blocking, self.encoder, rows, self.config.eval, options.max_tokens)
-        return blocking
-
-    def _source(self, client: BlockingClient) -> RolloutStream:
-        config = self.config
-        replay = config.algorithm.latents == "replay"
-        collector = Collector(client, self.encoder, config.rollout, config.rewards, config.run.seed, replay=replay)
-        return RolloutStream(
-            collector,
-            self.rewards,
-            self.stream,
-            config,
-            Journal(self.folder.path / "rollouts"),
-            steps=self.steps,
-            note=lambda text: self.worker.emit(note_event(text)),
-        )
-
-    def _restore(self) -> int:
-        """Steps that are done; the log of later ones, which are done again, is dropped."""
-        if not self.resume:
-            return 0
-        loaded = self.store.load(self.engine, on_note=lambda text: self.worker.emit(note_event(text)))
-        done = loaded.step if loaded else 0
-        if loaded is not None:
-            self.stream.resume(loaded.extra["data"])
-            self.cursor, self.best = loaded.extra["cursor"], loaded.extra["best"]
-        if self.worker.is_main:
-            self.source.cursor = self.cursor
-        self.log.forget_after(done)
-        return done
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Adds the block's seconds to `time/<phase>`."""
-        begun = time.perf_counter()
-        yield
-        self.times[f"time/{phase}"] = self.times.get(f"time/{phase}", 0.0) + time.perf_counter() - begun
-
-    def _train_step(self, step: int) -> bool:
-        """One step with everything that follows it; False when the epoch has no prompts left."""
-        metrics = self.step(step)
+    def train_step(self, step: int) -> bool:
+        """Train one step, with everything that follows it; False when the epoch has no prompts left."""
+        metrics = self.optimize(step)
         if metrics is None:
             return False
-        last, every = step + 1 == self.steps, self.config.eval.every
+        last = step + 1 == self.job.steps
         best = False
-        if every and (last or (step + 1) % every == 0):
-            validated = self._validate(step + 1)
+        if self.is_due(self.config.eval.every, step) or (self.config.eval.every and last):
+            validated = self.validate(step + 1)
             best = validated["eval/accuracy"] > self.best
             self.best = max(self.best, validated["eval/accuracy"])
             metrics |= validated
         if step % self.config.log.every == 0 or last:
             self.log.log(step + 1, "rl", metrics)
-        self._tell(step, metrics)
-        save_every = self.config.log.save_every
-        if last or best or (save_every and (step + 1) % save_every == 0):
-            self._save(step + 1, best)
+        self.report_progress(step, metrics)
+        if last or best or self.is_due(self.config.log.save_every, step):
+            self.save(step + 1, best=best)
         return True
 
-    def step(self, step: int) -> dict[str, float] | None:
-        """One GRPO step; the metrics are complete on rank 0. None when there are no prompts left."""
+    def optimize(self, step: int) -> dict[str, float] | None:
+        """Collect, compute advantages, update and publish.
+
+        Returns:
+            The step's metrics, complete on rank 0; None when there are no prompts left.
+        """
         self.times = {}
         begun = time.perf_counter()
         with self.timed("wait"):
-            self._publish(step, needed=lambda: not self.source.has(step))
-            rollouts = self._collect(step)
+            self.publish(step, needed=lambda: self.samples_now(step))
+            rollouts = self.collect(step)
         if rollouts is None:
             return None
         self.cursor = rollouts.cursor
-        self._to_trainer()
+        self.take_gpus()
         with self.timed("advantages"):
-            judged = self._advantages(rollouts.judged)
+            groups = self.compute_advantages(rollouts.judged)
         if self.config.rollout.ahead:
-            self._run_ahead(step)
+            self.sample_ahead(step)
         with self.timed("update"):
-            metrics = rollouts.metrics | self.updater.update(judged, fresh=rollouts.weights == step)
-        if self.config.rollout.ahead and self.client is not None:
+            metrics = rollouts.metrics | self.updater.update(groups, fresh=rollouts.weights == step)
+        if self.config.rollout.ahead and self.coordinator is not None:
             with self.timed("settle"):
-                self.source.settle()
-        if self.turns is None:
-            # Where the two take turns, the weights are published when the trainer is saved and done.
-            with self.timed("publish"):
-                self._publish(step + 1, needed=lambda: step + 1 < self.steps and not self.source.has(step + 1))
+                self.coordinator.rollouts.settle()
+        if self.handover is None:
+            # Where trainer and server share GPUs, the weights are published once the trainer has saved.
+            self.publish_next(step, weights=step + 1)
         metrics["sampling/staleness"] = float(step - rollouts.weights)
-        self._table(step + 1, judged)
-        return metrics | self._timing(metrics, time.perf_counter() - begun)
+        self.write_completions(step + 1, groups)
+        return metrics | self.time_metrics(metrics, time.perf_counter() - begun)
 
-    def _collect(self, step: int) -> StepRollouts | None:
-        """Rank 0's rollouts of the step, on every rank."""
-        shared: list[Any] = [self.source.take(step, step) if self.client is not None else None]
-        dist.broadcast_object_list(shared, src=0)
-        return shared[0]
+    def collect(self, step: int) -> StepRollouts | None:
+        """Share rank 0's rollouts of the step with all ranks (collective)."""
+        return self._from_main(lambda coordinator: coordinator.rollouts.take(step, step))
 
-    def _run_ahead(self, step: int) -> None:
-        """The next step's rollouts begin now, with the weights before this step's update."""
-        with self.timed("publish"):
-            self._publish(step, needed=lambda: step + 1 < self.steps and not self.source.has(step + 1))
-        if self.client is not None:
-            self.source.begin(step + 1, step)
-
-    def _advantages(self, judged: list[ScoredGroup]) -> list[ScoredGroup]:
+    def compute_advantages(self, groups: list[ScoredGroup]) -> list[ScoredGroup]:
+        """Turn rewards, less the KL where the recipe puts it there, into advantages (collective)."""
         algorithm = self.config.algorithm
-        found = with_advantages(judged, self.rewards, algorithm)
+        found = with_advantages(groups, self.rewards, algorithm)
         if not algorithm.kl_weight or algorithm.kl_in == "loss":
             return found
         penalties = self.updater.kl_penalties(found)
         weighted = [[algorithm.kl_weight * value for value in group] for group in penalties]
-        return with_advantages(judged, self.rewards, algorithm, weighted)
+        return with_advantages(groups, self.rewards, algorithm, weighted)
 
-    def _timing(self, metrics: dict[str, float], seconds: float) -> dict[str, float]:
-        """Phases, tokens a second, and which share of the step each side did nothing."""
-        tokens = metrics["num_tokens"]
-        return self.times | {
-            "time/step": seconds,
-            "step_time": seconds,
-            "perf/tokens_per_second": tokens / seconds,
-            "perf/trainer_idle": min(1.0, (self.times["time/wait"] + self.times.get("time/settle", 0.0)) / seconds),
-            "perf/server_idle": max(0.0, 1 - metrics["time/collect"] / seconds),
-        }
+    def sample_ahead(self, step: int) -> None:
+        """Begin the next step's rollouts, with the weights before this step's update."""
+        self.publish_next(step, weights=step)
+        if self.coordinator is not None:
+            self.coordinator.rollouts.begin(step + 1, step)
 
-    def _publish(self, step: int, needed: Callable[[], bool]) -> None:
-        """Serve the current weights as the version of `step`, where they are not and rank 0 finds them `needed`.
+    def publish_next(self, step: int, weights: int) -> None:
+        """Serve the weights of step `weights`, if the step after `step` samples with them (collective)."""
+        with self.timed("publish"):
+            self.publish(weights, needed=lambda: step + 1 < self.job.steps and self.samples_now(step + 1))
 
-        A resumed run that reads its rollouts from the journal asks nothing of the server. Collective.
+    def publish(self, step: int, needed: Callable[[], bool]) -> None:
+        """Serve the current weights as those of `step`, unless they are served or not needed (collective).
+
+        The weights of the last step are always served. A resumed run that reads its rollouts from the journal asks
+        nothing of the server.
+
+        Args:
+            step: the step that the weights belong to.
+            needed: asked on rank 0.
         """
-        wanted: list[Any] = [self.client is not None and self.served != step and (self._always(step) or needed())]
-        dist.broadcast_object_list(wanted, src=0)
-        if not wanted[0]:
+        last = step == self.job.steps
+        if not self._from_main(lambda coordinator: coordinator.served != step and (last or needed())):
             return
-        tensors = ((checkpoint_name(name), tensor) for name, tensor in self._parameters())
-        written = drain(tensors) if self.client is None else self.publisher.write(tensors)
-        if self.turns is not None:
+        tensors = ((checkpoint_name(name), tensor) for name, tensor in self.parameters())
+        coordinator = self.coordinator
+        written = drain(tensors) if coordinator is None else coordinator.publisher.write(tensors)
+        if self.handover is not None:
             with self.timed("switch"):
-                self.turns.to_server()
-        if self.client is not None and written is not None:
-            self.client.run(self.publisher.push(written, self.first_version + step))
-            self.served = step
+                self.handover.to_server()
+        if coordinator is not None and written is not None:
+            coordinator.push(written, step)
 
-    def _to_trainer(self) -> None:
-        """The GPUs are the trainer's, where it shares them with a server; that one has no weights then."""
-        if self.turns is not None:
-            with self.timed("switch"):
-                self.turns.to_trainer()
-            self.served = -1
-
-    def _parameters(self) -> Iterator[tuple[str, Any]]:
-        """The policy's parameters as a plain model names them, gathered and merged a bucket at a time (collective)."""
-        tensors = self.engine.gathered_named_parameters()
-        return merged(tensors, self.config.lora.scale, self.encoder.latent) if self.config.lora.rank else tensors
-
-    def _always(self, step: int) -> bool:
-        """The last weights stay on the server for whoever looks at it next."""
-        return step == self.steps
-
-    def _validate(self, step: int) -> dict[str, float]:
-        """Accuracy of the current weights, on every rank."""
+    def validate(self, step: int) -> dict[str, float]:
+        """Accuracy of the current weights on held-out rows, on every rank (collective)."""
         with self.timed("validate"):
-            self._publish(step, needed=lambda: True)
-            shared: list[Any] = [self.validator.run() if self.client is not None else None]
-            dist.broadcast_object_list(shared, src=0)
-        return shared[0]
+            self.publish(step, needed=lambda: True)
+            return self._from_main(lambda coordinator: coordinator.validate())
 
-    def _table(self, step: int, judged: list[ScoredGroup]) -> None:
-        every = self.config.log.completions_every
-        if self.client is None or not every or step % every:
-            return
-        rows = table_rows(step, judged, self.row_of, self.config.log.completions)
-        write_table(rows, self.folder.path / "completions" / f"step_{step}.jsonl")
-        self.log.table("completions", rows)
-
-    def _tell(self, step: int, metrics: dict[str, float]) -> None:
+    def report_progress(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the step on the terminal, with new alarms."""
         shown = live_values(metrics, [reward.name for reward in self.rewards])
         self.worker.emit(advance_event(step + 1, shown))
         for text in self.alarms.check(metrics):
-            self.worker.emit(note_event(f"step {step + 1}: {text}"))
+            self.note(f"step {step + 1}: {text}")
 
-    def _save(self, step: int, best: bool) -> None:
-        self._to_trainer()
+    def write_completions(self, step: int, groups: list[ScoredGroup]) -> None:
+        """Write the table of sampled completions on rank 0, in the steps that the recipe chooses."""
+        every = self.config.log.completions_every
+        if self.coordinator is None or not every or step % every:
+            return
+        rows = table_rows(step, groups, self.row_of, self.config.log.completions)
+        write_table(rows, self.folder.path / "completions" / f"step_{step}.jsonl")
+        self.log.table("completions", rows)
+
+    def save(self, step: int, *, best: bool) -> None:
+        """Write a checkpoint (collective), and drop rollouts that no checkpoint needs."""
+        self.take_gpus()
         extra = {"cursor": self.cursor, "best": self.best, "data": self.stream.state()}
         self.store.save(step, self.engine, extra=extra, best=best)
-        if self.worker.is_main:
-            self.source.journal.forget_before(min(self.store.steps()))
+        if self.coordinator is not None:
+            self.coordinator.rollouts.journal.forget_before(min(self.store.steps()))
+
+    def restore(self) -> int:
+        """Load the newest checkpoint where the run is resumed (collective).
+
+        The log of later steps, which are done again, is dropped.
+
+        Returns:
+            The number of steps that are done.
+        """
+        if not self.job.resume:
+            return 0
+        loaded = self.store.load(self.engine, on_note=self.note)
+        done = loaded.step if loaded else 0
+        if loaded is not None:
+            self.stream.resume(loaded.extra["data"])
+            self.cursor, self.best = loaded.extra["cursor"], loaded.extra["best"]
+        if self.coordinator is not None:
+            self.coordinator.rollouts.cursor = self.cursor
+        self.log.forget_after(done)
+        return done
+
+    def export(self) -> None:
+        """Write the model as a stock Hugging Face folder (collective)."""
+        write_checkpoint(
+            self.parameters(), self.job.model, self.folder.hf, self.encoder.latent, is_main=self.worker.is_main
+        )
+
+    def parameters(self) -> Iterator[tuple[str, Any]]:
+        """The policy's parameters under a plain model's names, gathered and merged bucket by bucket (collective)."""
+        tensors = self.engine.gathered_named_parameters()
+        return merged(tensors, self.config.lora.scale, self.encoder.latent) if self.config.lora.rank else tensors
+
+    def take_gpus(self) -> None:
+        """Give shared GPUs to the trainer (collective); the server has no weights then."""
+        if self.handover is None:
+            return
+        with self.timed("switch"):
+            self.handover.to_trainer()
+        if self.coordinator is not None:
+            self.coordinator.served = -1
+
+    def samples_now(self, step: int) -> bool:
+        """Whether the rollouts of a step are still to be sampled; asked on rank 0."""
+        assert self.coordinator is not None
+        return not self.coordinator.rollouts.has(step)
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether something that is done every so many steps is done after `step`; 0 is never."""
+        return every > 0 and (step + 1) % every == 0
+
+    def note(self, text: str) -> None:
+        """Show a line on the terminal."""
+        self.worker.emit(note_event(text))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the block's seconds to `time/<phase>`."""
+        begun = time.perf_counter()
+        yield
+        self.times[f"time/{phase}"] = self.times.get(f"time/{phase}", 0.0) + time.perf_counter() - begun
+
+    def time_metrics(self, metrics: dict[str, float], seconds: float) -> dict[str, float]:
+        """Seconds of each phase, tokens per second, and the share of the step in which each side waited."""
+        waited = self.times["time/wait"] + self.times.get("time/settle", 0.0)
+        return self.times | {
+            "time/step": seconds,
+            "step_time": seconds,
+            "perf/tokens_per_second": metrics["num_tokens"] / seconds,
+            "perf/trainer_idle": min(1.0, waited / seconds),
+            "perf/server_idle": max(0.0, 1 - metrics["time/collect"] / seconds),
+        }
+
+    def _from_main(self, ask: Callable[[Coordinator], Any]) -> Any:
+        """What rank 0 finds out, on every rank (collective)."""
+        shared: list[Any] = [ask(self.coordinator) if self.coordinator is not None else None]
+        dist.broadcast_object_list(shared, src=0)
+        return shared[0]

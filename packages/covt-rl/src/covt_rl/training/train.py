@@ -1,4 +1,4 @@
-"""Run one GRPO training: check the plan, start a server where none is given, hand over to the workers."""
+"""Run one GRPO training: check the plan, start a server where none is given, and let the workers train."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,15 @@ from typing import Any
 from covt_data.store.prepared_set import PreparedSet
 from covt_model.latent_config import LatentConfig
 from covt_rl.algorithms.advantage_registry import load_advantage
+from covt_rl.planning.checks import check_golds
+from covt_rl.planning.memory_plan import MemoryPlan, check_machine, plan_memory
+from covt_rl.planning.placement import Placement
+from covt_rl.rl_job import TrainJob
 from covt_rl.rl_recipe import RlConfig, ServerSection
 from covt_rl.rollouts.rollout_stream import training_stream
 from covt_rl.scoring.score_groups import build_rewards
-from covt_rl.training.checks import check_golds
 from covt_rl.training.gpu_handover import EVENT as TURN
 from covt_rl.training.gpu_handover import first_sleep, turn_event
-from covt_rl.training.memory_plan import MemoryPlan, check_machine, plan_memory
-from covt_rl.training.placement import Placement
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError
@@ -26,6 +27,7 @@ from covt_rollout.server.server_options import ServerOptions
 from covt_rollout.server.server_process import LatentServer
 from covt_rollout.server.watchdog import ServerWatchdog
 from covt_rollout.weights.weight_files import remove_stale_folders
+from covt_runtime.engine.profiler import DEFAULT_STEPS
 from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
 from covt_runtime.process_environment import is_main_process, launched_from_outside, place_in_group, visible_gpus
@@ -101,11 +103,23 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     workers: WorkerGroup | None = None,
+    profile: Path | None = None,
+    profile_steps: tuple[int, ...] = DEFAULT_STEPS,
 ) -> dict[str, Any]:
-    """Train and return `{"run", "hf", "steps", "seconds"}`, empty on ranks other than 0 of another launcher.
+    """Train; start servers and workers where none are given, and stop them at the end.
 
-    `overwrite` replaces a run of the same name. `workers` are running worker processes to use; without them, this
-    starts and ends its own.
+    Args:
+        config: the recipe.
+        planned: its plan.
+        progress: shows the training.
+        resume: continue from the run's newest checkpoint.
+        overwrite: replace a run of the same name.
+        workers: running worker processes to use.
+        profile: folder for traces of `profile_steps`; None traces nothing.
+        profile_steps: GRPO steps to trace, counted from 1.
+
+    Returns:
+        `{"run", "hf", "steps", "seconds"}`; empty on ranks other than 0 of another launcher.
     """
     outside, is_main = launched_from_outside(), is_main_process()
     check_machine(config, planned.placement, planned.memory)
@@ -129,17 +143,20 @@ def train(
             ]
             watches = [stack.enter_context(ServerWatchdog(server, on_note=progress.note)) for server in servers]
             base_url = ",".join(server.url for server in servers)
-        payload = {
-            "config": config.model_dump(mode="json"),
-            "run": str(run.path),
-            "data": str(planned.data),
-            "model": str(planned.model),
-            "base_url": base_url,
-            "steps": planned.steps,
-            "resume": resume,
-            "asleep": put_to_sleep(config, planned.model, base_url) if is_main and config.server.sleep else None,
-        }
-        handle = partial(hand_over, watches, progress)
+        job = TrainJob(
+            config=config,
+            run=run.path,
+            data=planned.data,
+            model=planned.model,
+            base_url=base_url,
+            steps=planned.steps,
+            resume=resume,
+            asleep_version=sleep_servers(config, planned.model, base_url) if is_main and config.server.sleep else None,
+            profile=profile,
+            profile_steps=profile_steps,
+        )
+        payload = job.model_dump(mode="json")
+        handle = partial(handle_event, watches, progress)
         if config.server.sleep:
             handle(turn_event("trainer"))
         if workers is not None:
@@ -150,15 +167,15 @@ def train(
         return launch(TARGET, payload, log_dir=run.logs, on_event=handle, gpu=gpu) or {}
 
 
-def put_to_sleep(config: RlConfig, model: Path, base_url: str) -> int:
-    """Let the servers fall asleep before the trainer takes memory; the version that they served."""
+def sleep_servers(config: RlConfig, model: Path, base_url: str) -> int:
+    """Put the servers to sleep before the trainer takes memory; return the weight version that they served."""
     key = os.environ.get(config.rollout.api_key_env)
     with BlockingClient(RolloutClient.for_checkpoint(base_url, model, api_key=key)) as blocking:
         return blocking.run(first_sleep(blocking.client))
 
 
-def hand_over(watches: Sequence[ServerWatchdog], progress: Progress, event: Mapping[str, Any]) -> None:
-    """What the workers say: who has shared GPUs is for the watches, which must not start a server on the trainer's."""
+def handle_event(watches: Sequence[ServerWatchdog], progress: Progress, event: Mapping[str, Any]) -> None:
+    """Handle an event of the workers: progress, or who has shared GPUs, where no server may be restarted meanwhile."""
     if event["event"] != TURN:
         progress.handle(event)
         return

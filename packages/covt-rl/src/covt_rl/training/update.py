@@ -28,7 +28,7 @@ SUMS = ("tokens", "gap", "kl_server", "kl", "entropy", "clipped", "importance")
 
 
 @dataclass(frozen=True)
-class Item:
+class TrainSample:
     """One completion to train on; latents: the server's [pads, H], where they are replayed."""
 
     sample: Sample
@@ -43,10 +43,10 @@ class Item:
 
 
 @dataclass
-class Micro:
+class MicroBatch:
     """One forward on this rank; old and reference are log-probabilities [B, T] that a pass before has left."""
 
-    items: tuple[Item, ...]
+    items: tuple[TrainSample, ...]
     old: Tensor | None = None
     reference: Tensor | None = None
 
@@ -55,13 +55,13 @@ class Micro:
 class MiniBatch:
     """What one optimizer step is computed from: this rank's micro-batches, and counts of the global batch."""
 
-    micros: list[Micro]
+    micros: list[MicroBatch]
     tokens: float
     sequences: float
 
 
 @dataclass(frozen=True)
-class Work:
+class StepPlan:
     """A step's optimizer steps. segments: the most latent segments of a completion on any rank."""
 
     batches: list[MiniBatch]
@@ -70,7 +70,7 @@ class Work:
     total: int
 
     @property
-    def micros(self) -> list[Micro]:
+    def micros(self) -> list[MicroBatch]:
         return [micro for batch in self.batches for micro in batch.micros]
 
 
@@ -165,17 +165,17 @@ class Updater:
         values = iter(self.engine.global_sum(penalties).tolist())
         return [[next(values) for _ in group] for group in groups]
 
-    def _items(self, group: ScoredGroup) -> list[Item]:
+    def _items(self, group: ScoredGroup) -> list[TrainSample]:
         prompt = self._prompts.get(group.row_id)
         if prompt is None:
             prompt = self._prompts[group.row_id] = self.encoder.encode_prompt(self._row_of[group.row_id])
         latents = group.latents or [None] * len(group.completions)
         return [
-            Item(self.encoder.completion(prompt, one.token_ids), one, advantage, own)
+            TrainSample(self.encoder.completion(prompt, one.token_ids), one, advantage, own)
             for one, advantage, own in zip(group.completions, group.advantages, latents, strict=True)
         ]
 
-    def _plan(self, groups: Sequence[Sequence[Item]]) -> Work:
+    def _plan(self, groups: Sequence[Sequence[TrainSample]]) -> StepPlan:
         """Cut the groups into mini-batches and these into micro-batches, in the same way on every rank.
 
         Rollouts of groups without spread have no advantage: they are counted, but only computed where a KL or an
@@ -193,12 +193,12 @@ class Updater:
             segments = max(segments, *(len(item.sample.spans) for item in active))
             tokens = float(sum(item.counted for item in items))
             batches.append(MiniBatch(self._micros(active), tokens, float(len(items))))
-        return Work(batches, segments, trained, sum(len(group) for group in groups))
+        return StepPlan(batches, segments, trained, sum(len(group) for group in groups))
 
-    def _masked(self, item: Item) -> bool:
+    def _masked(self, item: TrainSample) -> bool:
         return self.algorithm.mask_truncated and item.completion.finish_reason == "length"
 
-    def _micros(self, items: Sequence[Item]) -> list[Micro]:
+    def _micros(self, items: Sequence[TrainSample]) -> list[MicroBatch]:
         """This rank's micro-batches: rows sorted by length are dealt to the ranks, so all have equally many forwards.
 
         The rest is filled up with a row that nothing is counted of.
@@ -210,9 +210,9 @@ class Updater:
         widths = [len(ordered[last].sample) for last in range(ranks - 1, len(ordered), ranks)]
         mine = ordered[rank::ranks]
         cut = pack(widths, rows=self.config.data.micro_batch, tokens=self.algorithm.micro_tokens)
-        return [Micro(tuple(mine[number] for number in part)) for part in cut]
+        return [MicroBatch(tuple(mine[number] for number in part)) for part in cut]
 
-    def _look_back(self, work: Work) -> None:
+    def _look_back(self, work: StepPlan) -> None:
         """Log-probabilities of the reference, and of the weights before the first of several optimizer steps."""
         if self.reference is not None and self.algorithm.kl_in == "loss":
             for micro, logprobs in zip(work.micros, self._pass(work.micros, work.segments, True), strict=True):
@@ -222,7 +222,7 @@ class Updater:
             for micro, logprobs in zip(work.micros, self._pass(work.micros, work.segments, False), strict=True):
                 micro.old = logprobs
 
-    def _pass(self, micros: Sequence[Micro], segments: int, reference: bool) -> list[Tensor]:
+    def _pass(self, micros: Sequence[MicroBatch], segments: int, reference: bool) -> list[Tensor]:
         """Log-probabilities [B, T] of micro-batches without gradient, on the CPU (collective)."""
         source = self.reference.active() if reference and self.reference is not None else nullcontext()
         with source, torch.no_grad(), self.engine.forwards():
@@ -238,7 +238,7 @@ class Updater:
         totals.losses.append(loss)
         totals.result = self.engine.step()
 
-    def _forward(self, micro: Micro, segments: int, target: MiniBatch | None) -> Any:
+    def _forward(self, micro: MicroBatch, segments: int, target: MiniBatch | None) -> Any:
         batch = self._collate(micro.items)
         device = self.engine.device
         features = self.features([picture for row in batch.pictures for picture in row])
@@ -250,7 +250,7 @@ class Updater:
             latents=self._latents(micro.items),
         )
 
-    def _target(self, batch: Batch, micro: Micro, of: MiniBatch) -> Target:
+    def _target(self, batch: Batch, micro: MicroBatch, of: MiniBatch) -> Target:
         device = self.engine.device
         return Target(
             server=self._server(batch, micro.items).to(device),
@@ -261,12 +261,12 @@ class Updater:
             reference=None if micro.reference is None else micro.reference.to(device),
         )
 
-    def _collate(self, items: Sequence[Item]) -> Batch:
+    def _collate(self, items: Sequence[TrainSample]) -> Batch:
         samples = [item.sample for item in items]
         return collate(samples, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id)
 
     @staticmethod
-    def _server(batch: Batch, items: Sequence[Item]) -> Tensor:
+    def _server(batch: Batch, items: Sequence[TrainSample]) -> Tensor:
         """[B, T], the server's log-probabilities in their places."""
         server = torch.zeros(batch.labels.shape)
         for row, item in enumerate(items):
@@ -274,7 +274,7 @@ class Updater:
             server[row, start : start + len(item.completion.logprobs)] = torch.tensor(item.completion.logprobs)
         return server
 
-    def _latents(self, items: Sequence[Item]) -> Tensor | None:
+    def _latents(self, items: Sequence[TrainSample]) -> Tensor | None:
         """[P, H], the server's latents of all rows, where they are replayed."""
         if self.algorithm.latents == "recompute":
             return None
@@ -315,7 +315,7 @@ class Updater:
             )
 
 
-def _uncounted(item: Item) -> Item:
+def _uncounted(item: TrainSample) -> TrainSample:
     """The same forward, of which nothing is counted."""
     sample = replace(item.sample, labels=np.full_like(item.sample.labels, IGNORE))
     return replace(item, sample=sample, advantage=0.0)

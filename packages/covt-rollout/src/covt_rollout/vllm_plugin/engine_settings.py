@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covt_model.latent_config import KEY, LatentConfig
+from covt_model.latent_config import HEADS, KEY, LatentConfig
 from covt_model.model_errors import ModelError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 TESTED_VERSIONS = ("0.32.0",)
-# What `latent_runner` knows how to feed.
-SERVED_HEADS = ("identity", "linear", "mlp", "none")
+# `latent_runner` feeds any head that `covt_model.latents.heads` builds.
 SERVED_NORMALIZE = ("none", "rms")
 
 
@@ -50,7 +49,7 @@ class EngineSettings:
 def check_served(latent: LatentConfig) -> None:
     """Refuse a feedback rule that the server would have to approximate. Raises ModelError."""
     for name, value, served in (
-        ("head", latent.head, SERVED_HEADS),
+        ("head", latent.head, HEADS),
         ("normalize", latent.normalize, SERVED_NORMALIZE),
     ):
         if value not in served:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from covt_model.encoding.batch import Batch
+from covt_model.latents.heads import HEADS
 from covt_model.latents.policy import LatentPolicy
 from covt_model.latents.training_losses import Sum, alignment_loss, token_loss
 
@@ -27,7 +28,7 @@ class Objective(nn.Module):
         super().__init__()
         self.policy = policy
         # A head with weights is trained by the alignment too.
-        self.rule = policy.feedback if policy.latent.head in ("linear", "mlp") else None
+        self.rule = policy.feedback if policy.latent.head in HEADS else None
 
     def forward(
         self,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from covt_model.latent_config import read_config
+from covt_rl.planning.placement import Placement
 from covt_rl.rl_recipe import RlConfig
-from covt_rl.training.placement import Placement
 from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.engine.memory_estimate import (
     BF16_BYTES,

@@ -1,0 +1,119 @@
+"""What only rank 0 has: the client of the rollout server, the publisher of weights, the rollouts and validation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+
+from covt_data.store.prepared_set import PreparedSet
+from covt_data.stream.row_stream import RowStream
+from covt_model.encoding.encode import Encoder
+from covt_rewards import ConfiguredReward
+from covt_rl.planning.checks import check_server
+from covt_rl.rl_job import TrainJob
+from covt_rl.rollouts.collect import Collector
+from covt_rl.rollouts.journal import Journal
+from covt_rl.rollouts.rollout_stream import RolloutStream
+from covt_rl.training.gpu_handover import waking
+from covt_rl.training.validate import Validator
+from covt_rollout.client.blocking_client import BlockingClient
+from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.weights.weight_files import ServedNames
+from covt_rollout.weights.weight_sync import LoadWeights, Publisher, WrittenWeights, load_weight_files
+from covt_rollout.weights.weight_transfer import choose_weight_transport, nccl_loader
+
+
+class Coordinator:
+    """Rank 0's connection to the server, and everything that needs it.
+
+    Attributes:
+        client: the rollout client.
+        publisher: writes and pushes weights.
+        rollouts: the rollouts of each step.
+        served: the step whose weights the server has; -1 when it has none of this run's.
+
+    Raises:
+        RolloutError: the server does not serve this model.
+        ServerError: the server can't be reached.
+    """
+
+    def __init__(
+        self,
+        job: TrainJob,
+        encoder: Encoder,
+        stream: RowStream,
+        rewards: list[ConfiguredReward],
+        device: torch.device,
+        *,
+        note: Callable[[str], None],
+        stack: ExitStack,
+    ) -> None:
+        config, options = job.config, job.config.rollout
+        client = RolloutClient.for_checkpoint(
+            job.base_url,
+            job.model,
+            api_key=os.environ.get(options.api_key_env),
+            concurrency=options.concurrency,
+            timeout=options.timeout,
+        )
+        self.client = stack.enter_context(BlockingClient(client))
+        self.served = -1
+        self._first_version = self._read_first_version(job)
+        names = ServedNames.read(job.model).without_vision()
+        self.publisher = stack.enter_context(Publisher(client, names, load=choose_loader(job, client, device)))
+        # A restarted server has the first weights: it gets the newest ones before it is asked anything.
+        client.transport.on_down = self.publisher.restore
+        replay = config.algorithm.latents == "replay"
+        self.rollouts = RolloutStream(
+            Collector(self.client, encoder, options, config.rewards, config.run.seed, replay=replay),
+            rewards,
+            stream,
+            config,
+            Journal(job.run / "rollouts"),
+            steps=job.steps,
+            note=note,
+        )
+        stack.callback(self.rollouts.close)
+        self._validator: Validator | None = None
+        if config.eval.every:
+            rows = list(PreparedSet(job.data).rows(config.eval.split, config.eval.rows, limits=stream.limits))
+            self._validator = Validator(self.client, encoder, rows, config.eval, options.max_tokens)
+
+    def _read_first_version(self, job: TrainJob) -> int:
+        """The weight version that step 0 is served as.
+
+        A server that had other weights before continues its count, so that no version ever names two models.
+        """
+        served = job.asleep_version
+        if served is None:
+            self.client.run(check_server(self.client.client))
+            served = self.client.run(self.client.client.weight_version())
+        return served + 1 if served or job.config.rollout.base_url else 0
+
+    def push(self, written: WrittenWeights, step: int) -> None:
+        """Give the server the weights of a step."""
+        self.client.run(self.publisher.push(written, self._first_version + step))
+        self.served = step
+
+    def validate(self) -> dict[str, float]:
+        """Metrics of the served weights on held-out rows."""
+        assert self._validator is not None, "only called where eval.every > 0"
+        return self._validator.run()
+
+
+def choose_loader(job: TrainJob, client: RolloutClient, device: torch.device) -> LoadWeights:
+    """How the server loads new weights: from files or over NCCL, after waking up where it sleeps."""
+    sleeps = job.config.server.sleep
+    transport = choose_weight_transport(
+        job.config.rollout.transfer,
+        device.type,
+        [replica.url for replica in client.transport.replicas],
+        job.model,
+        server_gpus=job.config.server.gpus,
+        sleeps=sleeps,
+    )
+    load = nccl_loader(device) if transport == "nccl" else load_weight_files
+    return waking(load) if sleeps else load

@@ -1,0 +1,51 @@
+"""The parts that one rank of a reinforcement training is made of, built from its job."""
+
+from collections.abc import Mapping
+
+from covt_data.schema import Row
+from covt_data.stream.row_stream import RowStream
+from covt_model.checkpoints.latent_checkpoint import load_split
+from covt_model.checkpoints.lora import add_lora
+from covt_model.encoding.encode import Encoder
+from covt_model.encoding.prompt import PromptConfig
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.latents.policy import LatentPolicy
+from covt_rl.planning.checks import check_prompts
+from covt_rl.rl_job import TrainJob
+from covt_rl.training.objective import GrpoObjective
+from covt_rl.training.update import Updater
+from covt_runtime.engine.weights import DTYPES
+from covt_runtime.engine.zero_engine import ZeroEngine
+from covt_runtime.launch.distributed import Worker
+
+
+def build_encoder(job: TrainJob) -> Encoder:
+    """The encoder of the checkpoint, with the recipe's prompt."""
+    prompt = PromptConfig(system=job.config.prompt.system, template=job.config.prompt.template)
+    return Encoder(job.model, prompt, max_length=job.config.data.max_length)
+
+
+def check_own_prompts(job: TrainJob, encoder: Encoder, stream: RowStream, worker: Worker) -> None:
+    """Check this rank's share of the prompts.
+
+    Raises:
+        RolloutError: a prompt leaves no room for `rollout.max_tokens`.
+    """
+    mine = range(worker.rank, len(stream.rows), worker.world_size)
+    check_prompts(stream.rows, mine, encoder, job.config)
+
+
+def build_updater(job: TrainJob, encoder: Encoder, row_of: Mapping[str, Row], worker: Worker) -> Updater:
+    """Load the policy, shard it, and build what updates it (collective)."""
+    config = job.config
+    model, visual = load_split(job.model, DTYPES[config.zero.dtype], worker.device, attention=config.model.attention)
+    if config.lora.rank:
+        add_lora(model, encoder.latent, **config.lora.model_dump())
+    policy = LatentPolicy(model, encoder.latent, "latent", checkpoint=config.model.gradient_checkpointing)
+    objective = GrpoObjective(
+        policy, config.algorithm, config.rollout.temperature, max_tokens=config.rollout.max_tokens
+    )
+    updates = job.steps * config.algorithm.epochs * config.algorithm.mini_batches
+    engine = ZeroEngine(objective, config.optim, config.zero, total_steps=updates)
+    features = VisionFeatures(visual, encoder.settings)
+    return Updater(engine, policy, encoder, features, config, row_of)
