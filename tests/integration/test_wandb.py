@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import wandb
 from PIL import Image
 
 from covt_runtime.metrics.metric_log import MetricsLog
@@ -20,6 +21,7 @@ def test_an_offline_run_holds_configuration_and_metrics(tmp_path: Path, monkeypa
     with MetricsLog(run, "auto") as log:
         log.log(1, "stage1", {"loss": 2.53125, "perf/tokens_per_second": 10})
         log.log(2, "stage1", {"loss": 1.28125})
+    wandb.teardown()  # waits for the client's background process, which may still be writing the file
     (file,) = (run.path / "wandb").glob("offline-run-*/run-*.wandb")
     content = file.read_bytes()
     for text in (b"stage1/loss", b"2.53125", b"1.28125", b"stage1/perf/tokens_per_second", b"70707"):

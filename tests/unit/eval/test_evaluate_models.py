@@ -23,6 +23,7 @@ def test_folders_get_short_names_and_given_ones_win(tmp_path: Path):
     [
         ({"models": {"x": Path("missing")}}, "", "is not a model"),
         ({"models": "two"}, "http://127.0.0.1:1", "serves one model, not 2"),
+        ({"modes": ("keep", "no_mode")}, "", "no evaluation mode 'no_mode'"),
         ({"modes": ("keep", "keep")}, "", "names one twice"),
         ({"samples": 3}, "", "all the same"),
     ],

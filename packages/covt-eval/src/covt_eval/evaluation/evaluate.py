@@ -16,8 +16,9 @@ from covt_eval.eval_errors import EvalError
 from covt_eval.evaluation.eval_rows import EvalRow
 from covt_eval.evaluation.grade_completions import decode_with_latents, grade_completion
 from covt_eval.evaluation.latent_ablations import choose_donors, drop_latents, latent_input
+from covt_eval.evaluation.mode_names import check_mode_names
 from covt_eval.evaluation.prompt_requests import OnProgress, PromptEncoder, TimedRequests, build_request
-from covt_model.latents.latent_modes import EVALUATION_MODES, LatentMode
+from covt_model.latents.latent_modes import LatentMode
 from covt_rewards.accuracy import AccuracyReward
 from covt_rollout.client.completions import Completion
 from covt_rollout.client.rollout_client import RolloutClient
@@ -112,9 +113,8 @@ def _check_modes(client: RolloutClient, rows: Sequence[Row], modes: Sequence[str
     """Return the modes; refuse an evaluation without rows and modes that the checkpoint can't be evaluated in."""
     if not rows:
         raise EvalError("there are no rows to evaluate", "choose a split that has rows")
+    check_mode_names(modes)
     for mode in modes:
-        if mode not in EVALUATION_MODES:
-            raise EvalError(f"there is no evaluation mode {str(mode)!r}", f"use some of {', '.join(EVALUATION_MODES)}")
         if LatentMode(mode).replaces_latents and client.latent.head == "none":
             raise EvalError(
                 f"mode {str(mode)!r} replaces latents, and this checkpoint has none (head 'none')",

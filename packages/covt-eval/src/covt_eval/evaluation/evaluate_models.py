@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covt_eval.eval_errors import EvalError
+from covt_eval.evaluation.mode_names import check_mode_names
 
 if TYPE_CHECKING:
     from covt_data.schema import Row
@@ -231,6 +232,7 @@ def _check(plan: EvalPlan, base_url: str) -> None:
             raise EvalError(f"{folder} is not a model: it has no config.json", "name an exported model, as RUN/hf")
     if base_url and len(plan.models) > 1:
         raise EvalError(f"--base-url serves one model, not {len(plan.models)}", "leave it out, or name one model")
+    check_mode_names(plan.modes)
     if len(plan.modes) != len(set(plan.modes)):
         raise EvalError(f"--modes names one twice: {','.join(plan.modes)}", "name each once")
     if plan.samples > 1 and plan.temperature == 0:
