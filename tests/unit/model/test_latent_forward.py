@@ -24,6 +24,14 @@ def grouped():
     return text_model()
 
 
+@pytest.fixture(scope="module")
+def head() -> torch.nn.Linear:
+    """A seeded output head: with an unlucky one, rounding alone passes the tolerance."""
+    linear = torch.nn.Linear(64, 19, bias=False)
+    linear.weight.data = torch.randn(19, 64, generator=torch.Generator().manual_seed(4)) / 8
+    return linear
+
+
 @st.composite
 def mixed_batches(draw: st.DrawFn) -> list[tuple[list[int], list[int]]]:
     """Rows as (text lengths between segments, pads of each segment); a last segment may be cut off."""
@@ -127,8 +135,7 @@ def _ours(model, head, embeds, positions, mask, spans, rule, packed, options, dt
 @pytest.mark.parametrize("normalize", ["rms", "none"])
 @settings(max_examples=12)
 @given(rows=mixed_batches(), seed=st.integers(0, 1000), idle=st.integers(0, 1), packed=st.booleans())
-def test_equals_the_full_prefix_reference(grouped, checkpoint, normalize, rows, seed, idle, packed):
-    head = torch.nn.Linear(64, 19, bias=False)
+def test_equals_the_full_prefix_reference(grouped, head, checkpoint, normalize, rows, seed, idle, packed):
     logits, gradients = compare(
         grouped, head, rows, seed, idle=idle, packed=packed, checkpoint=checkpoint, normalize=normalize
     )
@@ -136,11 +143,11 @@ def test_equals_the_full_prefix_reference(grouped, checkpoint, normalize, rows, 
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_in_bf16_it_loses_no_more_than_the_oracle_does(grouped, checkpoint):
+def test_in_bf16_it_loses_no_more_than_the_oracle_does(grouped, head, checkpoint):
     """Against the fp32 oracle: logits to 3 %, gradients within 1.5 times what the oracle itself loses in bf16."""
     rows = [([9, 3, 2, 2], [4, 4, 4]), ([4, 2], [4]), ([7], [])]
-    head = torch.nn.Linear(64, 19, bias=False)
-    head.weight.data = torch.randn(19, 64, generator=torch.Generator().manual_seed(4)).bfloat16().float() / 8
+    head = copy.deepcopy(head)
+    head.weight.data = head.weight.data.bfloat16().float()
     rounded = copy.deepcopy(grouped).to(torch.bfloat16).float()
     common = {"idle": 0, "packed": False, "checkpoint": checkpoint, "normalize": "rms", "dtype": torch.bfloat16}
     logits, gradients = compare(rounded, head, rows, 0, **common)
