@@ -61,3 +61,16 @@ def run(config: RlConfig, workers: WorkerGroup, progress: Progress | None = None
     result = train(config, plan(config), progress=progress or Progress(quiet=True), workers=workers)
     folder = Path(result["run"])
     return folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def recipe_text(config: RlConfig) -> str:
+    """A recipe as TOML with dotted keys; strings, numbers and lists are written as in JSON."""
+    return _toml(config.model_dump(mode="json", exclude_defaults=True))
+
+
+def _toml(values: dict[str, Any], prefix: str = "") -> str:
+    lines = [
+        _toml(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key} = {json.dumps(value)}\n"
+        for key, value in values.items()
+    ]
+    return "".join(lines)

@@ -1,7 +1,10 @@
 """GRPO with two real ranks and the real server: both compute the same policy, and new weights reach the server."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,15 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from rl_tools import run, settings
+from rl_tools import recipe_text, run, settings
 from safetensors.torch import load_file
 from server_tools import RunningServer
 
-from covt_rl.training.train import plan, train
-from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.launch.workers import WorkerGroup
 from covt_runtime.metrics.metric_table import live_labels
 from covt_runtime.metrics.progress import Progress
+from covt_runtime.runtime_errors import WorkerUserError
 
 
 class Shown(Progress):
@@ -77,18 +79,33 @@ def test_a_server_with_other_weights_is_noticed(
     latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
 ):
     config = settings(latent_server, data, tmp_path, algorithm={"steps": 1, "gap_limit": 1e-9})
-    with pytest.raises((RolloutError, ValueError), match="trainer and server disagree"):
+    with pytest.raises(WorkerUserError, match="trainer and server disagree"):
         run(config, workers)
 
 
-def test_resuming_goes_on_with_the_next_prompts(latent_server: RunningServer, data: Path, tmp_path: Path):
-    with WorkerGroup(2, log_dir=tmp_path / "logs") as workers:
-        config = settings(latent_server, data, tmp_path, algorithm={"steps": 2})
-        run(config, workers)
-        longer = settings(latent_server, data, tmp_path, algorithm={"steps": 3})
-        result = train(longer, plan(longer), progress=Progress(quiet=True), resume=True, workers=workers)
-    lines = [json.loads(line) for line in (Path(result["run"]) / "metrics.jsonl").read_text().splitlines()]
+def test_the_command_resumes_with_the_next_prompts_and_traces_the_chosen_steps_on_each_rank(
+    latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
+):
+    run(settings(latent_server, data, tmp_path, algorithm={"steps": 1}), workers)
+    recipe, traces = tmp_path / "longer.toml", tmp_path / "traces"
+    recipe.write_text(recipe_text(settings(latent_server, data, tmp_path, algorithm={"steps": 3})))
+    command = [sys.executable, "-m", "covt.main", "rl", str(recipe), "--resume", "--json"]
+    command += ["--profile", str(traces), "--profile-steps", "3"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    folder = Path(json.loads(done.stdout)["run"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
+    assert sorted(path.name for path in traces.iterdir()) == ["rank0-step3.json", "rank1-step3.json"]
+    for path in traces.iterdir():
+        events = json.loads(path.read_text())["traceEvents"]
+        names = {event.get("name", "") for event in events}
+        assert "step 3" in names
+        # The policy's forward and backward, and the exchange between ranks.
+        assert {"aten::mm", "autograd::engine::evaluate_function: MmBackward0"} <= names
+        assert any("all_reduce" in name or "allgather" in name or "broadcast" in name for name in names)
 
 
 def test_exported_weights_are_finite(latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path):

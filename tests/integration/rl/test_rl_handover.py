@@ -13,9 +13,9 @@ from call_recorder import CallRecorder
 from rl_tools import run, settings
 from server_tools import RunningServer
 
+from covt_rl.rl_errors import RlError
 from covt_rl.training import gpu_handover as turns
 from covt_rl.training import train
-from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.launch.workers import WorkerGroup
 from covt_runtime.metrics.progress import Progress
 
@@ -68,8 +68,8 @@ def test_a_run_by_turns_wakes_loads_samples_and_sleeps(
 
 def test_a_server_without_sleep_mode_is_refused(latent_server: RunningServer, data: Path, tmp_path: Path, monkeypatch):
     config = settings(latent_server, data, tmp_path, server={"sleep": True})
-    with pytest.raises(RolloutError, match="no GPU to share"):
+    with pytest.raises(RlError, match="no GPU to share"):
         train.train(config, train.plan(config), progress=Progress(quiet=True))
     monkeypatch.setattr(train, "check_machine", lambda *_: None)
-    with pytest.raises(RolloutError, match="was started without sleep mode"):
+    with pytest.raises(RlError, match="was started without sleep mode"):
         train.train(config, train.plan(config), progress=Progress(quiet=True))

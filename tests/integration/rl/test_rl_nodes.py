@@ -6,25 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from rl_tools import run, settings
+from rl_tools import recipe_text, run, settings
 from server_tools import MODEL_LENGTH, RunningServer
 
 from covt_rollout.server.server_process import free_port
 from covt_runtime.launch.workers import WorkerGroup
 
 COMPARED = ("reward", "reward_std", "loss", "grad_norm", "entropy", "completions/mean_length")
-
-
-def recipe(values: dict[str, Any], prefix: str = "") -> str:
-    """Settings as a TOML file with dotted keys; strings, numbers and lists are written as in JSON."""
-    lines = [
-        recipe(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key} = {json.dumps(value)}\n"
-        for key, value in values.items()
-    ]
-    return "".join(lines)
 
 
 def start(command: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[str]:
@@ -45,7 +35,7 @@ def test_two_machines_train_as_one_does(latent_server: RunningServer, data: Path
         }
     )
     written = tmp_path / "nodes.toml"
-    written.write_text(recipe(both.model_dump(mode="json", exclude_defaults=True)))
+    written.write_text(recipe_text(both))
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port('127.0.0.1')}", "--rdzv-id=covt"]
     command += [str(Path(sys.executable).parent / "covt"), "rl", str(written), "--json"]

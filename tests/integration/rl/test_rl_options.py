@@ -10,10 +10,10 @@ from rl_tools import run, settings
 from server_tools import RunningServer
 
 from covt_rl.planning.checks import check_server
+from covt_rl.rl_errors import RlError
 from covt_rl.training.train import plan, train
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
-from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.launch.workers import WorkerGroup
 from covt_runtime.metrics.progress import Progress
 from covt_runtime.runtime_errors import LaunchError
@@ -39,7 +39,7 @@ def test_replayed_latents_and_control_continuations(
     gaps = [line["latent/logprob_gap"] for line in lines if "latent/logprob_gap" in line]
     assert gaps and max(gaps) <= GAP
     assert lines[0]["latent/spans"] > 0
-    journalled = json.loads((folder / "rollouts" / "step_1.json").read_text())["judged"]
+    journalled = json.loads((folder / "rollouts" / "step_1.json").read_text())["groups"]
     group = next(group for group in journalled if any(one["latent_spans"] for one in group["completions"]))
     number = next(i for i, one in enumerate(group["completions"]) if one["latent_spans"])
     kept, (control,) = group["completions"][number], group["control"][number]
@@ -109,8 +109,8 @@ def test_rollouts_one_step_ahead(latent_server: RunningServer, data: Path, worke
         assert 0 <= line["perf/trainer_idle"] <= 1 and 0 <= line["perf/server_idle"] <= 1
         if number == 0:
             continue
-        judged = json.loads((folder / "rollouts" / f"step_{number}.json").read_text())["judged"]
-        versions = {one["weight_version"] for group in judged for one in group["completions"]}
+        groups = json.loads((folder / "rollouts" / f"step_{number}.json").read_text())["groups"]
+        versions = {one["weight_version"] for group in groups for one in group["completions"]}
         assert len(versions) == 1
 
 
@@ -155,5 +155,5 @@ def test_a_killed_trainer_repeats_its_steps_to_the_last_bit(latent_server: Runni
 def test_a_server_with_another_k_is_refused(latent_server: RunningServer):
     client = RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint)
     client.latent = replace(client.latent, size=client.latent.size + 1)
-    with BlockingClient(client) as blocking, pytest.raises(RolloutError, match="K = 5 pads"):
+    with BlockingClient(client) as blocking, pytest.raises(RlError, match="K = 5 pads"):
         blocking.run(check_server(client))

@@ -11,7 +11,8 @@ from server_tools import RunningServer
 from covt_data.store.prepared_set import PreparedSet
 from covt_model.encoding.encode import Encoder
 from covt_rewards.latents import find_whole_spans
-from covt_rl.rl_recipe import RewardsSection, RolloutSection
+from covt_rl.rl_recipe import RewardsSection
+from covt_rl.rollout_sections import RolloutSection
 from covt_rl.rollouts.collect import Collector
 from covt_rl.scoring.collected import Collected
 from covt_rollout.client.blocking_client import BlockingClient

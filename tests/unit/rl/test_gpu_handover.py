@@ -12,12 +12,13 @@ from recording_server import Recorder, with_server
 
 from covt_rl.planning.memory_plan import MemoryPlan, check_machine
 from covt_rl.planning.placement import Placement
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.training.gpu_handover import GpuHandover, check_sleep_mode, first_sleep, sleep_replicas, turn_event, waking
 from covt_rl.training.train import handle_event
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
-from covt_rollout.rollout_errors import RolloutError, ServerError, StaleWeightsError
+from covt_rollout.rollout_errors import ServerError, StaleWeightsError
 from covt_rollout.server.server_options import ServerOptions, require_vllm, server_command
 from covt_rollout.server.watchdog import ServerWatchdog
 from covt_rollout.weights.weight_sync import load_weight_files, push_weights
@@ -80,11 +81,11 @@ def test_a_server_that_can_t_be_laid_down_is_brought_back_first():
 def test_a_server_without_sleep_mode_or_that_sleeps_already_is_refused():
     awake, unable = Recorder(), Recorder()
     unable.sleep_mode = False
-    with pytest.raises(RolloutError, match="was started without sleep mode") as caught:
+    with pytest.raises(RlError, match="was started without sleep mode") as caught:
         with_server([awake, unable], check_sleep_mode)
     assert "covt serve CKPT --sleep" in caught.value.remedy
     awake.sleeping = True
-    with pytest.raises(RolloutError, match="sleeps: another training has it"):
+    with pytest.raises(RlError, match="sleeps: another training has it"):
         with_server(awake, first_sleep)
     assert not any(call.startswith("/sleep") for call in awake.calls + unable.calls)
 
@@ -182,7 +183,7 @@ def test_a_machine_without_gpus_is_refused_and_the_plan_says_so():
     config = RlConfig.model_validate({"server": {"sleep": True}})
     placed = Placement.of(config, gpus=0)
     assert "server.sleep needs a GPU" in str(placed)
-    with pytest.raises(RolloutError, match="no GPU to share"):
+    with pytest.raises(RlError, match="no GPU to share"):
         check_machine(config, placed, MemoryPlan(MemoryEstimate(()), {}))
 
 

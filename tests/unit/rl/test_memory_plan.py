@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from covt_rl.planning.memory_plan import CONTEXT, MemoryPlan, check_machine, checkpoint_shape
 from covt_rl.planning.memory_plan import plan_memory as estimate
 from covt_rl.planning.placement import Placement
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
-from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.engine.memory_estimate import GIB
 from covt_runtime.runtime_errors import ConfigError
 
@@ -90,15 +90,15 @@ def test_a_gpu_that_is_shared_by_turns_never_holds_both_models(checkpoint: Path)
 
 def test_a_machine_that_is_too_small_is_refused_with_numbers(checkpoint: Path):
     wants = config(server={"gpus": 2})
-    with pytest.raises(RolloutError, match=r"server.gpus = 2, this machine has 0 GPUs"):
+    with pytest.raises(RlError, match=r"server.gpus = 2, this machine has 0 GPUs"):
         check_machine(wants, Placement.of(wants, gpus=0), estimate(checkpoint, wants, Placement.of(wants, gpus=0)))
     alone = Placement.of(wants, gpus=2)
-    with pytest.raises(RolloutError, match="leaves no GPU for the trainer"):
+    with pytest.raises(RlError, match="leaves no GPU for the trainer"):
         check_machine(wants, alone, estimate(checkpoint, wants, alone))
     small = config()
     placed = Placement.of(small, gpus=0)
     check_machine(small, placed, estimate(checkpoint, small, placed))
-    with pytest.raises(RolloutError, match=r"needs \d+ GiB at least"):
+    with pytest.raises(RlError, match=r"needs \d+ GiB at least"):
         check_machine(small, placed, estimate(checkpoint, small, placed), host_bytes=1000)
 
 
@@ -135,9 +135,7 @@ def test_more_ranks_than_the_server_leaves_gpus_are_refused(monkeypatch: pytest.
     wants = config(server={"gpus": 2})
     launched(monkeypatch, HEAD | {"LOCAL_WORLD_SIZE": "8"})
     placed = Placement.of(wants, gpus=8)
-    with pytest.raises(
-        RolloutError, match=r"8 ranks were started on this machine, which has 8 GPUs, 2 of them"
-    ) as error:
+    with pytest.raises(RlError, match=r"8 ranks were started on this machine, which has 8 GPUs, 2 of them") as error:
         check_machine(wants, placed, estimate(checkpoint, wants, placed))
     assert "start 6 ranks here" in error.value.remedy
     elsewhere = config(server={"gpus": 2}, rollout={"base_url": "http://other:8000"})
@@ -152,7 +150,7 @@ def test_a_cpu_machine_must_hold_its_own_ranks_only(monkeypatch: pytest.MonkeyPa
     found = estimate(checkpoint, small, first)
     certain = sum(parts(found)[part] for part in ("weights", "optimizer", "gradients"))
     check_machine(small, first, found, host_bytes=int(certain + found.server["weights"]) + 1)
-    with pytest.raises(RolloutError, match="GiB at least"):
+    with pytest.raises(RlError, match="GiB at least"):
         check_machine(small, first, found, host_bytes=int(certain + found.server["weights"]) - 1)
     launched(monkeypatch, {"RANK": "1"})
     check_machine(small, Placement.of(small, gpus=0), found, host_bytes=int(certain) + 1)

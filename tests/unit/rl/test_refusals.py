@@ -16,10 +16,10 @@ from covt_data.store.prepared_set import PreparedSet
 from covt_model.latent_config import LatentConfig
 from covt_rl.planning import checks
 from covt_rl.planning.checks import check_golds, check_server
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import build_rewards
 from covt_rl.training.train import plan
-from covt_rollout.rollout_errors import RolloutError
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 
@@ -55,7 +55,7 @@ def check(data: Any, /, **sections: Any) -> None:
 def test_a_gold_answer_that_the_accuracy_reward_can_t_read_is_named(good: Path, use: str):
     """Also where only ν needs it."""
     check(PreparedSet(good), rewards={"use": use})
-    with pytest.raises(RolloutError, match=r"row r1 of prompts: .*needs its map in metadata\.rows") as caught:
+    with pytest.raises(RlError, match=r"row r1 of prompts: .*needs its map in metadata\.rows") as caught:
         check(Rows(), rewards={"use": use})
     assert "prepare the data again" in caught.value.remedy
 
@@ -63,7 +63,7 @@ def test_a_gold_answer_that_the_accuracy_reward_can_t_read_is_named(good: Path, 
 def test_so_is_one_of_a_set_that_is_mixed_in(good: Path, monkeypatch: pytest.MonkeyPatch):
     own = PreparedSet(good)
     monkeypatch.setattr(checks, "PreparedSet", lambda _path: Rows())
-    with pytest.raises(RolloutError, match="row r1 of other of elsewhere: "):
+    with pytest.raises(RlError, match="row r1 of other of elsewhere: "):
         check(own, data={"split": "prompts", "mix": [{"path": "elsewhere", "split": "other"}]})
 
 
@@ -84,7 +84,7 @@ def test_a_plan_that_the_data_can_t_fill_is_refused(
     values: dict[str, Any] = {"model": {"path": str(tmp_path)}, "rollout": {"prompts": 1}, **sections}
     data = {"path": str(good), "split": "prompts"} | sections.get("data", {})
     data["mix"] = [mixed | {"path": str(good)} for mixed in data.get("mix", [])]
-    with pytest.raises(RolloutError, match=message) as caught:
+    with pytest.raises(RlError, match=message) as caught:
         plan(RlConfig.model_validate(values | {"data": data}))
     assert remedy in caught.value.remedy
 
@@ -93,7 +93,7 @@ def test_a_server_with_another_tokenizer_is_refused_before_it_is_asked_for_a_tok
     ours, other = Recorder(), Recorder()
     # The client's `decode` is `str`.
     ours.text, other.text = str(list(range(100))), "something else"
-    with pytest.raises(RolloutError, match=r"has another tokenizer: ids \[0, 1, 2\]… are 'something else'") as caught:
+    with pytest.raises(RlError, match=r"has another tokenizer: ids \[0, 1, 2\]… are 'something else'") as caught:
         with_server([ours, other], check_server)
     assert "serve the checkpoint that is trained" in caught.value.remedy
     assert other.calls == ["/detokenize"]

@@ -83,9 +83,9 @@ def test_an_epoch_takes_every_prompt_once_and_then_ends(data: Path, tmp_path: Pa
     sampler = Sampler()
     rollouts = source(data, tmp_path, sampler, [])
     taken = [rollouts.take(step, step) for step in range(3)]
-    ids = [group.row_id for one in taken if one is not None for group in one.judged]
+    ids = [group.row_id for one in taken if one is not None for group in one.groups]
     assert sorted(ids) == IDS
-    assert [one and len(one.judged) for one in taken] == [4, 4, 2]
+    assert [one and len(one.groups) for one in taken] == [4, 4, 2]
     assert rollouts.take(3, 3) is None
 
 
@@ -98,12 +98,12 @@ def test_what_was_journalled_is_read_back_and_not_sampled_again(data: Path, tmp_
     assert written is not None and read is not None
     assert json.dumps(read.metrics) == json.dumps(written.metrics)
     assert (read.cursor, read.weights) == (4, 0)
-    for before, after in zip(written.judged, read.judged, strict=True):
+    for before, after in zip(written.groups, read.groups, strict=True):
         assert (before.completions, before.totals, before.values) == (after.completions, after.totals, after.values)
         np.testing.assert_array_equal(cast("Any", before.latents), cast("Any", after.latents))
     following = resumed.take(1, 1)
     assert following is not None
-    assert not {group.row_id for group in read.judged} & {group.row_id for group in following.judged}
+    assert not {group.row_id for group in read.groups} & {group.row_id for group in following.groups}
 
 
 def test_groups_without_spread_are_replaced_within_bounds(data: Path, tmp_path: Path):
@@ -111,11 +111,11 @@ def test_groups_without_spread_are_replaced_within_bounds(data: Path, tmp_path: 
     rollouts = source(data, tmp_path, sampler, notes, dynamic=1)
     one = rollouts.take(0, 0)
     assert one is not None
-    assert all(group.has_spread for group in one.judged)
+    assert all(group.has_spread for group in one.groups)
     asked = [name for part in sampler.asked for name in part]
     assert len(sampler.asked) == 2 and len(set(asked)) == len(asked) == one.cursor
-    assert one.metrics["dynamic/dropped_groups"] == len(asked) - len(one.judged)
-    assert (len(one.judged) < 4) == bool(notes)
+    assert one.metrics["dynamic/dropped_groups"] == len(asked) - len(one.groups)
+    assert (len(one.groups) < 4) == bool(notes)
 
 
 def test_rollouts_ahead_are_those_of_the_next_step(data: Path, tmp_path: Path):
@@ -136,8 +136,3 @@ def test_old_journals_are_removed(data: Path, tmp_path: Path):
         rollouts.take(step, step)
     rollouts.journal.forget_before(2)
     assert [rollouts.has(step) for step in range(3)] == [False, False, True]
-
-
-def test_a_batch_that_can_not_be_cut_is_refused():
-    with pytest.raises(ValueError, match=r"rollout.prompts = 10 can't be cut into algorithm.mini_batches = 4"):
-        RlConfig.model_validate({"rollout": {"prompts": 10}, "algorithm": {"mini_batches": 4}})

@@ -8,7 +8,8 @@ from covt_data.schema import Row
 from covt_model.latent_config import LatentConfig
 from covt_rewards import RewardError
 from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
-from covt_rl.scoring.score_groups import build_rewards, judge
+from covt_rl.scoring.collected import Collected
+from covt_rl.scoring.score_groups import build_rewards, metrics, score, with_advantages
 from covt_rollout.client.completions import Completion
 from covt_runtime.recipe_schema import PromptSection
 
@@ -34,35 +35,37 @@ def completion(text: str, *, latent: bool = True, index: int = 0) -> Completion:
     )
 
 
-def judged(use: str, completions, ablated, **algorithm):
+def scored(use: str, completions, ablated, **algorithm):
+    """One group with its advantages, and the metrics of its scores."""
     rewards = build_rewards(RewardsSection(use=use), PromptSection(), LATENT)
-    return judge([row()], [completions], [ablated], rewards, AlgorithmSection(**algorithm))
+    groups, scores = score([row()], Collected([completions], [ablated]), rewards)
+    return with_advantages(groups, rewards, AlgorithmSection(**algorithm)), metrics(scores)
 
 
 RIGHT, WRONG = "\\boxed{B3}", "\\boxed{A1}"
 
 
 def test_rewards_are_weighted_and_advantages_are_relative_to_the_group():
-    (group,), metrics = judged("accuracy=2,format=0.5", [completion(RIGHT), completion(WRONG)], [[], []])
+    (group,), logged = scored("accuracy=2,format=0.5", [completion(RIGHT), completion(WRONG)], [[], []])
     assert group.totals == (2.5, 0.5)
     assert group.advantages[0] == pytest.approx(-group.advantages[1])
     assert group.advantages[0] == pytest.approx(1 / 2**0.5, rel=1e-4)
-    assert metrics["reward"] == pytest.approx(1.5)
-    assert metrics["rewards/accuracy/mean"] == pytest.approx(0.5)
-    assert metrics["frac_reward_zero_std"] == 0
+    assert logged["reward"] == pytest.approx(1.5)
+    assert logged["rewards/accuracy/mean"] == pytest.approx(0.5)
+    assert logged["frac_reward_zero_std"] == 0
 
 
 def test_nu_is_logged_though_necessity_is_not_paid():
-    (group,), metrics = judged(
+    (group,), logged = scored(
         "accuracy", [completion(RIGHT), completion(RIGHT)], [[completion(WRONG)], [completion(RIGHT)]]
     )
-    assert metrics["necessity/nu"] == pytest.approx(0.5)
+    assert logged["necessity/nu"] == pytest.approx(0.5)
     assert group.totals == (1.0, 1.0)
     assert group.advantages == (0.0, 0.0)
 
 
 def test_necessity_pays_where_the_latents_were_needed():
-    (group,), _ = judged(
+    (group,), _ = scored(
         "necessity", [completion(RIGHT), completion(RIGHT)], [[completion(WRONG)], [completion(RIGHT)]]
     )
     assert group.totals == (1.0, 0.0)
@@ -71,8 +74,8 @@ def test_necessity_pays_where_the_latents_were_needed():
 
 def test_each_reward_can_be_normalized_on_its_own():
     completions = [completion(RIGHT), completion(WRONG), completion("no box"), completion(RIGHT)]
-    (summed,), _ = judged("accuracy=10,format=1", completions, [[]] * 4, normalize="total")
-    (apart,), _ = judged("accuracy=1,format=1", completions, [[]] * 4, normalize="per_reward")
+    (summed,), _ = scored("accuracy=10,format=1", completions, [[]] * 4, normalize="total")
+    (apart,), _ = scored("accuracy=1,format=1", completions, [[]] * 4, normalize="per_reward")
     assert summed.advantages[1] - summed.advantages[2] < 0.2
     assert apart.advantages[1] - apart.advantages[2] > 1
 

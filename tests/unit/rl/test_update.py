@@ -21,12 +21,12 @@ from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.policy import LatentPolicy
 from covt_rl.planning.checks import check_prompts
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import ScoredGroup
 from covt_rl.training.objective import GrpoObjective
 from covt_rl.training.update import Updater
 from covt_rollout.client.completions import Completion
-from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.engine.zero_engine import StepResult
 
 SAMPLES, TOKENS = 4, 24
@@ -71,7 +71,7 @@ class OneProcess:
 
 
 class Setting:
-    """A checkpoint, two prompts and four judged completions of each, sampled at temperature 1."""
+    """A checkpoint, two prompts and four scored completions of each, sampled at temperature 1."""
 
     def __init__(self, folder: Path) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -81,7 +81,7 @@ class Setting:
         self.encoder = Encoder(self.checkpoint)
         model, visual = load_split(self.checkpoint, torch.float32)
         self.features = VisionFeatures(visual, self.encoder.settings)
-        self.judged = [self._sample(cast("Any", model), number) for number in range(2)]
+        self.groups = [self._sample(cast("Any", model), number) for number in range(2)]
 
     def _sample(self, model: Any, number: int) -> ScoredGroup:
         prompt = self.encoder.encode_prompt(self.rows[number])
@@ -128,7 +128,7 @@ class Setting:
 
     def gradient(self, rank: int = 0, world_size: int = 1, **sections: Any) -> torch.Tensor:
         updater, engine = self.updater(rank, world_size, **sections)
-        updater.update(self.judged)
+        updater.update(self.groups)
         (gradient,) = engine.gradients
         return gradient
 
@@ -163,16 +163,16 @@ def assert_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def test_the_trainer_computes_what_was_sampled(setting: Setting):
-    assert any(one.latent_spans for group in setting.judged for one in group.completions)
+    assert any(one.latent_spans for group in setting.groups for one in group.completions)
     updater, _ = setting.updater()
-    metrics = updater.update(setting.judged)
+    metrics = updater.update(setting.groups)
     assert metrics["latent/logprob_gap"] < 1e-5
     assert metrics["frac_trained"] == 1
     assert metrics["clip_ratio/region_mean"] == 0
 
 
 def test_replayed_latents_give_the_same_probabilities(setting: Setting):
-    metrics = setting.updater(algorithm={"latents": "replay"})[0].update(setting.judged)
+    metrics = setting.updater(algorithm={"latents": "replay"})[0].update(setting.groups)
     assert metrics["latent/logprob_gap"] < 1e-5
 
 
@@ -184,10 +184,10 @@ def test_ranks_and_micro_batches_add_up_to_one_batch(setting: Setting, whole: to
 
 def test_mini_batches_are_optimizer_steps_of_their_own(setting: Setting, whole: torch.Tensor):
     updater, engine = setting.updater(algorithm={"mini_batches": 2, "epochs": 2})
-    updater.update(setting.judged)
+    updater.update(setting.groups)
     assert len(engine.gradients) == 4
     torch.testing.assert_close(engine.gradients[0], engine.gradients[2])
-    counts = [sum(item.counted for item in updater._items(group)) for group in setting.judged]
+    counts = [sum(item.counted for item in updater._items(group)) for group in setting.groups]
     together = sum(g * n for g, n in zip(engine.gradients[:2], counts, strict=True)) / sum(counts)
     assert_close(cast("torch.Tensor", together), whole)
 
@@ -195,7 +195,7 @@ def test_mini_batches_are_optimizer_steps_of_their_own(setting: Setting, whole: 
 def test_the_reference_stays_where_the_policy_began(setting: Setting):
     updater, engine = setting.updater(lr=0.5, algorithm={"kl_weight": 0.1, "epochs": 2, "importance": "truncate"})
     before = {name: shard.clone() for name, shard in engine.trainable_shards().items()}
-    first = updater.update(setting.judged)
+    first = updater.update(setting.groups)
     assert 0 < first["kl"] < 1
     assert first["latent/logprob_gap"] < 1e-5
     assert updater.reference is not None
@@ -207,19 +207,19 @@ def test_the_reference_stays_where_the_policy_began(setting: Setting):
 
 def test_the_kl_of_the_reward_is_that_of_whole_completions(setting: Setting):
     updater, _ = setting.updater(algorithm={"kl_weight": 0.1, "kl_in": "reward", "kl_estimator": "k1"})
-    assert max(abs(value) for group in updater.kl_penalties(setting.judged) for value in group) < 1e-3
+    assert max(abs(value) for group in updater.kl_penalties(setting.groups) for value in group) < 1e-3
     assert updater.reference is not None
     with torch.no_grad():
         for average in updater.reference._frozen.average.values():
             average.add_(0.01 * torch.randn(average.shape, generator=torch.Generator().manual_seed(0)))
-    penalties = updater.kl_penalties(setting.judged)
+    penalties = updater.kl_penalties(setting.groups)
     assert [len(group) for group in penalties] == [SAMPLES, SAMPLES]
     assert max(abs(value) for group in penalties for value in group) > 1e-2
 
 
 def test_truncated_completions_are_left_out(setting: Setting, whole: torch.Tensor):
     masked = setting.updater(algorithm={"mask_truncated": True})[0]
-    assert masked.update(setting.judged)["frac_trained"] == 6 / 8
+    assert masked.update(setting.groups)["frac_trained"] == 6 / 8
     assert float((setting.gradient(algorithm={"mask_truncated": True}) - whole).norm()) > 0
 
 
@@ -236,9 +236,9 @@ def test_a_gap_over_the_limit_stops_a_fresh_step_only(setting: Setting):
             advantages=group.advantages,
             values={},
         )
-        for group in setting.judged
+        for group in setting.groups
     ]
-    with pytest.raises(RolloutError, match="trainer and server disagree"):
+    with pytest.raises(RlError, match="trainer and server disagree"):
         setting.updater()[0].update(other)
     assert setting.updater()[0].update(other, fresh=False)["latent/logprob_gap"] > 0.5
 
@@ -253,7 +253,7 @@ def test_nothing_to_learn_is_no_step(setting: Setting):
             advantages=(0.0,) * SAMPLES,
             values={},
         )
-        for group in setting.judged
+        for group in setting.groups
     ]
     updater, engine = setting.updater()
     assert updater.update(flat) == {"skipped_updates": 1.0}
@@ -262,10 +262,10 @@ def test_nothing_to_learn_is_no_step(setting: Setting):
 
 def test_prompts_without_room_for_an_answer_are_refused(setting: Setting):
     config = RlConfig.model_validate({"rollout": {"max_tokens": 64}, "data": {"max_length": 65}})
-    with pytest.raises(RolloutError, match=r"2 of 2 prompts are too long: .*rollout.max_tokens = 64"):
+    with pytest.raises(RlError, match=r"2 of 2 prompts are too long: .*rollout.max_tokens = 64"):
         check_prompts(setting.rows, range(2), setting.encoder, config)
     check_prompts(setting.rows, range(2), setting.encoder, RlConfig.model_validate({"rollout": {"max_tokens": 64}}))
     config = RlConfig.model_validate({"rollout": {"max_tokens": 64}, "server": {"max_model_len": 65}})
-    with pytest.raises(RolloutError, match=r"more than server.max_model_len = 65") as caught:
+    with pytest.raises(RlError, match=r"more than server.max_model_len = 65") as caught:
         check_prompts(setting.rows, range(2), setting.encoder, config)
     assert caught.value.remedy.startswith("raise server.max_model_len")

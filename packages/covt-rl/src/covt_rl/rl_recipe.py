@@ -10,6 +10,7 @@ from covt_rl.algorithms.aggregation import Aggregation
 from covt_rl.algorithms.importance import Correction, Level
 from covt_rl.algorithms.kl import Estimator
 from covt_rl.algorithms.losses import LOSSES, check_loss_name
+from covt_rl.rollout_sections import RolloutSection, ServerSection
 from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
 from covt_runtime.recipe_schema import (
     DataSection,
@@ -35,72 +36,46 @@ def ablation_mode(name: object) -> LatentMode:
 AblationMode = Annotated[LatentMode, BeforeValidator(ablation_mode)]
 
 
-class RolloutSection(Section):
-    """`[rollout]`: sampling, and the server that does it."""
-
-    prompts: int = Field(default=16, ge=1)
-    """Prompts per step."""
-    samples: int = Field(default=8, ge=2)
-    """Rollouts per prompt: the size of a group."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature. At 1.0 the server samples the policy itself, which the loss assumes by default."""
-    max_tokens: int = Field(default=64, ge=1)
-    """Greatest length of a completion in tokens, latents included. The default fits the generated tasks."""
-    base_url: str = ""
-    """A running `covt serve`, replicas with commas between; empty starts one."""
-    api_key_env: str = "COVT_API_KEY"
-    """Environment variable that holds the server's key, where it wants one."""
-    concurrency: int = Field(default=64, ge=1)
-    """Requests in flight at the same time."""
-    timeout: float = Field(default=120.0, gt=0)
-    """Seconds a request may take."""
-    ahead: int = Field(default=0, ge=0, le=1)
-    """1 samples the next step's rollouts while this one trains: one update old, see `algorithm.importance`."""
-    transfer: Literal["auto", "files", "nccl"] = "auto"
-    """How new weights reach the server: files in shared memory, or NCCL, which `auto` takes where the trainer and the
-    server have GPUs each. A server of your own must have been started by `covt serve`, on GPUs, for NCCL."""
-    dynamic: int = Field(default=0, ge=0)
-    """Rounds in which groups without spread are replaced by further prompts (DAPO); 0 trains on what came."""
-
-
 class RewardsSection(Section):
-    """`[rewards]`: what is paid for."""
+    """`[rewards]`: what completions are rewarded for."""
 
     use: str = "format,accuracy,necessity"
-    """Names with optional weights: `format=0.2,accuracy,necessity=0.5`."""
+    """Names of rewards with optional weights, as in `format=0.2,accuracy,necessity=0.5`."""
     ablation: AblationMode = LatentMode.DROP_LATENTS
-    """What happens to the latents in the counterfactual continuations of the necessity reward."""
+    """How the counterfactual continuations of the necessity reward change the latents."""
     continuations: int = Field(default=1, ge=1)
-    """M: counterfactual continuations a rollout."""
+    """M: counterfactual continuations per rollout."""
     share: float = Field(default=1.0, ge=0, le=1)
-    """Share of rollouts that get counterfactual continuations."""
+    """Fraction of the rollouts that get counterfactual continuations."""
     span: Literal["first", "last"] = "last"
-    """The latent span after which continuations begin; all latents up to it are ablated."""
+    """The latent span after which continuations begin; the latents of all spans up to it are ablated."""
     early: bool = True
-    """Begin them as soon as that span has closed, while the rollout goes on; where they begin at the last span that is
-    a guess, and what was begun too early is given up."""
+    """Request continuations as soon as their span has closed, while the rest of the rollout is still being sampled.
+    Which span is the last is then a guess, and continuations of a wrong guess are aborted. The results are the same as
+    those of false, which waits for whole rollouts."""
     control: int = Field(default=0, ge=0)
-    """Continuations a rollout with the latents kept: they make ν unbiased and cost as much as the others."""
+    """Continuations per rollout with the latents kept. They make ν unbiased and cost as much as the ablated ones."""
     settings: dict[str, dict[str, bool | int | float | str]] = Field(default_factory=dict)
-    """Settings by reward, such as `necessity = {w_harm = 0.25}`."""
+    """Settings of single rewards, as in `necessity = {w_harm = 0.25}`."""
     time_limit: float = Field(default=120.0, gt=0)
-    """Seconds in which a reward of your own must score one group."""
+    """Seconds in which a reward of your own must score one group; a group that takes longer scores 0."""
 
 
 class AlgorithmSection(Section):
     """`[algorithm]`: advantages and loss."""
 
     steps: int | None = Field(default=None, ge=1)
-    """GRPO steps; None is one pass over the prompts."""
+    """GRPO steps; unset means one pass over the prompts."""
     advantage: AdvantageName = "grpo"
-    """How rewards become advantages: a name of the table, or `./file.py:function`. `grpo` subtracts the group's mean
-    and divides by its standard deviation."""
+    """How rewards become advantages: a name, or `./file.py:function` for a function of your own. `grpo` subtracts the
+    group's mean and divides by its standard deviation."""
     normalize: Literal["total", "per_reward"] = "total"
     """`total` normalizes the weighted sum of rewards in its group; `per_reward` each reward, then sums."""
     loss: LossName = "dapo"
-    """`grpo`, `dapo`, `dr_grpo`: the clipped surrogate, averaged in three ways; `gspo`, `cispo`: other surrogates."""
+    """Policy loss. `grpo`, `dapo` and `dr_grpo` average the clipped surrogate in three ways; `gspo` and `cispo` are
+    other surrogates."""
     aggregation: Aggregation | None = None
-    """How tokens are averaged; None is the loss's own way."""
+    """How token losses are averaged; unset means as the paper of `loss` does."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """The probability ratio is clipped below at 1 - clip_low; 0.2 is PPO's setting."""
     clip_high: float = Field(default=0.2, gt=0)
@@ -110,29 +85,32 @@ class AlgorithmSection(Section):
     epochs: int = Field(default=1, ge=1)
     """Passes over each batch of rollouts."""
     mini_batches: int = Field(default=1, ge=1)
-    """Optimizer steps a pass: the prompts are cut into so many parts."""
+    """Optimizer steps per pass: the prompts of a step are divided into this many parts."""
     micro_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of a forward on one rank, padding included; None: `data.micro_batch` rows, whatever their length."""
+    """Most tokens per forward on one rank, padding included; unset means `data.micro_batch` rows of any length."""
     latents: Literal["recompute", "replay"] = "recompute"
-    """`recompute` feeds latents back under the current weights, with gradients; `replay` takes the server's."""
+    """Latents in the trainer's forward: `recompute` feeds them back under the current weights, with gradients;
+    `replay` takes the server's as constants."""
     importance: Correction = "none"
-    """Correction for the server's policy: none takes it as the old policy of the ratio."""
+    """Correction for the difference between the server's policy and the trainer's. `none` takes the server's as the old
+    policy of the ratio; `truncate` and `mask` weight tokens by their ratio up to `importance_cap`."""
     importance_level: Level = "token"
     """Whether importance weights are computed per token or per sequence."""
     importance_cap: float = Field(default=2.0, gt=1)
     """Greatest importance weight; larger ones are truncated or masked, as `importance` says."""
     kl_weight: float = Field(default=0.0, ge=0)
-    """Of the KL to the initial policy; at 0 there is no reference model."""
+    """Weight of the KL divergence from the initial policy; at 0 no reference model is kept."""
     kl_estimator: Estimator = "k3"
     """Per-token estimator of the KL divergence (Schulman 2020); `k3` is unbiased and never negative."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Whether the KL penalty is added to the loss or subtracted from the reward."""
     entropy_weight: float = Field(default=0.0, ge=0)
-    """Of the entropy bonus."""
+    """Weight of the entropy bonus."""
     mask_truncated: bool = False
-    """Leave completions that were cut off at `rollout.max_tokens` out of the loss."""
+    """Leave completions that reached `rollout.max_tokens` out of the loss."""
     gap_limit: float = Field(default=0.05, gt=0)
-    """Mean |trainer − server| log-probability past which the run stops: the two no longer compute the same model."""
+    """Largest mean |trainer − server| log-probability of a step. Past it, the two no longer compute the same model and
+    the run stops."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "AlgorithmSection":
@@ -144,70 +122,61 @@ class AlgorithmSection(Section):
 
     @property
     def averaging(self) -> Aggregation:
-        """How tokens are averaged."""
+        """How token losses are averaged."""
         return self.aggregation or LOSSES[self.loss].aggregation
 
 
 class EvalSection(Section):
-    """`[eval]`: greedy validation through the server."""
+    """`[eval]`: validation on held-out rows, answered greedily by the server."""
 
     every: int = Field(default=0, ge=0)
-    """Steps between validations; 0: none. With it, the first is before training."""
+    """Steps between validations, the first of which is before training; 0 validates never."""
     split: str = "test"
     """Split of the prepared set that validation reads."""
     rows: int = Field(default=100, ge=1)
-    """Rows per validation, the first of the split."""
+    """Rows per validation: the first ones of the split."""
     drop_latents: bool = True
-    """Also without the latents, which says whether they are still used."""
-
-
-class ServerSection(Section):
-    """`[server]`: the rollout server that `covt rl` starts, where `rollout.base_url` names none."""
-
-    gpus: int = Field(default=0, ge=0)
-    """GPUs for the server alone, the first of the machine; 0 shares the first with the trainer."""
-    tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs per replica of the server; must divide `server.gpus`."""
-    dtype: Literal["auto", "float32", "bfloat16"] | None = None
-    """None: float32 on a CPU, the checkpoint's on GPUs."""
-    max_model_len: int | None = Field(default=None, ge=1)
-    """Greatest length of prompt and completion in tokens; unset takes the checkpoint's."""
-    max_num_seqs: int = Field(default=256, ge=1)
-    """Greatest number of sequences that the server decodes together; vLLM's default."""
-    memory_share: float = Field(default=0.9, gt=0, le=1)
-    """Of each server GPU's memory."""
-    sleep: bool = False
-    """The server, on the trainer's GPUs, gives its memory back while the trainer updates, and the trainer its own while
-    the server samples."""
-    extra: tuple[str, ...] = ()
-    """Further flags of `vllm serve`."""
+    """Validate without the latents too, which shows whether they are still used."""
 
 
 class RlLogSection(LogSection):
-    """`[log]`, and the table of completions."""
+    """`[log]`: what is written while training, with the table of completions."""
 
     completions_every: int = Field(default=0, ge=0)
-    """Steps between tables of sampled completions; 0: none."""
+    """Steps between tables of sampled completions; 0 writes none."""
     completions: int = Field(default=8, ge=1)
-    """Completions a table."""
+    """Completions per table."""
 
 
 class RlConfig(Section):
-    """One GRPO training."""
+    """One GRPO training: the sections of its recipe."""
 
     run: RunSection = RunSection()
+    """Where the run is stored and what makes it repeatable."""
     model: ModelSection = ModelSection()
+    """The checkpoint to start from."""
     data: DataSection = DataSection(split="prompts")
+    """The prepared set whose rows are the prompts."""
     lora: LoraSection = LoraSection()
+    """Low-rank adapters instead of full fine-tuning."""
     prompt: PromptSection = PromptSection()
+    """How a row becomes a prompt."""
     optim: OptimConfig = OptimConfig(lr=1e-6, schedule="constant")
+    """AdamW and its schedule. The learning rate is a tenth of a supervised one, and constant."""
     zero: ZeroConfig = ZeroConfig()
+    """ZeRO-3: dtype, sharding and offloading."""
     rollout: RolloutSection = RolloutSection()
+    """Sampling, and the server that does it."""
     rewards: RewardsSection = RewardsSection()
+    """What completions are rewarded for."""
     algorithm: AlgorithmSection = AlgorithmSection()
+    """Advantages, loss and regularization."""
     eval: EvalSection = EvalSection()
+    """Validation on held-out rows."""
     server: ServerSection = ServerSection()
+    """The server that `covt rl` starts when `rollout.base_url` is empty."""
     log: RlLogSection = RlLogSection()
+    """What is written while training."""
 
     @model_validator(mode="after")
     def _whole_replicas(self) -> "RlConfig":
@@ -219,7 +188,7 @@ class RlConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _takes_turns(self) -> "RlConfig":
+    def _sleep_fits(self) -> "RlConfig":
         if self.server.sleep:
             for other, why in (
                 (self.server.gpus, f"server.gpus = {self.server.gpus}: a server with GPUs of its own need not sleep"),
@@ -227,7 +196,7 @@ class RlConfig(Section):
                 (self.rollout.transfer == "nccl", "rollout.transfer = 'nccl', which can't join two processes on a GPU"),
             ):
                 if other:
-                    raise ValueError(f"server.sleep = true doesn't go with {why}; drop one of them")
+                    raise ValueError(f"server.sleep = true excludes {why}; drop one of them")
         return self
 
     @model_validator(mode="after")

@@ -8,12 +8,12 @@ from covt_data.store.prepared_set import PreparedSet
 from covt_model.encoding.encode import Encoder
 from covt_rewards import ConfiguredReward, GoldError
 from covt_rewards.accuracy import AccuracyReward
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import to_group
 from covt_rollout import endpoints
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.client.rollout_requests import PromptRequest, Sampling
-from covt_rollout.rollout_errors import RolloutError
 
 GOLDS = 200
 """Gold answers of a set that are read before a run starts; the rest are the business of data preparation."""
@@ -22,7 +22,7 @@ PROBE = 64
 
 
 def check_golds(prepared: PreparedSet, config: RlConfig, rewards: Sequence[ConfiguredReward]) -> None:
-    """Raise RolloutError for a gold answer, of the run's set or of one mixed in, that its accuracy reward can't read.
+    """Raise RlError for a gold answer, of the run's set or of one mixed in, that its accuracy reward can't read.
 
     ν is the accuracy's change without the latents, so a run whose rewards leave accuracy out needs them too.
     """
@@ -35,13 +35,13 @@ def check_golds(prepared: PreparedSet, config: RlConfig, rewards: Sequence[Confi
                 accuracy.check_gold(to_group(row, [], []))
             except GoldError as error:
                 where = f"{split} of {config.data.mix[number - 1].path}" if number else split
-                raise RolloutError(
+                raise RlError(
                     f"row {row.id} of {where}: {error}", "prepare the data again without such rows, or name its grader"
                 ) from error
 
 
 def check_prompts(rows: Sequence[Row], mine: Iterable[int], encoder: Encoder, config: RlConfig) -> None:
-    """Raise RolloutError when one of `mine` leaves no room for `rollout.max_tokens` in what trainer and server take."""
+    """Raise RlError when one of `mine` leaves no room for `rollout.max_tokens` in what trainer and server take."""
     limits = {"data.max_length": config.data.max_length}
     if config.server.max_model_len is not None:
         limits["server.max_model_len"] = config.server.max_model_len
@@ -51,7 +51,7 @@ def check_prompts(rows: Sequence[Row], mine: Iterable[int], encoder: Encoder, co
     long = [(length, name) for length, name in lengths if length + room > limit]
     if long:
         length, name = max(long)
-        raise RolloutError(
+        raise RlError(
             f"{len(long)} of {len(lengths)} prompts are too long: {name} has {length} tokens, with rollout.max_tokens "
             f"= {room} more than {name_of_limit} = {limit}",
             f"raise {name_of_limit}, lower rollout.max_tokens or the pictures' max_pixels, or leave these rows out",
@@ -59,7 +59,7 @@ def check_prompts(rows: Sequence[Row], mine: Iterable[int], encoder: Encoder, co
 
 
 async def check_server(client: RolloutClient) -> None:
-    """Raise RolloutError unless the servers have the checkpoint's tokenizer and decode a segment as it does: same token
+    """Raise RlError unless the servers have the checkpoint's tokenizer and decode a segment as it does: same token
     ids, same K."""
     await _check_tokenizer(client)
     latent = client.latent
@@ -67,7 +67,7 @@ async def check_server(client: RolloutClient) -> None:
     ((answer,),) = await client.generate([prompt], Sampling(max_tokens=latent.size + 1, temperature=0.0))
     expected = (latent.pad_id,) * latent.size + (latent.end_id,)
     if answer.token_ids != expected:
-        raise RolloutError(
+        raise RlError(
             f"the server answers <|latent_start|> (id {latent.start_id}) with {list(answer.token_ids)}; the checkpoint "
             f"has K = {latent.size} pads of id {latent.pad_id} and the end {latent.end_id}",
             "serve the checkpoint that is trained: `covt serve` with the same model.path",
@@ -82,7 +82,7 @@ async def _check_tokenizer(client: RolloutClient) -> None:
     texts = await endpoints.detokenize(client.transport, ids, client.attempts)
     for replica, text in zip(client.transport.replicas, texts, strict=True):
         if text != own:
-            raise RolloutError(
+            raise RlError(
                 f"the server at {replica.url} has another tokenizer: ids {ids[:3]}… are {text[:40]!r}…, "
                 f"the checkpoint's are {own[:40]!r}…",
                 "serve the checkpoint that is trained: `covt serve` with the same model.path",

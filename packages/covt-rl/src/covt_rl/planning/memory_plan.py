@@ -1,4 +1,4 @@
-"""Memory that the trainer's ranks and the server of a GRPO training need. Computed, not measured."""
+"""Estimate the memory of a GRPO training's ranks and server from the model's shape and the recipe."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from typing import Any
 
 from covt_model.latent_config import read_config
 from covt_rl.planning.placement import Placement
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
-from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.engine.memory_estimate import (
     BF16_BYTES,
     FP32_BYTES,
@@ -37,7 +37,7 @@ class MemoryPlan:
     Attributes:
         trainer: the parts of one rank.
         server: bytes of one server device, by part.
-        phases: bytes of a GPU that the two share by turns (`server.sleep`), by what happens on it.
+        phases: bytes of a GPU that both use in turn (`server.sleep`), by what happens on it.
     """
 
     trainer: MemoryEstimate
@@ -127,9 +127,10 @@ def _server_memory(shape: ModelShape, checkpoint: Path, config: RlConfig) -> dic
 
 
 def _phases(trainer: MemoryEstimate, server: dict[str, float]) -> dict[str, float]:
-    """What both processes hold together on a GPU that they share by turns.
+    """Bytes of both processes on a GPU that they use in turn.
 
-    The trainer gathers and writes its weights before it leaves, so they never lie beside the server's.
+    The trainer gathers and writes its weights before it leaves the GPU, so they are never there together with the
+    server's.
     """
     sizes = {
         "the trainer updates, the server asleep": trainer.device_total,
@@ -152,26 +153,24 @@ def check_machine(config: RlConfig, placement: Placement, memory: MemoryPlan, ho
         host_bytes: memory of this machine; read from the system by default.
 
     Raises:
-        RolloutError: the machine lacks the GPUs that the recipe names, or has no GPU and too little memory.
+        RlError: the machine lacks the GPUs that the recipe names, or has no GPU and too little memory.
     """
     gpus = len(placement.trainer) + len(placement.server)
     if config.server.sleep and not gpus:
-        raise RolloutError(
+        raise RlError(
             "server.sleep = true, but this machine has no GPU to share: vLLM's CPU build has no sleep mode",
             "set server.sleep = false",
         )
     starts = placement.first and not config.rollout.base_url
     if starts and config.server.gpus and len(placement.server) < config.server.gpus:
-        raise RolloutError(
+        raise RlError(
             f"server.gpus = {config.server.gpus}, this machine has {gpus} GPUs",
             "run it on a machine that has them, or set server.gpus",
         )
     if config.server.gpus and not placement.trainer:
-        raise RolloutError(
-            f"server.gpus = {config.server.gpus} leaves no GPU for the trainer", "give the server fewer GPUs"
-        )
+        raise RlError(f"server.gpus = {config.server.gpus} leaves no GPU for the trainer", "give the server fewer GPUs")
     if gpus and placement.here and len(placement.trainer) < placement.here:
-        raise RolloutError(
+        raise RlError(
             f"{placement.here} ranks were started on this machine, which has {gpus} GPUs, {len(placement.server)} of "
             "them the server's",
             f"start {len(placement.trainer)} ranks here, or a server elsewhere and set rollout.base_url",
@@ -182,7 +181,7 @@ def check_machine(config: RlConfig, placement: Placement, memory: MemoryPlan, ho
     certain = sum(part.bytes for part in memory.trainer.parts if part.name in CERTAIN)
     need = (placement.here or placement.ranks) * certain + (memory.server["weights"] if starts else 0)
     if need > have:
-        raise RolloutError(
+        raise RlError(
             f"the training needs {need / GIB:.0f} GiB at least, this machine has {have / GIB:.0f} GiB and no GPU",
             "run it on GPUs (`covt rl NAME --dry-run` prints what they must hold), or train a smaller model",
         )

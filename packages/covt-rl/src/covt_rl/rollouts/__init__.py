@@ -1,1 +1,1 @@
-"""Collecting a step's completions and their continuations. Uses scoring; may not import training."""
+"""Collecting a step's completions and their continuations. Uses scoring; may not import planning or training."""

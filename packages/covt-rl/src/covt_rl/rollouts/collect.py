@@ -1,4 +1,4 @@
-"""Collecting: completions of a step's prompts, and the continuations that say what their latents were worth."""
+"""Sample the completions of a step's prompts, and the continuations that show how much their latents mattered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from covt_data.schema import Row
 from covt_eval.evaluation.prompt_requests import build_request
 from covt_model.encoding.encode import Encoder
 from covt_model.latents.latent_modes import LatentMode
-from covt_rl.rl_recipe import RewardsSection, RolloutSection
+from covt_rl.rl_recipe import RewardsSection
+from covt_rl.rollout_sections import RolloutSection
 from covt_rl.scoring.collected import Collected, Group
 from covt_rollout.branches.branch_points import choose_foreign_latents, count_given_tokens
 from covt_rollout.branches.continuations import PendingBranch, continue_from
@@ -27,8 +28,16 @@ from covt_rollout.vllm_plugin.protocol import Latents
 
 @dataclass(frozen=True)
 class _Prompt:
-    """One prompt's group while it is collected; continued: sample numbers that get continuations, the first of which
-    is number `first` of the step's; abandoned: tokens of continuations that began too early."""
+    """One prompt's group while it is collected.
+
+    Attributes:
+        request: the prompt.
+        continued: numbers of the samples that get continuations.
+        first: the number that the first of these samples has among all continued samples of the step.
+        completions: the samples, once they are finished.
+        latents: the server's [pads, H] of each sample, where they are needed.
+        abandoned: tokens of continuations that were aborted because they began too early.
+    """
 
     request: PromptRequest
     continued: list[int]
@@ -41,9 +50,9 @@ class _Prompt:
 class Collector:
     """Samples rollouts through the server; lives on rank 0.
 
-    The continuations of a completion begin as soon as its span has closed, while it goes on (`SpeculativeBranches`);
-    those that need latents when the prompt's own completions are there, beside other prompts. Only `shuffle`, which
-    needs latents of another prompt, waits for all.
+    A continuation is requested as soon as its completion has closed the latent span, while the server still samples
+    the rest of the completion (`SpeculativeBranches`). Modes that need latents wait until all completions of the prompt
+    are finished. `shuffle` needs the latents of another prompt, so it waits for all prompts.
     """
 
     def __init__(
@@ -67,9 +76,12 @@ class Collector:
         )
 
     def collect(self, rows: Sequence[Row], step: int, turn: int = 0) -> Collected:
-        """`rollout.samples` completions of each row, and the continuations of a share of them.
+        """Sample `rollout.samples` completions of each row, and continuations of some of them.
 
-        turn: number of this call among those of the step; each draws other samples.
+        Args:
+            rows: the prompts.
+            step: the GRPO step, counted from 0, which seeds the samples.
+            turn: number of this call within the step; each call draws other samples.
         """
         return self.client.run(self._collect(rows, step, turn))
 
@@ -163,9 +175,10 @@ class Collector:
         return ablated, control
 
     def _ablated(self, prompt: _Prompt, step: int, turn: int) -> Sampling:
-        """How a prompt's ablated continuations are drawn.
+        """How a prompt's ablated continuations are sampled.
 
-        Salts of rollouts and ablations are the even and odd numbers; the control's are negative.
+        Seeds of rollouts come from even numbers, of ablated continuations from odd ones, of control ones from negative
+        ones.
         """
         n = self.rewards.continuations
         return self._sampling(n, step * 2 + 1, turn, prompt.first * n)
@@ -196,7 +209,7 @@ class Collector:
         return count_given_tokens(completion, mode, self.rewards.span, self.client.client.latent)
 
     def _sampling(self, n: int, salt: int, turn: int, offset: int) -> Sampling:
-        """How n samples are drawn; offset: samples of this kind before them in the step."""
+        """How n samples are drawn; `offset` counts the samples of this kind that come before them in the step."""
         words = (self.seed, salt) if salt >= 0 else (self.seed, -salt, 1)
         seed = int(np.random.default_rng((*words, turn, 2) if turn else words).integers(2**31))
         return Sampling(

@@ -21,20 +21,20 @@ class StepRollouts:
     """What one step trains on.
 
     Attributes:
-        judged: the groups, without advantages.
-        metrics: of all groups that were sampled for the step, dropped ones included.
-        cursor: prompts taken from the stream up to and with this step.
+        groups: the scored groups, without advantages.
+        metrics: of all groups that were sampled for the step, including dropped ones.
+        cursor: prompts taken from the stream up to the end of this step.
         weights: the step whose weights sampled them; the step itself, or the one before.
     """
 
-    judged: list[ScoredGroup]
+    groups: list[ScoredGroup]
     metrics: dict[str, float]
     cursor: int
     weights: int
 
 
 class Journal:
-    """`rollouts/step_N.json`: one file a step, whole or absent."""
+    """`rollouts/step_N.json`: one file per step, complete or absent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Journal:
 
     def write(self, step: int, rollouts: StepRollouts) -> None:
         record = {
-            "judged": [_to_json(group) for group in rollouts.judged],
+            "groups": [_to_json(group) for group in rollouts.groups],
             "metrics": rollouts.metrics,
             "cursor": rollouts.cursor,
             "weights": rollouts.weights,
@@ -54,13 +54,13 @@ class Journal:
             write_text(self.path(step), json.dumps(record))
 
     def read(self, step: int) -> StepRollouts | None:
-        """The step's rollouts, None where it was never written."""
+        """The step's rollouts; None where they were never written."""
         path = self.path(step)
         if not path.is_file():
             return None
         record = json.loads(path.read_text(encoding="utf-8"))
-        judged = [_from_json(group) for group in record["judged"]]
-        return StepRollouts(judged, record["metrics"], record["cursor"], record["weights"])
+        groups = [_from_json(group) for group in record["groups" if "groups" in record else "judged"]]
+        return StepRollouts(groups, record["metrics"], record["cursor"], record["weights"])
 
     def forget_before(self, step: int) -> None:
         """Remove the files of steps that no checkpoint needs any more."""

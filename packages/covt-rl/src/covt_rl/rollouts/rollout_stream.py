@@ -1,4 +1,4 @@
-"""Where a step's rollouts come from, on rank 0: the journal, sampling that has run ahead, or sampling now."""
+"""The rollouts of each step on rank 0: read from the journal, sampled ahead, or sampled now."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ Note = Callable[[str], None]
 
 
 class RolloutStream:
-    """ScoredGroup rollouts step by step; every prompt of an epoch is taken once, also by a run that was resumed.
+    """The scored rollouts of each step. Every prompt of an epoch is used once, also by a run that was resumed.
 
-    stream: the prompts. steps: of the run. note: told what was dropped.
+    Args:
+        collector: samples.
+        rewards: score what was sampled.
+        stream: the prompts.
+        config: the recipe.
+        journal: keeps the rollouts of each step on disk.
+        steps: length of the run.
+        note: called with a sentence when groups were dropped.
     """
 
     def __init__(
@@ -95,11 +102,11 @@ class RolloutStream:
             began = time.perf_counter()
             parts.append(self.collector.collect(rows, step, turn))
             sampled = time.perf_counter()
-            judged, scored = score(rows, parts[-1], self.rewards)
+            groups, scored = score(rows, parts[-1], self.rewards)
             seconds = [seconds[0] + sampled - began, seconds[1] + time.perf_counter() - sampled]
             scores.append(scored)
-            kept += [group for group in judged if group.has_spread]
-            flat += [group for group in judged if not group.has_spread]
+            kept += [group for group in groups if group.has_spread]
+            flat += [group for group in groups if not group.has_spread]
             if len(kept) == wanted:
                 break
         if not parts:

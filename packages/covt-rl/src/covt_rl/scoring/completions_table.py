@@ -11,9 +11,9 @@ from covt_rl.scoring.score_groups import ScoredGroup
 from covt_runtime.files import write_text
 
 
-def table_rows(step: int, judged: Sequence[ScoredGroup], row_of: Mapping[str, Row], count: int) -> list[dict[str, Any]]:
-    """The first `count` completions, one of each group before a second of any; pictures are PNG or JPEG bytes."""
-    places = [(number, group) for number in range(max(len(g.completions) for g in judged)) for group in judged]
+def table_rows(step: int, groups: Sequence[ScoredGroup], row_of: Mapping[str, Row], count: int) -> list[dict[str, Any]]:
+    """The first `count` completions, taking one of each group in turn; pictures are PNG or JPEG bytes."""
+    places = [(number, group) for number in range(max(len(g.completions) for g in groups)) for group in groups]
     return [_row(step, group, number, row_of[group.row_id]) for number, group in places[:count]]
 
 
@@ -39,7 +39,7 @@ def _row(step: int, group: ScoredGroup, number: int, row: Row) -> dict[str, Any]
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One JSON object a line, pictures as base64; the file is whole or absent."""
+    """Write one JSON object per line, pictures as base64; the file is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))

@@ -25,11 +25,12 @@ NECESSITY = "necessity"
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """Rollouts of one prompt with what they were worth.
+    """The rollouts of one prompt with their rewards.
 
     Attributes:
         row_id: the prompt's row.
-        completions, ablated, control: the rollouts and the continuations of each.
+        completions: the rollouts.
+        ablated, control: the continuations of each rollout, with its latents changed and kept.
         totals: weighted sums of the rewards.
         advantages: empty until `with_advantages`.
         values: unweighted rewards by name, per completion.
@@ -47,7 +48,7 @@ class ScoredGroup:
 
     @property
     def has_spread(self) -> bool:
-        """Whether the rollouts differ in what they are worth; without, nothing can be learned from them."""
+        """Whether the rollouts differ in their totals; nothing can be learned from a group in which they are equal."""
         return max(self.totals) != min(self.totals)
 
 
@@ -56,7 +57,13 @@ def build_rewards(
 ) -> list[ConfiguredReward]:
     """The recipe's rewards, plus necessity at weight 0 where it is not among them, so that ν is always logged.
 
-    max_tokens: of a rollout, for the soft length penalty. A reward of the user's own scores in another process.
+    A reward of the user's own scores in another process.
+
+    Args:
+        section: the recipe's `[rewards]`.
+        prompt: where the answer stands, for the `format` reward.
+        latent: latent settings of the checkpoint.
+        max_tokens: greatest length of a rollout, for the soft length penalty.
 
     Raises:
         RewardError: an unknown name, with the nearest one.
@@ -105,7 +112,7 @@ def _rollout(completion: Completion) -> Rollout:
 def score(
     rows: Sequence[Row], collected: Collected, rewards: Sequence[ConfiguredReward]
 ) -> tuple[list[ScoredGroup], Scores]:
-    """Score every group; advantages come later, when it is known which groups are trained on."""
+    """Score every group. Advantages are computed later, from the groups that are trained on."""
     control = collected.control or [[] for _ in rows]
     groups = [
         to_group(row, own, without, same)
@@ -131,19 +138,6 @@ def score(
     return scored, scores
 
 
-def judge(
-    rows: Sequence[Row],
-    completions: Sequence[Sequence[Completion]],
-    ablated: Sequence[Sequence[Sequence[Completion]]],
-    rewards: Sequence[ConfiguredReward],
-    algorithm: AlgorithmSection,
-) -> tuple[list[ScoredGroup], dict[str, float]]:
-    """Score every group and turn the scores into advantages; also the metrics for the log, in TRL's names."""
-    collected = Collected([list(own) for own in completions], [[list(e) for e in each] for each in ablated])
-    scored, scores = score(rows, collected, rewards)
-    return with_advantages(scored, rewards, algorithm), metrics(scores)
-
-
 def with_advantages(
     scored: Sequence[ScoredGroup],
     rewards: Sequence[ConfiguredReward],
@@ -155,7 +149,7 @@ def with_advantages(
     Args:
         scored: the groups.
         rewards: the recipe's rewards with their weights.
-        algorithm: names the advantage, and says whether it is of the total or of each reward.
+        algorithm: names the advantage, and says whether it normalizes the total or each reward.
         penalties: subtracted from the totals, for each rollout (the KL in the reward).
 
     Raises:

@@ -1,13 +1,13 @@
-"""Signs that a training is collapsing, said once each when they appear."""
+"""Signs that a training is collapsing. Each is reported once, when it appears."""
 
 from collections.abc import Mapping
 
 FLAT_STEPS = 5
 """Steps in a row without a group whose rewards differ."""
 ENTROPY_SHARE = 0.1
-"""Of the entropy in the first step, below which the policy has lost its choices."""
+"""Fraction of the first step's entropy below which the policy no longer explores."""
 USED_SHARE = 0.1
-"""Of the rollouts with latents in the first step, below which latents have been unlearned."""
+"""Fraction of the first step's rollouts with latents below which latents have been unlearned."""
 WAIT = 3
 """Steps in a row before entropy or latents count."""
 
@@ -20,7 +20,7 @@ class Alarms:
         self._low: dict[str, int] = {}
 
     def check(self, metrics: Mapping[str, float]) -> list[str]:
-        """What is wrong since this step, with numbers and remedy; each is said when it begins."""
+        """What has gone wrong with this step, with numbers and remedy; each sign is reported when it begins."""
         found: list[str] = []
         if self._lasts("flat", metrics.get("frac_reward_zero_std") == 1.0, FLAT_STEPS):
             found.append(
@@ -39,6 +39,6 @@ class Alarms:
         return found
 
     def _lasts(self, name: str, now: bool, steps: int) -> bool:
-        """Whether a sign has been there for exactly `steps` steps in a row."""
+        """Whether a sign has been present for exactly `steps` steps in a row."""
         self._low[name] = self._low.get(name, 0) + 1 if now else 0
         return self._low[name] == steps

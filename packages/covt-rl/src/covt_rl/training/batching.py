@@ -5,15 +5,19 @@ from itertools import pairwise
 
 
 def chunks(count: int, parts: int) -> list[range]:
-    """`count` things in order as at most `parts` nearly equal ranges, none of them empty."""
+    """Divide `count` items, in order, into at most `parts` nearly equal ranges, none of them empty."""
     parts = min(parts, count)
     edges = [count * part // parts for part in range(parts + 1)] if parts else [0]
     return [range(start, end) for start, end in pairwise(edges)]
 
 
 def pack(lengths: Sequence[int], *, rows: int, tokens: int | None) -> list[range]:
-    """Micro-batches over rows sorted by length (ascending): at most `rows` rows each and, with `tokens`, at most that
-    many tokens with padding. A row that is longer by itself is a micro-batch of its own.
+    """Divide rows into micro-batches.
+
+    Args:
+        lengths: of the rows in tokens, ascending.
+        rows: most rows per micro-batch.
+        tokens: most tokens per micro-batch, padding included; a longer row is a micro-batch of its own.
     """
     batches: list[range] = []
     start = 0

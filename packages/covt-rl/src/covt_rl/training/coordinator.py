@@ -36,7 +36,7 @@ class Coordinator:
         served: the step whose weights the server has; -1 when it has none of this run's.
 
     Raises:
-        RolloutError: the server does not serve this model.
+        RlError: the server does not serve this model.
         ServerError: the server can't be reached.
     """
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from covt_rl.planning.checks import check_server
+from covt_rl.rl_errors import RlError
 from covt_rollout import endpoints
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.http_transport import Transport
 from covt_rollout.client.rollout_client import RolloutClient
-from covt_rollout.rollout_errors import RolloutError, ServerError
+from covt_rollout.rollout_errors import ServerError
 from covt_rollout.weights.weight_sync import LoadWeights, set_weight_version
 
 ASLEEP = "asleep"
@@ -64,13 +65,13 @@ def waking(load: LoadWeights) -> LoadWeights:
 async def first_sleep(client: RolloutClient) -> int:
     """Before the trainer takes any memory: the servers are the checkpoint's and can sleep, and do so.
 
-    Returns the version that they served; raises RolloutError.
+    Returns the version that they served; raises RlError.
     """
     await check_sleep_mode(client)
     urls = [replica.url for replica in client.transport.replicas]
     for url, sleeps in zip(urls, await endpoints.are_sleeping(client.transport), strict=True):
         if sleeps:
-            raise RolloutError(f"the server at {url} sleeps: another training has it, or left it so", "start it again")
+            raise RlError(f"the server at {url} sleeps: another training has it, or left it so", "start it again")
     await check_server(client)
     served = await client.weight_version()
     await sleep_replicas(client)
@@ -78,11 +79,11 @@ async def first_sleep(client: RolloutClient) -> int:
 
 
 async def check_sleep_mode(client: RolloutClient) -> None:
-    """Raise RolloutError for a server without sleep mode: vLLM would say that it sleeps, and give nothing back."""
+    """Raise RlError for a server without sleep mode: vLLM would say that it sleeps, and give nothing back."""
     statuses = await endpoints.worker_statuses(client.transport)
     for replica, workers in zip(client.transport.replicas, statuses, strict=True):
         if not all(worker.sleep_mode for worker in workers):
-            raise RolloutError(
+            raise RlError(
                 f"server.sleep = true, but the server at {replica.url} was started without sleep mode",
                 "start it with `covt serve CKPT --sleep` on the trainer's GPUs, or set server.sleep = false",
             )

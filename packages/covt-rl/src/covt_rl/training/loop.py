@@ -138,7 +138,7 @@ class Trainer:
         self.cursor = rollouts.cursor
         self.take_gpus()
         with self.timed("advantages"):
-            groups = self.compute_advantages(rollouts.judged)
+            groups = self.compute_advantages(rollouts.groups)
         if self.config.rollout.ahead:
             self.sample_ahead(step)
         with self.timed("update"):

@@ -14,15 +14,16 @@ from covt_rl.algorithms.advantage_registry import load_advantage
 from covt_rl.planning.checks import check_golds
 from covt_rl.planning.memory_plan import MemoryPlan, check_machine, plan_memory
 from covt_rl.planning.placement import Placement
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_job import TrainJob
-from covt_rl.rl_recipe import RlConfig, ServerSection
+from covt_rl.rl_recipe import RlConfig
+from covt_rl.rollout_sections import ServerSection
 from covt_rl.rollouts.rollout_stream import training_stream
 from covt_rl.scoring.score_groups import build_rewards
 from covt_rl.training.gpu_handover import EVENT as TURN
 from covt_rl.training.gpu_handover import first_sleep, turn_event
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
-from covt_rollout.rollout_errors import RolloutError
 from covt_rollout.server.server_options import ServerOptions
 from covt_rollout.server.server_process import LatentServer
 from covt_rollout.server.watchdog import ServerWatchdog
@@ -68,7 +69,7 @@ def plan(config: RlConfig) -> RlPlan:
     """Find the data and the model, check the rewards against the data, count the steps, place the processes.
 
     Raises:
-        RolloutError: a split that doesn't exist or has too few prompts, or gold answers that can't be read.
+        RlError: a split that doesn't exist or has too few prompts, or gold answers that can't be read.
         RewardError: an unknown reward, or an advantage of the user's own that can't be used.
     """
     data = Path(config.data.path) if config.data.path else find_newest(Path("data"), "data")
@@ -77,15 +78,15 @@ def plan(config: RlConfig) -> RlPlan:
     wanted = [config.data.split] + ([config.eval.split] if config.eval.every else [])
     for split in wanted:
         if split not in prepared.splits:
-            raise RolloutError(f"{data} has no split {split!r}", f"choose one of {', '.join(prepared.splits)}")
+            raise RlError(f"{data} has no split {split!r}", f"choose one of {', '.join(prepared.splits)}")
     rewards = build_rewards(config.rewards, config.prompt, LatentConfig.read(model), config.rollout.max_tokens)
     count = len(training_stream(data, config).rows)
     if config.data.mix and config.algorithm.steps is None:
-        raise RolloutError(
+        raise RlError(
             "data.mix has no epoch: its sets are drawn from by weight", "set algorithm.steps, the length of the run"
         )
     if count < config.rollout.prompts:
-        raise RolloutError(f"rollout.prompts = {config.rollout.prompts}, the set has {count}", "use fewer a step")
+        raise RlError(f"rollout.prompts = {config.rollout.prompts}, the set has {count}", "use fewer a step")
     load_advantage(config.algorithm.advantage)
     check_golds(prepared, config, rewards)
     placement = Placement.of(config)

@@ -29,7 +29,7 @@ def check_own_prompts(job: TrainJob, encoder: Encoder, stream: RowStream, worker
     """Check this rank's share of the prompts.
 
     Raises:
-        RolloutError: a prompt leaves no room for `rollout.max_tokens`.
+        RlError: a prompt leaves no room for `rollout.max_tokens`.
     """
     mine = range(worker.rank, len(stream.rows), worker.world_size)
     check_prompts(stream.rows, mine, encoder, job.config)

@@ -1,4 +1,4 @@
-"""Policy-gradient steps on judged rollouts: what each rank computes, and in which pieces."""
+"""Policy-gradient steps on scored rollouts: what each rank computes, and in which pieces."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,13 +15,13 @@ from covt_model.encoding.encode import IGNORE, EncodedPrompt, Encoder, Sample
 from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latents.policy import LatentPolicy
 from covt_rl.algorithms.kl import kl_estimate
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import ScoredGroup
 from covt_rl.training.batching import chunks, pack
 from covt_rl.training.objective import PolicyLoss, Target
 from covt_rl.training.reference import Reference
 from covt_rollout.client.completions import Completion
-from covt_rollout.rollout_errors import RolloutError
 from covt_runtime.engine.zero_engine import StepResult, ZeroEngine
 
 SUMS = ("tokens", "gap", "kl_server", "kl", "entropy", "clipped", "importance")
@@ -29,7 +29,7 @@ SUMS = ("tokens", "gap", "kl_server", "kl", "entropy", "clipped", "importance")
 
 @dataclass(frozen=True)
 class TrainSample:
-    """One completion to train on; latents: the server's [pads, H], where they are replayed."""
+    """One completion to train on; `latents` are the server's [pads, H], where they are replayed."""
 
     sample: Sample
     completion: Completion
@@ -44,7 +44,7 @@ class TrainSample:
 
 @dataclass
 class MicroBatch:
-    """One forward on this rank; old and reference are log-probabilities [B, T] that a pass before has left."""
+    """One forward on this rank; `old` and `reference` are log-probabilities [B, T] of an earlier pass."""
 
     items: tuple[TrainSample, ...]
     old: Tensor | None = None
@@ -53,7 +53,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """What one optimizer step is computed from: this rank's micro-batches, and counts of the global batch."""
+    """The input of one optimizer step: this rank's micro-batches, and counts of the global batch."""
 
     micros: list[MicroBatch]
     tokens: float
@@ -62,7 +62,7 @@ class MiniBatch:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """A step's optimizer steps. segments: the most latent segments of a completion on any rank."""
+    """A step's optimizer steps; `segments` is the most latent segments of a completion on any rank."""
 
     batches: list[MiniBatch]
     segments: int
@@ -88,7 +88,7 @@ class Totals:
 
 
 class Updater:
-    """Trains the engine's policy; every rank calls it with the same judged rollouts."""
+    """Trains the engine's policy; every rank calls it with the same groups."""
 
     def __init__(
         self,
@@ -106,12 +106,12 @@ class Updater:
         self._row_of = row_of
         self._prompts: dict[str, EncodedPrompt] = {}
 
-    def update(self, judged: Sequence[ScoredGroup], *, fresh: bool = True) -> dict[str, float]:
-        """Optimizer steps on the judged rollouts; the metrics are complete on every rank.
+    def update(self, groups: Sequence[ScoredGroup], *, fresh: bool = True) -> dict[str, float]:
+        """Optimizer steps on the groups' rollouts; the metrics are complete on every rank.
 
         fresh: the rollouts come from the current weights, so that trainer and server must agree on them.
         """
-        work = self._plan([self._items(group) for group in judged])
+        work = self._plan([self._items(group) for group in groups])
         if not work.batches:
             return {"skipped_updates": 1.0}
         self._look_back(work)
@@ -148,9 +148,9 @@ class Updater:
         if self.reference is not None:
             self.reference.move(device)
 
-    def kl_penalties(self, judged: Sequence[ScoredGroup]) -> list[list[float]]:
+    def kl_penalties(self, scored: Sequence[ScoredGroup]) -> list[list[float]]:
         """Σ over a completion's tokens of the estimated KL(server's policy ‖ reference), per group (collective)."""
-        groups = [self._items(group) for group in judged]
+        groups = [self._items(group) for group in scored]
         items = [item for group in groups for item in group]
         micros = self._micros(items)
         segments = max(len(item.sample.spans) for item in items)
@@ -201,7 +201,7 @@ class Updater:
     def _micros(self, items: Sequence[TrainSample]) -> list[MicroBatch]:
         """This rank's micro-batches: rows sorted by length are dealt to the ranks, so all have equally many forwards.
 
-        The rest is filled up with a row that nothing is counted of.
+        The last micro-batch is padded with a row that carries zero weight.
         """
         ranks, rank = self.engine.world_size, self.engine.rank
         ordered = sorted(items, key=lambda item: len(item.sample))
@@ -282,7 +282,7 @@ class Updater:
         wanted = sum(end - start for item in items for start, end in item.sample.spans)
         have = sum(len(part) for part in parts)
         if have != wanted:
-            raise RolloutError(
+            raise RlError(
                 f"{have} latents came with {wanted} pads of the rollouts", "sample again, or recompute the latents"
             )
         if not parts:
@@ -309,13 +309,13 @@ class Updater:
     def _check_gap(self, gap: float, fresh: bool) -> None:
         limit = self.algorithm.gap_limit
         if fresh and gap > limit:
-            raise RolloutError(
+            raise RlError(
                 f"trainer and server disagree: mean |log-probability gap| {gap:.4f} is over the limit {limit}",
                 "check that the server runs the trainer's dtype and checkpoint, or raise algorithm.gap_limit",
             )
 
 
 def _uncounted(item: TrainSample) -> TrainSample:
-    """The same forward, of which nothing is counted."""
+    """The same row with zero weight."""
     sample = replace(item.sample, labels=np.full_like(item.sample.labels, IGNORE))
     return replace(item, sample=sample, advantage=0.0)

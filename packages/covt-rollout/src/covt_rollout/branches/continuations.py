@@ -133,7 +133,7 @@ def merge_equal_prefixes(
         prompts: the prompt of each completion.
         points: branch points by index of the completion.
         sampling: of one completion's continuations; those of completion i get the seed `sampling.seed` + i·n.
-        most: most completions that one request serves.
+        most: greatest number of completions per request.
     """
     requests: list[BranchRequest] = []
     for index, point in sorted(points.items()):
