@@ -5,7 +5,7 @@ recipe says so, reports, and saves. `training_setup` builds the parts; `optimize
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from covt_sft.losses.target_maker import TargetMaker
 from covt_sft.planning.plan import training_stream
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_job import SftJob
-from covt_sft.sft_recipe import StageSection
 from covt_sft.training.accuracy_probe import AccuracyProbe
 from covt_sft.training.optimizer_step import Stepper, decoder_work
 from covt_sft.training.run_reporter import RunReporter
+from covt_sft.training.stages import Position, Stage, planned_stages
 from covt_sft.training.training_setup import build_encoder, build_policy, build_source, stage_optimizer
 
 
@@ -43,41 +43,6 @@ def train_worker(payload: dict[str, Any], worker: Worker) -> dict[str, Any]:
         trainer.engine.close()
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the training and its place among the optimizer steps."""
-
-    name: str
-    section: StageSection
-    first: int
-    """Steps before this stage."""
-    last: int
-    """Steps at the end of this stage."""
-    is_final: bool
-
-    @property
-    def steps(self) -> int:
-        """Length in optimizer steps."""
-        return self.last - self.first
-
-
-def planned_stages(job: SftJob) -> list[Stage]:
-    """The stages that have steps, in order.
-
-    Raises:
-        SftError: no stage has steps.
-    """
-    sections = [("stage1", job.config.stage1, job.stage1_steps), ("stage2", job.config.stage2, job.stage2_steps)]
-    chosen = [section for section in sections if section[2]]
-    if not chosen:
-        raise SftError("neither stage has steps", "set stage1.steps or stage2.steps")
-    stages: list[Stage] = []
-    for name, section, steps in chosen:
-        first = stages[-1].last if stages else 0
-        stages.append(Stage(name, section, first, first + steps, is_final=name == chosen[-1][0]))
-    return stages
-
-
 class Trainer:
     """The model, its data and its optimizer on one rank."""
 
@@ -85,6 +50,7 @@ class Trainer:
         self.job = job
         self.config = config = job.config
         self.worker = worker
+        self.clock: Callable[[], float] = time.monotonic
         self.folder = RunFolder(job.run)
         self.stages = planned_stages(job)
         torch.manual_seed(config.run.seed)
@@ -115,48 +81,41 @@ class Trainer:
         started = time.monotonic()
         with self.reporter:
             self.prepare_targets()
-            done = self.restore() if self.job.resume else 0
-            for stage in self.stages:
-                if done >= stage.last:
-                    continue
-                if done == stage.first and stage.first:
+            position = (self.restore() if self.job.resume else None) or Position(self.stages[0].name)
+            names = [stage.name for stage in self.stages]
+            for stage in self.stages[names.index(position.stage) :]:
+                if stage.name != position.stage:
+                    position.enter(stage)
                     self.engine.reset_optimizer(stage_optimizer(self.config, stage.section), stage.steps)
-                done = self.train_stage(stage, done)
+                self.train_stage(stage, position)
                 if not stage.is_final:
                     self.export(self.folder.path / stage.name / "hf")
         seconds = time.monotonic() - started
         self.export(self.folder.hf)
-        return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": done, "seconds": seconds}
+        return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": position.done, "seconds": seconds}
 
-    def train_stage(self, stage: Stage, done: int) -> int:
-        """Train a stage from step `done` on.
-
-        Returns:
-            The step it ended at, which is before `stage.last` when the stage's time is up.
-        """
+    def train_stage(self, stage: Stage, position: Position) -> None:
+        """Train a stage from `position` to its end, which is before its last step when its time is up."""
         limit, every = stage.section.seconds, self.config.log.save_every
         self.reporter.begin_phase(f"sft {self.config.method}, {stage.name}", None if limit else stage.steps)
-        stage_started = time.monotonic()
+        began = self.clock() - position.seconds
         loss = StageLoss(stage.section, self.config.method, self.engine, self.features, self.targets)
         if loss.aligned is None:
             self.targets.release_teacher()
-        ended = False
-        while not ended:
-            step_started = time.monotonic()
-            with self.profiler.trace(done + 1):
-                _, metrics = self.stepper.step(loss, self.deal_rows(done))
-            done += 1
-            metrics["time/step"] = time.monotonic() - step_started
-            ended = done == stage.last or self.time_is_up(limit, stage_started)
-            if (done - stage.first - 1) % self.config.log.every == 0 or ended:
-                self.reporter.log_metrics(done, stage.name, metrics)
+        while not position.ended:
+            step_began = time.monotonic()
+            with self.profiler.trace(position.done + 1):
+                _, metrics = self.stepper.step(loss, self.deal_rows(position.done))
+            position.advance(stage, self.elapsed_seconds(began, limit))
+            metrics["time/step"] = time.monotonic() - step_began
+            if (position.steps - 1) % self.config.log.every == 0 or position.ended:
+                self.reporter.log_metrics(position.done, stage.name, metrics)
             improved = False
-            if ended or (self.config.eval.every and (done - stage.first) % self.config.eval.every == 0):
-                improved = self.evaluate(stage, loss, done)
-            self.reporter.report_progress(done - stage.first, metrics["loss"])
-            if ended or improved or (every and done % every == 0):
-                self.save(stage.name, done, best=improved)
-        return done
+            if position.ended or (self.config.eval.every and position.steps % self.config.eval.every == 0):
+                improved = self.evaluate(stage, loss, position.done)
+            self.reporter.report_progress(position.steps, metrics["loss"])
+            if position.ended or improved or (every and position.done % every == 0):
+                self.save(position, best=improved)
 
     def deal_rows(self, number: int) -> StepRows:
         """This rank's rows of step `number`, counted from 0 and independent of earlier steps (collective)."""
@@ -189,11 +148,10 @@ class Trainer:
         self.best = value if better else self.best
         return better
 
-    def time_is_up(self, limit: float | None, started: float) -> bool:
-        """Whether any rank has spent `limit` seconds since `started`; None is no limit (collective)."""
-        if limit is None:
-            return False
-        return float(self.engine.global_max(time.monotonic() - started)) >= limit
+    def elapsed_seconds(self, began: float, limit: float | None) -> float:
+        """Seconds since `began`; where a limit depends on them, the most of any rank (collective)."""
+        seconds = self.clock() - began
+        return seconds if limit is None else float(self.engine.global_max(seconds))
 
     def prepare_targets(self) -> None:
         """Compute a frozen teacher's targets once, while the model still has the teacher's weights."""
@@ -205,36 +163,41 @@ class Trainer:
         made, found = self.targets.prepare(usable, cache, self.job.model, self.config.data.micro_batch)
         self.reporter.note(f"targets: {made} rows computed, {found} found in {cache}")
 
-    def save(self, stage: str, done: int, *, best: bool) -> None:
+    def save(self, position: Position, *, best: bool) -> None:
         """Write a checkpoint (collective)."""
         skipped = [self.stepper.skipped_rows, self.stepper.skipped_steps]
-        extra = {"stage": stage, "best": self.best, "skipped": skipped, "data": self.stream.state()}
+        extra = {"position": position.as_dict(), "best": self.best, "skipped": skipped, "data": self.stream.state()}
         tensors = {"rank/noise": self.noise.get_state()} | self.targets.state()
-        self.store.save(done, self.engine, extra=extra, tensors=tensors, best=best)
+        self.store.save(position.done, self.engine, extra=extra, tensors=tensors, best=best)
 
-    def restore(self) -> int:
-        """Load the newest checkpoint (collective).
+    def restore(self) -> Position | None:
+        """Load the newest checkpoint (collective); None where there is none.
 
-        Returns:
-            Its step; 0 where there is none. The engine continues in the stage it was in.
+        The engine continues in the stage that the checkpoint was saved in.
         """
         loaded = self.store.load(self.engine, on_note=self.reporter.note)
         if loaded is None:
-            return 0
+            return None
+        position = Position.from_dict(loaded.extra["position"])
         self.stream.resume(loaded.extra["data"])
-        stage = next(stage for stage in self.stages if stage.name == loaded.extra["stage"])
+        stage = next((stage for stage in self.stages if stage.name == position.stage), None)
+        if stage is None:
+            raise SftError(
+                f"{loaded.path} was saved in {position.stage}, which has no steps in this recipe",
+                "resume with the recipe the run was started with (its config.json)",
+            )
         self.engine.set_optimizer(stage_optimizer(self.config, stage.section))
-        self.restore_own_state(loaded)
+        self.restore_own_state(loaded, position)
         self.reporter.forget_after(loaded.step)
-        return loaded.step
+        return position
 
-    def restore_own_state(self, loaded: LoadedCheckpoint) -> None:
+    def restore_own_state(self, loaded: LoadedCheckpoint, position: Position) -> None:
         """Restore what the engine doesn't hold. On another number of ranks the noise gets a fresh seed."""
         if "rank/noise" in loaded.tensors:
             self.noise.set_state(loaded.tensors["rank/noise"])
         else:
             self.noise.manual_seed((self.config.run.seed * 1000 + self.worker.rank) * 1_000_003 + loaded.step)
-        if loaded.extra["stage"] != "stage1":
+        if position.stage != "stage1":
             self.targets.release_teacher()
         self.targets.load_state(loaded.tensors)
         self.best = loaded.extra["best"]
