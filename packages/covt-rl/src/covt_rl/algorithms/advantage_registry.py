@@ -19,8 +19,8 @@ from covt_rl.algorithms.advantages import group_relative, leave_one_out
 from covt_rl.algorithms.reinforce import reinforce_pp, reinforce_pp_baseline
 
 AdvantageFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""rewards [N] of all rollouts of a step, groups [N] (equal integers for rollouts of one prompt), lengths [N] in counted
-tokens → advantages [N]."""
+"""float64 rewards [N] of all rollouts of a step, groups [N] (equal integers for rollouts of one prompt), lengths [N] in
+counted tokens → advantages [N]."""
 
 ADVANTAGES: dict[str, AdvantageFunction] = {
     "grpo": lambda rewards, groups, lengths: group_relative(rewards, groups),
@@ -51,7 +51,7 @@ def load_advantage(name: str) -> AdvantageFunction:
     if not is_file_reference(name):
         return ADVANTAGES[name]
     found = load_from_file(name)
-    rewards, groups = torch.tensor([0.0, 1.0, 0.5, 0.5]), torch.tensor([0, 0, 1, 1])
+    rewards, groups = torch.tensor([0.0, 1.0, 0.5, 0.5], dtype=torch.float64), torch.tensor([0, 0, 1, 1])
     remedy = f"{Path(name).name} is called with rewards [N], groups [N] and lengths [N] and returns advantages [N]"
     try:
         result = found(rewards, groups, torch.tensor([3, 4, 5, 6]))

@@ -12,6 +12,7 @@ from covt_data.schema import Row
 from covt_model.latent_config import LatentConfig
 from covt_rewards import ConfiguredReward, Group, LatentFormat, Rollout, Scores, parse_rewards, score_groups
 from covt_rl.algorithms.advantage_registry import load_advantage
+from covt_rl.algorithms.advantages import group_has_spread
 from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
 from covt_rl.scoring.collected import Collected
 from covt_rl.scoring.reward_process import guard
@@ -49,7 +50,7 @@ class ScoredGroup:
     @property
     def has_spread(self) -> bool:
         """Whether the rollouts differ in their totals; nothing can be learned from a group in which they are equal."""
-        return max(self.totals) != min(self.totals)
+        return _have_spread(self.totals)
 
 
 def build_rewards(
@@ -166,15 +167,21 @@ def with_advantages(
     lengths = torch.tensor([sampled_tokens(one) for group in scored for one in group.completions])
     advantage = load_advantage(algorithm.advantage)
     if algorithm.normalize == "total":
-        totals = torch.tensor([total for group in scored for total in group.totals])
+        totals = torch.tensor([total for group in scored for total in group.totals], dtype=torch.float64)
         flat = advantage(totals, groups, lengths)
     else:
-        flat = torch.zeros(len(groups))
+        flat = torch.zeros(len(groups), dtype=torch.float64)
         for reward in rewards:
-            values = torch.tensor([value for group in scored for value in group.values[reward.name]])
+            values = torch.tensor([v for group in scored for v in group.values[reward.name]], dtype=torch.float64)
             flat += reward.weight * advantage(values, groups, lengths)
     parts = flat.split([len(group.totals) for group in scored])
     return [replace(group, advantages=tuple(part.tolist())) for group, part in zip(scored, parts, strict=True)]
+
+
+def _have_spread(totals: Sequence[float]) -> bool:
+    """Whether the totals of one group differ by more than rounding."""
+    together = torch.zeros(len(totals), dtype=torch.int64)
+    return bool(group_has_spread(torch.tensor(totals, dtype=torch.float64), together).any())
 
 
 def sampled_tokens(completion: Completion) -> int:
@@ -186,11 +193,10 @@ def sampled_tokens(completion: Completion) -> int:
 
 def metrics(scores: Scores) -> dict[str, float]:
     """`reward`, `reward_std`, `frac_reward_zero_std`, `rewards/<name>/mean|std`, `necessity/*`, failures."""
-    spreads = [pstdev(group.totals) for group in scores.groups]
     result: dict[str, Any] = {
         "reward": fmean(total for group in scores.groups for total in group.totals),
-        "reward_std": fmean(spreads),
-        "frac_reward_zero_std": fmean(float(spread == 0) for spread in spreads),
+        "reward_std": fmean(pstdev(group.totals) for group in scores.groups),
+        "frac_reward_zero_std": fmean(float(not _have_spread(group.totals)) for group in scores.groups),
     }
     for name in scores.groups[0].results:
         values = [value for group in scores.groups for value in group.values[name]]
