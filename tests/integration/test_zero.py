@@ -46,10 +46,19 @@ def test_bf16_weights_follow_fp32_ones_closely(two_ranks: WorkerGroup) -> None:
     assert ours["losses"] == pytest.approx(zero_jobs.train_alone(10)["losses"], rel=1e-2)
 
 
-@pytest.mark.parametrize("gather", ["step", "module"])
-def test_a_step_left_out_leaves_nothing_behind(two_ranks: WorkerGroup, gather: str) -> None:
-    """Its gradients were NaN; the schedule counts it."""
-    ours = two_ranks.run("zero_jobs:train", {"steps": 6, "skip": 2, "branch": "all", "zero": {"gather": gather}})
+@pytest.mark.parametrize("spoil", ["loss", "gradient"])
+@pytest.mark.parametrize(
+    "zero",
+    [
+        {"gather": "step"},
+        {"gather": "step", "persistence_threshold": 100},
+        {"gather": "module", "persistence_threshold": 100},
+        {"gather": "module", "offload_optimizer": "cpu"},
+    ],
+)
+def test_a_step_left_out_leaves_nothing_behind(two_ranks: WorkerGroup, zero: dict[str, object], spoil: str) -> None:
+    """Its gradients were not finite, on one rank or on all; the schedule counts it."""
+    ours = two_ranks.run("zero_jobs:train", {"steps": 6, "skip": 2, "spoil": spoil, "branch": "all", "zero": zero})
     assert ours["losses"] == pytest.approx(zero_jobs.train_alone(6, "all", skip=2)["losses"], rel=1e-5)
 
 

@@ -101,18 +101,20 @@ def _engine(payload: dict[str, Any]) -> Any:
     return ZeroEngine(model, optim, zero, total_steps=payload["steps"])
 
 
-def _one_step(engine: Any, step: int, branch: Branch = "one", *, skip: bool = False) -> float:
-    """The global loss of one step; this rank's rows are accumulated one at a time. With `skip` the loss is made NaN and
-    the step left out."""
+def _one_step(engine: Any, step: int, branch: Branch = "one", *, spoil: Literal["", "loss", "gradient"] = "") -> float:
+    """The global loss of one step; this rank's rows are accumulated one at a time. With `spoil` the loss is made NaN and
+    the step skipped, or rank 0's gradient infinite, which the engine finds by itself."""
     batch = rows(step)
     mine = [(i, row) for i, row in enumerate(batch) if i % engine.world_size == engine.rank]
     tokens = engine.global_sum(sum(row.numel() - 1 for _, row in mine)).float()
     total = torch.zeros(())
     for i, row in mine:
-        loss = engine(row, branch=uses_branch(step, i, branch)) / tokens * (float("nan") if skip else 1.0)
+        loss = engine(row, branch=uses_branch(step, i, branch)) / tokens * (float("nan") if spoil == "loss" else 1.0)
+        if spoil == "gradient" and engine.rank == 0:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
         engine.backward(loss)
         total += loss.detach()
-    engine.skip_step() if skip else engine.step()
+    engine.skip_step() if spoil == "loss" else engine.step()
     return float(engine.global_sum(total))
 
 
@@ -127,7 +129,8 @@ def train(payload: dict[str, Any], worker: Any) -> dict[str, list[float]]:
             engine.offload()
             engine.reload()
         skip = step == payload.get("skip")
-        loss = _one_step(engine, step, payload.get("branch", "one"), skip=skip)
+        spoil = payload.get("spoil", "loss") if skip else ""
+        loss = _one_step(engine, step, payload.get("branch", "one"), spoil=spoil)
         losses += [] if skip else [loss]
     engine.close()
     return {"losses": losses, "norms": norms}

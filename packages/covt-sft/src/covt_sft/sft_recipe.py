@@ -85,8 +85,8 @@ class SftDataSection(DataSection):
     sample_cache_gib: float = Field(default=1.0, ge=0)
     """GiB of host memory on each rank for encoded rows with their image files, so that they are encoded only once."""
     on_bad: Literal["refuse", "skip"] = "refuse"
-    """What happens to a row that can't be trained on, and to a step whose loss is not finite. `refuse` ends the
-    training with the row's id; `skip` leaves it out, names it and counts it (`skipped/rows`, `skipped/steps`)."""
+    """What happens to a row that can't be trained on, and to a step whose loss or gradient is not finite. `refuse` ends
+    the training with the row's id; `skip` leaves it out, names it and counts it (`skipped/rows`, `skipped/steps`)."""
 
 
 class EvalSection(Section):

@@ -122,14 +122,20 @@ class ZeroEngine:
         self._engine.backward(loss)
 
     def step(self) -> StepResult:
-        """Clip the gradients, update the weights, and advance the schedule."""
+        """Clip the gradients, update the weights, and advance the schedule.
+
+        Where the gradient norm is not finite the weights and moments stay as they are; the step counts in the schedule.
+        """
         lr = self.lr
         for group in self._sharded.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
         self._forget_gradients()
         self.global_step += 1
-        return StepResult(self.global_step, lr, float(self._engine.get_global_grad_norm()))
+        norm = float(self._engine.get_global_grad_norm())
+        if not math.isfinite(norm):
+            self.release()
+        return StepResult(self.global_step, lr, norm)
 
     def skip_step(self) -> StepResult:
         """Drop the gradients since the last step and leave the weights; the step counts in the schedule."""

@@ -55,8 +55,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("lr", "per step", "Learning rate of the step."),
     Metric("learning_rate", "per step", "Learning rate of the step."),
     Metric("grad_norm", "L2 norm", "Norm of the gradient before clipping."),
-    Metric("skipped/rows", "rows", "Rows left out so far because their loss was not finite.", better="lower"),
-    Metric("skipped/steps", "steps", "Steps left out so far because their gradient was not finite.", better="lower"),
+    Metric("skipped/rows", "rows", "Rows left out so far because they can't be trained on.", better="lower"),
+    Metric(
+        "skipped/steps",
+        "steps",
+        "Steps left out so far because their loss or gradient was not finite.",
+        better="lower",
+    ),
     Metric("epoch", "passes over the data", "How far the run has read its data."),
     Metric(
         "eval/accuracy",

@@ -16,6 +16,9 @@ from covt_sft.losses.objective import target_noise
 from covt_sft.losses.stage_loss import Counts, StageLoss
 from covt_sft.sft_errors import SftError
 
+MOST_IN_A_ROW = 10
+"""After so many steps without a finite loss and gradient the weights themselves are lost, not a row."""
+
 
 def decoder_work(model: Any) -> DecoderWork:
     """What the FLOPs of the language model and its head follow from. Call it before the parameters are sharded."""
@@ -58,7 +61,7 @@ class Stepper:
         engine: the training engine.
         work: FLOPs of the model.
         noise: generator of the noise on targets.
-        skips: whether a step whose loss is not finite is left out.
+        skips: whether a step whose loss or gradient is not finite is left out.
     """
 
     def __init__(self, engine: ZeroEngine, work: DecoderWork, noise: torch.Generator, *, skips: bool) -> None:
@@ -68,6 +71,7 @@ class Stepper:
         self.skips = skips
         self.skipped_rows = 0
         self.skipped_steps = 0
+        self._skipped_in_a_row = 0
         self.peak = peak_flops(engine.device)
 
     def step(self, loss: StageLoss, rows: StepRows) -> tuple[StepResult, dict[str, float]]:
@@ -77,7 +81,7 @@ class Stepper:
             The engine's result, and the metrics of the step.
 
         Raises:
-            SftError: the gradient is not finite, or the loss is not and `data.on_bad` is `refuse`.
+            SftError: loss or gradient is not finite, and `data.on_bad` is `refuse` or it is the case in every step.
         """
         started = time.monotonic()
         self.skipped_rows += len(rows.skipped)
@@ -86,15 +90,12 @@ class Stepper:
         metrics = loss.average(sums.sum(0), counts)
         if math.isfinite(metrics["loss"]):
             result = self.engine.step()
-            if loss.aligned is not None:
-                loss.target_maker.update_teacher()
-            if not math.isfinite(result.grad_norm):
-                raise self._not_finite("gradient norm", rows, [True] * len(rows.micro_batches))
-        elif self.skips:
-            self.skipped_steps += 1
-            result = self.engine.skip_step()
+            self._count_skipped(math.isfinite(result.grad_norm), "gradient", rows, [True] * len(rows.micro_batches))
         else:
-            raise self._not_finite("loss", rows, (~sums.isfinite()).any(1).tolist())
+            result = self.engine.skip_step()
+            self._count_skipped(False, "loss", rows, (~sums.isfinite()).any(1).tolist())
+        if loss.aligned is not None and not self._skipped_in_a_row:
+            loss.target_maker.update_teacher()
         metrics |= {"tokens": float(counts.supervised), "lr": result.lr, "grad_norm": result.grad_norm}
         metrics |= self._performance(StepWork.of(rows, self.work), time.monotonic() - started)
         if self.skips:
@@ -113,15 +114,33 @@ class Stepper:
             sums.append(loss.sum_losses(micro, parts))
         return torch.stack(sums).double()
 
-    def _not_finite(self, what: str, rows: StepRows, wrong: list[bool]) -> SftError:
-        """The same error on all ranks, naming the rows of the micro-batches that are `wrong` (collective)."""
+    def _count_skipped(self, is_finite: bool, what: str, rows: StepRows, wrong: list[bool]) -> None:
+        """Count a step whose loss or gradient (`what`) is not finite, or refuse it (collective).
+
+        The engine has left the weights alone. `wrong` marks the micro-batches that may be to blame.
+        """
+        if is_finite:
+            self._skipped_in_a_row = 0
+            return
+        self._skipped_in_a_row += 1
+        if not self.skips:
+            raise self._not_finite(what, rows, wrong, "or leave such steps out with data.on_bad=skip")
+        if self._skipped_in_a_row == MOST_IN_A_ROW:
+            raise self._not_finite(what, rows, wrong, f"since {MOST_IN_A_ROW} steps in a row were left out")
+        self.skipped_steps += 1
+
+    def _not_finite(self, what: str, rows: StepRows, wrong: list[bool], rest: str) -> SftError:
+        """The same error on all ranks, naming the rows of the micro-batches that are `wrong` (collective).
+
+        `rest` completes the remedy.
+        """
         mine = [m.batch.row_ids for m, here in zip(rows.micro_batches, wrong, strict=True) if here and m.counted]
         found: list[list[tuple[str, ...]]] = [[] for _ in range(self.engine.world_size)]
         dist.all_gather_object(found, mine)
         ids = [row_id for per_rank in found for group in per_rank for row_id in group]
         return SftError(
-            f"the {what} of step {self.engine.global_step + 1} is not finite, with row {', '.join(ids)}",
-            "check these rows, lower the learning rate, or leave such steps out with data.on_bad=skip",
+            f"the {what} of step {self.engine.global_step} is not finite, with row {', '.join(ids)}",
+            f"check these rows, lower the stage's lr, {rest}",
         )
 
     def _performance(self, work: StepWork, seconds: float) -> dict[str, float]:
