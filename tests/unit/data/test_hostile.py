@@ -60,7 +60,7 @@ BAD_PICTURES = {
     "html error page": ("a.jpg", b"<html><body>404</body></html>", Reason.IMAGE_UNREADABLE),
     "git lfs pointer": ("a.png", b"version https://git-lfs.github.com/spec/v1\n", Reason.IMAGE_UNREADABLE),
     "postscript": ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", Reason.IMAGE_UNREADABLE),
-    "tiff": ("a.tiff", noise("TIFF"), Reason.IMAGE_UNREADABLE),
+    "truncated tiff": ("a.tiff", noise("TIFF")[:-4000], Reason.IMAGE_TRUNCATED),
     "wrong suffix": ("a.jpg", noise("PNG"), Reason.IMAGE_WRONG_SUFFIX),
     "no picture's suffix": ("a.txt", noise("PNG"), Reason.IMAGE_WRONG_SUFFIX),
     "claims 60000 × 60000": ("a.png", png_claiming(60_000, 60_000), Reason.IMAGE_BOMB),
@@ -234,7 +234,7 @@ def test_lines_that_are_not_records_have_their_reasons(tmp_path):
             found.append((record.line, error.reason))
     assert found == [
         (1, None), (2, None), (4, Reason.NOT_UTF8), (5, Reason.NOT_JSON), (6, Reason.NOT_JSON),
-        (7, Reason.NOT_AN_OBJECT), (8, Reason.LINE_TOO_LONG), (9, Reason.NOT_JSON), (10, None),
+        (7, Reason.NOT_AN_OBJECT), (8, Reason.LINE_TOO_LONG), (9, Reason.NOT_AN_OBJECT), (10, None),
     ]  # fmt: skip
 
 

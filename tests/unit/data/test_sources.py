@@ -22,8 +22,9 @@ from PIL import Image as PillowImage
 
 from covt_data.data_errors import DataError, DataFileError
 from covt_data.ingest.prepare import prepare
+from covt_data.records.gold_fields import strip_boxed
+from covt_data.records.written_options import find_options
 from covt_data.rejects import Rejected
-from covt_data.sources.parsed_records import choose_grader, find_options, strip_boxed
 from covt_data.store.prepared_set import PreparedSet
 
 
@@ -47,8 +48,8 @@ def test_comt_is_read_from_its_archive_and_from_its_folder(tmp_path, packed):
     row = rows["train"]["comt-train-000001"]
     assert row.question.startswith("<image>Question 0")
     assert (row.answer, row.grader, row.options) == ("70°", "choice", ["70°", "80°", "90°", "0°"])
-    assert [step.type for step in row.steps] == ["text", "latent", "latent", "text", "text", "text"]
-    assert row.steps[-1].text == "\\boxed{70°}"
+    assert [step.type for step in row.steps] == ["text", "latent", "latent", "text", "text"]
+    assert row.steps[-1].text == "The final answer is: \\boxed{70°}"
     assert row.category == "creation" and row.source == "comt"
     assert row.images[0].path == "images_comt/creation/10000.png"
     assert row.images[0].bytes == picture(numbered(0)) == row.steps[2].images[0].bytes
@@ -257,14 +258,6 @@ def test_options_are_found_at_the_end_of_a_question():
     )  # fmt: skip
     assert find_options("Which? (A) 70° (B) 80°") == ("70°", "80°")
     assert find_options("Vitamin A. is one; another? (C) no") == () == find_options("no options")
-
-
-def test_the_grader_follows_the_answer():
-    assert (
-        choose_grader("70°", ["70°", "80°"]) == choose_grader("(B)", ["x", "y"]) == choose_grader("C", []) == "choice"
-    )
-    assert choose_grader("\\frac{1}{2}", []) == choose_grader("5", ["x", "y"]) == "math"
-    assert choose_grader("a red bird", []) == "text"
 
 
 # Places

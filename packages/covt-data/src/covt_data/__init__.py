@@ -1,8 +1,8 @@
 """Datasets for latent visual reasoning: one row type, prepared sets on disk, data sources and streams for training.
 
 Public names are imported on first use, so importing this package loads neither pyarrow nor numpy.
-Order of the folders, each of which imports only earlier ones: schema, data_errors and rejects; images; tasks; store;
-sources; ingest; and stream, which uses the store but no source; inspect is on top. Of the other packages, only
+Order of the folders, each of which imports only earlier ones: schema, data_errors and rejects; images; records; tasks;
+store; sources; ingest; and stream, which uses the store but no source; inspect is on top. Of the other packages, only
 covt_rewards may be imported.
 """
 

@@ -25,6 +25,8 @@ class Reason(StrEnum):
     EMPTY_STEP = "empty_step"
     IMAGE_COUNT = "image_count"
     DUPLICATE_ID = "duplicate_id"
+    BAD_GOLD = "bad_gold"
+    CONTROL_TOKEN = "control_token"
     BAD_ROW = "bad_row"
 
     IMAGE_MISSING = "image_missing"

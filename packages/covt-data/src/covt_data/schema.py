@@ -15,7 +15,7 @@ from covt_data.data_errors import DataError
 SCHEMA_VERSION = 1
 IMAGE_TAG = "<image>"
 
-Grader = Literal["math", "choice", "text", "vsp", "boxes"]
+Grader = Literal["math", "choice", "text", "vsp", "boxes", "comt"]
 
 
 class Record(BaseModel):

@@ -1,15 +1,15 @@
 """Checks of encoded images. The bytes decide the format, and every image is read to its end.
 
 An image that all readers decode alike is kept byte for byte. Readers disagree on EXIF rotation, CMYK, 16 bits,
-transparency and several frames; such an image is converted to a PNG of what a person sees, and the conversion is
-counted.
+transparency, several frames and TIFF; such an image is converted to a PNG of what a person sees, and the conversion
+is counted.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from posixpath import splitext
@@ -21,9 +21,23 @@ from PIL import ImageOps, UnidentifiedImageError
 from covt_data.images.intact_png import is_intact_plain_png
 from covt_data.rejects import Reason, Rejected
 
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
-SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP"}
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
+SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".gif": "GIF",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
 ORIENTATION_TAG = 0x0112
+TURNED = range(2, 9)
+"""The orientations that turn or mirror. Viewers ignore other values, such as 0 and 9."""
+
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 PLAIN_MODES = ("1", "L", "P", "RGB")
 
@@ -55,7 +69,7 @@ class CheckedImage:
 
 
 @contextmanager
-def strict_decoding() -> Iterator[None]:
+def strict_decoding() -> Generator[None]:
     """Turn Pillow's warning about huge images into an error, for all threads."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
@@ -104,7 +118,7 @@ def _check_header(picture: PillowImage.Image, name: str, limits: ImageLimits) ->
     suffix = splitext(name)[1].lower()
     found = "JPEG" if picture.format == "MPO" else picture.format
     if suffix and SUFFIXES.get(suffix) != found and not limits.any_suffix:
-        raise Rejected(Reason.IMAGE_WRONG_SUFFIX, f"{name} is a {found} picture")
+        raise Rejected(Reason.IMAGE_WRONG_SUFFIX, f"{name} is a {found} image: rename it, or give wrong_suffix=keep")
 
 
 def _decoded(picture: PillowImage.Image, data: bytes) -> CheckedImage:
@@ -129,9 +143,11 @@ def _decoded(picture: PillowImage.Image, data: bytes) -> CheckedImage:
 def _conversions(picture: PillowImage.Image) -> tuple[str, ...]:
     """Return the conversions that the header calls for."""
     found: list[str] = []
+    if picture.format == "TIFF":  # browsers don't show it
+        found.append("tiff")
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
         found.append("animated")
-    if picture.getexif().get(ORIENTATION_TAG, 1) != 1:
+    if picture.getexif().get(ORIENTATION_TAG) in TURNED:
         found.append("exif_rotation")
     if picture.mode in DEEP_MODES:
         found.append("16_bit")
@@ -155,7 +171,7 @@ def _as_seen(picture: PillowImage.Image) -> PillowImage.Image:
     """Return the first frame as upright 8-bit RGB on a white background."""
     picture.load()
     if picture.mode in DEEP_MODES:
-        values = np.asarray(picture, np.float64)
+        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=65535.0, neginf=0.0)
         top = 65535.0 if values.max() > 255 or picture.mode.startswith("I;16") else 255.0
         picture = PillowImage.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
     upright = ImageOps.exif_transpose(picture)

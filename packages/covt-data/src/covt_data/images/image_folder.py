@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from covt_data.rejects import Reason, Rejected, shorten
 
+WEB_ADDRESS = re.compile(r"(?:https?|s3|gs|hf)://", re.IGNORECASE)
 KNOWN_FOLDERS = 1024  # upper limit of the cache
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of images. `prefixes` are tried in order before a name, as some releases omit the top folder."""
+    """A folder of images.
+
+    Attributes:
+        root: the folder.
+        prefixes: folders tried in order before a name, as some releases omit the top folder.
+        suffixes: endings tried in order behind a name, as some releases omit the format.
+        base: the folder that absolute names must be inside of; they are read relative to it. By default `root`.
+    """
 
     root: Path
     prefixes: tuple[str, ...] = ("",)
+    suffixes: tuple[str, ...] = ("",)
+    base: Path | None = None
     _known: dict[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)
 
     def read(self, name: str, max_bytes: int) -> bytes:
@@ -26,22 +38,35 @@ class ImageFolder:
         Raises:
             Rejected: when the name leaves the folder, or is no regular file of at most `max_bytes`.
         """
-        inside = _relative_name(name)
+        inside = _relative_name(self._inside(name) if name.startswith(("/", "file:///")) else name)
         root = self._real(os.fspath(self.root))
-        for prefix in self.prefixes:
-            folder, _, last = f"{root}/{prefix}/{inside}".rpartition("/")
+        for prefix, suffix in product(self.prefixes, self.suffixes):
+            folder, _, last = f"{root}/{prefix}/{inside}{suffix}".rpartition("/")
             path = f"{self._real(folder)}/{last}"
             if os.path.islink(path):  # noqa: PTH114 - Path costs as much as reading a small image
                 path = os.path.realpath(path)
             if not path.startswith(f"{root}/"):
-                raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(name)} leads out of the folder of the pictures")
+                raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(name)} leads out of the folder of the images")
             try:
                 return _read_file(path, name, max_bytes)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(name)}: {error.strerror}") from None
-        raise Rejected(Reason.IMAGE_MISSING, f"no picture {shorten(name)}")
+        raise Rejected(Reason.IMAGE_MISSING, f"no image {shorten(name)}")
+
+    def _inside(self, name: str) -> str:
+        """Return an absolute name relative to the folder of the dataset."""
+        path = name.removeprefix("file://")
+        base = os.path.abspath(self.base or self.root)  # noqa: PTH100 - links are resolved by `read`
+        folder, _, last = path.rpartition("/")
+        for spelled in (path, f"{self._real(folder)}/{last}"):
+            for outer in (base, self._real(base)):
+                if spelled.startswith(f"{outer}/"):
+                    return spelled[len(outer) + 1 :]
+        raise Rejected(
+            Reason.IMAGE_OUTSIDE, f"{shorten(name)} is an absolute path outside of {base}: give paths relative to it"
+        )
 
     def _real(self, folder: str) -> str:
         """Resolve the links of a folder. Cached, because resolving costs as much as reading a small image."""
@@ -53,6 +78,8 @@ class ImageFolder:
 
 
 def _relative_name(name: str) -> str:
+    if WEB_ADDRESS.match(name):
+        raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(name)} is a web address: fetch the images and give their paths")
     parts = name.replace("\\", "/").split("/")
     if not name.strip() or "\0" in name:
         raise Rejected(Reason.IMAGE_MISSING, f"{shorten(name)} is not a file name")
@@ -61,7 +88,7 @@ def _relative_name(name: str) -> str:
     except UnicodeEncodeError:
         raise Rejected(Reason.IMAGE_MISSING, f"{shorten(name)} is not UTF-8") from None
     if name[0] in "/\\" or ".." in parts or ":" in parts[0]:
-        raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(name)} leads out of the folder of the pictures")
+        raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(name)} leads out of the folder of the images")
     return "/".join(part for part in parts if part not in ("", "."))
 
 

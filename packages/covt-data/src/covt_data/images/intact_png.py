@@ -32,7 +32,9 @@ def _plain_lines(data: bytes) -> tuple[bytes, int, int] | None:
     """Return compressed pixel data, bytes per line, and number of lines; None for any other kind of file."""
     if not data.startswith(SIGNATURE):
         return None
-    at, names, pixels, header = len(SIGNATURE), [], [], b""
+    at, header = len(SIGNATURE), b""
+    names: list[bytes] = []
+    pixels: list[bytes] = []
     while at + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 8 + length
@@ -75,6 +77,6 @@ def _inflates(data: bytes, line: int, lines: int) -> bool:
                 return False
             done += len(piece)
             data = inflate.unconsumed_tail
-    except zlib_ng.error:  # pyright: ignore[reportGeneralTypeIssues] - its stub says that it is an instance
+    except zlib_ng.error:
         return False
     return done == expected and inflate.eof and not inflate.unused_data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from typing import Protocol
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -12,6 +13,10 @@ from covt_data.schema import Image, Row
 
 HASH_SIDE = 8  # a difference hash has 8×8 bits
 SIMILAR_BITS = 4  # images look alike when their hashes differ in at most this many bits
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
 
 
 def normalized(text: str) -> str:
@@ -40,7 +45,7 @@ def image_digest(image: Image) -> bytes:
     return hashlib.sha256(image.bytes).digest()[:16]
 
 
-def _feed(digest: hashlib._Hash, *parts: bytes) -> None:
+def _feed(digest: _Digest, *parts: bytes) -> None:
     digest.update(len(parts).to_bytes(4, "big"))
     for part in parts:  # lengths keep different lists of parts from feeding the same bytes
         digest.update(len(part).to_bytes(8, "big"))

@@ -26,9 +26,11 @@ from covt_data.images.similarity import difference_hash, row_digest
 from covt_data.ingest.filters import CountTokens, filtered_by_size, filtered_by_text
 from covt_data.ingest.fork_server import start_fork_server
 from covt_data.ingest.record_files import Record
+from covt_data.records.control_tokens import find_control_token
+from covt_data.records.gold_answers import Judgement, judge_gold
+from covt_data.records.parsed_record import EmbeddedImage, ImageRef, MissingImage, ParsedRecord, ParsedStep
 from covt_data.rejects import Reason, Rejected, Rejection
 from covt_data.schema import Image, Row, Step
-from covt_data.sources.parsed_records import EmbeddedImage, ImageRef, ParsedRecord, ParsedStep
 from covt_data.sources.source_types import FileOptions, RecordLocation, RecordSource
 
 RECORDS_PER_TASK = 16
@@ -50,7 +52,7 @@ class Outcome:
     conversions: tuple[str, ...] = ()
 
 
-class _Pictures:
+class _RowImages:
     """The images of one row: each file is read and checked only once."""
 
     def __init__(self, folder: ImageFolder | None, limits: ImageLimits) -> None:
@@ -60,6 +62,9 @@ class _Pictures:
         self.conversions: list[str] = []
 
     def check(self, ref: ImageRef, missing: Reason) -> CheckedImage:
+        """Read and check one image. A missing one is rejected with the reason `missing`."""
+        if isinstance(ref, MissingImage):
+            raise Rejected(missing, f"{ref.name} is named in the text, but the row has no such image")
         if isinstance(ref, EmbeddedImage):
             found = check_image(ref.data, ref.name, self.limits)
         elif ref in self.files:
@@ -71,7 +76,7 @@ class _Pictures:
 
     def _read(self, name: str, missing: Reason) -> bytes:
         if self.folder is None:
-            raise Rejected(missing, f"{name!r} is a path, and this data set has its pictures inside")
+            raise Rejected(missing, f"{name!r} is a path, and this dataset has its images inside")
         try:
             return self.folder.read(name, self.limits.max_bytes)
         except Rejected as error:
@@ -107,12 +112,14 @@ class Converter:
             left_out = filtered_by_text(draft, self.options, self.count_tokens)
             if left_out:
                 return Outcome(*where, filtered=left_out)
-            pictures = _Pictures(self.folder, self.limits)
-            checked = [pictures.check(ref, Reason.IMAGE_MISSING) for ref in draft.pictures]
-            left_out = filtered_by_size([picture.size for picture in checked], self.options)
+            _check_texts(draft)
+            judgement = judge_gold(draft)
+            images = _RowImages(self.folder, self.limits)
+            checked = [images.check(ref, Reason.IMAGE_MISSING) for ref in draft.images]
+            left_out = filtered_by_size([image.size for image in checked], self.options)
             if left_out:
                 return Outcome(*where, filtered=left_out)
-            row = self._row(draft, [_image(*pair) for pair in zip(draft.pictures, checked, strict=True)], pictures)
+            row = self._row(draft, judgement, checked, images)
         except Rejected as error:
             known = draft.id if draft else None
             return Outcome(*where, rejection=Rejection(record.file, record.line, error.reason, error.detail, known))
@@ -122,11 +129,16 @@ class Converter:
             row.model_dump(),
             digest=row_digest(row),
             looks=tuple(looks),
-            conversions=tuple(pictures.conversions),
+            conversions=tuple(images.conversions),
         )
 
-    def _row(self, draft: ParsedRecord, images: list[Image], pictures: _Pictures) -> Row:
-        steps = [_step(step, pictures) for step in draft.steps]
+    def _row(
+        self, draft: ParsedRecord, judgement: Judgement, checked: Sequence[CheckedImage], images: _RowImages
+    ) -> Row:
+        converted = [self._step(step, images) for step in draft.steps]
+        steps = [step for step in converted if step is not None]
+        if draft.steps and not steps:
+            raise Rejected(Reason.EMPTY_STEP, "all steps are missing helper images")
         try:
             return Row(
                 id=draft.id,
@@ -134,10 +146,10 @@ class Converter:
                 split=self.split,
                 category=draft.category,
                 question=draft.question,
-                images=images,
-                options=list(draft.options),
+                images=[_image(*pair) for pair in zip(draft.images, checked, strict=True)],
+                options=list(judgement.options),
                 answer=draft.answer,
-                grader=draft.grader,
+                grader=judgement.grader,
                 steps=steps,
                 metadata=json.dumps(_known(draft.metadata), sort_keys=True, separators=(",", ":"), allow_nan=False),
             )
@@ -148,17 +160,40 @@ class Converter:
         except (TypeError, ValueError) as error:
             raise Rejected(Reason.WRONG_TYPE, f"metadata cannot be written as JSON: {error}") from None
 
+    def _step(self, step: ParsedStep, images: _RowImages) -> Step | None:
+        """Return the step with its checked images, or None when it has none and such steps are dropped."""
+        if step.text is not None:
+            return Step(type="text", text=step.text)
+        found: list[Image] = []
+        for ref in step.images:
+            try:
+                found.append(_image(ref, images.check(ref, Reason.HELPER_IMAGE_MISSING)))
+            except Rejected as error:
+                if error.reason is not Reason.HELPER_IMAGE_MISSING or self.options.missing_helpers == "reject":
+                    raise
+                images.conversions.append("helper_image_dropped")
+        return Step(type="latent", images=found) if found else None
+
 
 def _image(ref: ImageRef, checked: CheckedImage) -> Image:
-    name = ref.name if isinstance(ref, EmbeddedImage) else ref
+    name = ref if isinstance(ref, str) else ref.name
     return Image.model_construct(bytes=checked.data, path=name)
 
 
-def _step(step: ParsedStep, pictures: _Pictures) -> Step:
-    if step.text is not None:
-        return Step(type="text", text=step.text)
-    checked = [(ref, pictures.check(ref, Reason.HELPER_IMAGE_MISSING)) for ref in step.pictures]
-    return Step(type="latent", images=[_image(*pair) for pair in checked])
+def _check_texts(draft: ParsedRecord) -> None:
+    """Raise `Rejected` when a text of the record holds a control token."""
+    texts = [
+        ("question", draft.question),
+        ("answer", draft.answer),
+        *((f"options[{number}]", text) for number, text in enumerate(draft.options)),
+        *((f"step {number}", step.text or "") for number, step in enumerate(draft.steps)),
+    ]
+    for where, text in texts:
+        token = find_control_token(text)
+        if token is not None:
+            raise Rejected(
+                Reason.CONTROL_TOKEN, f"{where} holds the control token {token}: remove it, or write it another way"
+            )
 
 
 def _known(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from covt_data.sources.parsed_records import ParsedRecord
+from covt_data.records.parsed_record import ParsedRecord
 from covt_data.sources.source_types import FileOptions
 
 CountTokens = Callable[[str], int]
@@ -17,9 +17,9 @@ def filtered_by_text(draft: ParsedRecord, options: FileOptions, count_tokens: Co
         return "categories"
     if options.origins and draft.metadata.get("origin") not in options.origins:
         return "origins"
-    if options.text_only == "drop" and not draft.pictures:
+    if options.text_only == "drop" and not draft.images:
         return "text_only"
-    if options.text_only == "only" and draft.pictures:
+    if options.text_only == "only" and draft.images:
         return "text_only"
     if not _rate_fits(draft.metadata.get("pass_rate"), options):
         return "pass_rate"

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from covt_data.data_errors import DataError, DataFileError
 from covt_data.ingest.filters import CountTokens
 from covt_data.ingest.fork_server import start_fork_server
+from covt_data.records.field_values import as_list
 from covt_data.schema import Row
 from covt_data.sources import SOURCES, RecordSource, Source, SourceOptions, load_source
 from covt_data.sources.source_types import FileOptions
@@ -187,7 +188,8 @@ def command_line(spec: Source | RecordSource, options: SourceOptions) -> str:
     defaults = spec.options()
     for key, value in options.model_dump(mode="json").items():
         if getattr(options, key) != getattr(defaults, key):
-            text = ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
+            items = as_list(value)
+            text = str(value) if items is None else ",".join(map(str, items))
             words.append(f"{key}={text}")
     return shlex.join(words)
 

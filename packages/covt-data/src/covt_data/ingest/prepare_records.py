@@ -13,13 +13,13 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from covt_data.data_errors import DataError
 from covt_data.images.archives import ArchiveLimits, extract_all
 from covt_data.images.image_folder import ImageFolder
 from covt_data.images.similarity import difference_hash, look_alike, normalized
 from covt_data.ingest.convert import Converter, Outcome, convert_all
 from covt_data.ingest.filters import CountTokens
 from covt_data.ingest.record_files import Record, read_records
+from covt_data.ingest.rejection_report import check_rejections
 from covt_data.ingest.work_folder import KEY_BYTES, Progress, RejectionLog, WorkFolder
 from covt_data.rejects import Reason, Rejection
 from covt_data.schema import Row
@@ -32,7 +32,7 @@ Report = Callable[[str, int, int], None]
 """Called with (split, records read, records in all or 0)."""
 
 RECORDS_PER_REPORT = 100  # records
-CHANGEABLE_OPTIONS = ("max_rejected",)  # may differ between an interrupted run and the run that resumes it
+CHANGEABLE_OPTIONS = ("max_rejected", "on_bad_gold")  # may differ between an interrupted run and the next
 
 
 def file_hashes(published: DatasetFiles, root: Path) -> dict[str, str]:
@@ -40,8 +40,8 @@ def file_hashes(published: DatasetFiles, root: Path) -> dict[str, str]:
     folder = root if root.is_dir() else root.parent
     files = [file for group in published.splits.values() for file in group]
     hashes = {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted({*files, *published.archives})}
-    if published.pictures is not None:
-        hashes["pictures"] = _listing_hash(published.pictures, set(files))
+    if published.images is not None:
+        hashes["pictures"] = _listing_hash(published.images, set(files))
     return hashes
 
 
@@ -129,7 +129,7 @@ class Preparation:
         """Write the set into the work folder and return its manifest.
 
         Raises:
-            DataError: when too many records are rejected, or none is left.
+            DataError: when too many records are rejected, or none is left, once all are converted.
         """
         progress = self.work.resume(fingerprint(manifest))
         with ExitStack() as stack:
@@ -140,6 +140,7 @@ class Preparation:
             for split in self.published.splits:
                 if split not in progress.done_splits:
                     progress = _Split(self, split, progress, log, keys).run()
+        check_rejections(progress, self.options, self._file_names(), self.work.log)
         done = {
             "counts": progress.counts,
             "files": progress.files,
@@ -149,9 +150,14 @@ class Preparation:
         }
         return manifest.model_copy(update=done)
 
+    def _file_names(self) -> dict[str, list[str]]:
+        """Return the names of each split's record files, as rejections have them."""
+        splits = self.published.splits.items()
+        return {split: [path.relative_to(self.root).as_posix() for path in paths] for split, paths in splits}
+
     def _unpack(self, progress: Progress, log: RejectionLog) -> Progress:
         limits = ArchiveLimits(max_member=self.options.max_image_bytes)
-        rejections = extract_all(list(self.published.archives), self.work.pictures, limits)
+        rejections = extract_all(list(self.published.archives), self.work.images, limits)
         for rejection in rejections:
             log.add(rejection)
         rejected = dict(Counter(rejection.reason.value for rejection in rejections))
@@ -159,9 +165,13 @@ class Preparation:
         self.work.save(progress)
         return progress
 
-    def pictures(self) -> ImageFolder | None:
-        root = self.work.pictures if self.published.archives else self.published.pictures
-        return ImageFolder(root, self.published.prefixes) if root else None
+    def images(self) -> ImageFolder | None:
+        """Return the folder of the images, or None when they are inside the records."""
+        published = self.published
+        if published.archives:  # absolute names are those of the folder that the archive lies in
+            base = published.archives[0].parent
+            return ImageFolder(self.work.images, published.prefixes, published.suffixes, base)
+        return ImageFolder(published.images, published.prefixes, published.suffixes) if published.images else None
 
     def records(self, split: str, start: int) -> Iterator[tuple[int, Record, RecordLocation]]:
         """Numbered records of a split's files from number `start`, at most `limit`."""
@@ -209,14 +219,13 @@ class _Split:
 
     def run(self) -> Progress:
         job, done = self.job, self.start
-        converter = Converter(job.source, job.options, self.name, job.pictures(), job.count_tokens)
+        converter = Converter(job.source, job.options, self.name, job.images(), job.count_tokens)
         for outcome in convert_all(converter, job.records(self.name, self.start), job.processes):
             done = outcome.number + 1
             if self._add_outcome(outcome):
                 self._save(done)
             if job.report and done % RECORDS_PER_REPORT == 0:
                 job.report(self.name, done, 0)
-        self._check_rejected_share(done)
         if job.report:
             job.report(self.name, done, done)
         return self._save(done, finished=True)
@@ -259,6 +268,7 @@ class _Split:
                 "done_splits": [*self.progress.done_splits, *([self.name] if finished else [])],
                 "counts": self.progress.counts | {self.name: count},
                 "files": dict(self.files),
+                "records": self.progress.records | {self.name: done},
                 "rejected": dict(self.rejected),
                 "rejected_of": self.progress.rejected_of | {self.name: self.refused},
                 "filtered": dict(self.filtered),
@@ -269,19 +279,3 @@ class _Split:
         )
         self.job.work.save(self.progress)
         return self.progress
-
-    def _check_rejected_share(self, done: int) -> None:
-        limit = self.job.options.max_rejected
-        if done and self.refused > limit * done:
-            self.log.end()
-            reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.most_common(3))
-            raise DataError(
-                f"{self.refused} of {done} records of {self.name} were rejected ({reasons}); see {self.job.work.log}",
-                f"correct the source, or allow more than {limit:.0%} with max_rejected",
-            )
-        if not self.rows:
-            left_out = ", ".join(f"{name} {count}" for name, count in (self.rejected + self.filtered).most_common(3))
-            raise DataError(
-                f"no record of {self.name} is left of {done}{f' ({left_out})' if left_out else ''}",
-                "loosen the filters, or check the path",
-            )

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from covt_data.data_errors import DataFileError
+from covt_data.records.field_values import as_object, read_integer
 from covt_data.rejects import Reason, Rejected, shorten
 
 MAX_LINE = 16 << 20  # bytes
 PARQUET_BATCH = 8  # rows; images inside may have megabytes each
+BOM = b"\xef\xbb\xbf"
 READ_AHEAD = 1 << 20  # bytes of a Parquet column that are read at a time
 
 
@@ -38,14 +40,15 @@ class Record:
         if len(self.raw) > MAX_LINE:
             raise Rejected(Reason.LINE_TOO_LONG, f"the line has more than {MAX_LINE} bytes")
         try:
-            parsed = json.loads(self.raw.decode("utf-8-sig"))
+            parsed: object = json.loads(self.raw.decode("utf-8-sig"), parse_int=read_integer)
         except UnicodeDecodeError as error:
             raise Rejected(Reason.NOT_UTF8, str(error)) from None
         except (ValueError, RecursionError) as error:
             raise Rejected(Reason.NOT_JSON, str(error)) from None
-        if not isinstance(parsed, dict):
-            raise Rejected(Reason.NOT_AN_OBJECT, shorten(parsed))
-        return parsed
+        fields = as_object(parsed)
+        if fields is None:
+            raise Rejected(Reason.NOT_AN_OBJECT, f"{shorten(parsed)} is not an object: write one object per line")
+        return fields
 
 
 def read_records(path: Path, name: str, start: int = 0) -> Iterator[Record]:
@@ -74,7 +77,7 @@ def _jsonl(path: Path, name: str, start: int) -> Iterator[Record]:
             while len(end) > MAX_LINE and not end.endswith(b"\n"):  # skip the rest of an endless line
                 end = file.readline(MAX_LINE + 1)
             number += 1
-            if number > start and (len(line) > MAX_LINE or line.strip()):
+            if number > start and (len(line) > MAX_LINE or line.removeprefix(BOM).strip()):
                 yield Record(name, number, line)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -56,8 +56,8 @@ class WorkFolder:
         return self.path / "set"
 
     @property
-    def pictures(self) -> Path:
-        return self.path / "pictures"
+    def images(self) -> Path:
+        return self.path / "images"
 
     @property
     def log(self) -> Path:
@@ -68,7 +68,7 @@ class WorkFolder:
         return self.path / "keys.bin"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None]:
         """Create the folder and lock it. The lock is released when the process ends in any way."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
@@ -89,7 +89,7 @@ class WorkFolder:
                 _cut(self.log, progress.log_bytes)
                 _cut(self.keys, progress.key_bytes)
                 return progress
-        for leftover in (self.set, self.pictures):
+        for leftover in (self.set, self.images):
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in (path, self.keys):
             leftover.unlink(missing_ok=True)

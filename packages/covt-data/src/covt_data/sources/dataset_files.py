@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from covt_data.data_errors import DataFileError
@@ -12,6 +13,7 @@ from covt_data.sources.source_types import RecordSource
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SPLIT_NAMES = {"test": "test", "testmini": "test", "validation": "validation", "val": "validation", "dev": "validation"}
+OTHER_KINDS = (".csv", ".tsv", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".arrow", ".yaml", ".pkl")
 SPLIT_ORDER = ("test", "validation")  # held-out rows first: a duplicate is dropped from training, not from them
 
 
@@ -33,11 +35,11 @@ def locate_dataset(source: RecordSource, path: str) -> Path:
 
 
 def _fetched(hub_id: str, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    download: Callable[..., str] = import_module("huggingface_hub").snapshot_download  # its annotations are partial
     try:
-        return Path(snapshot_download(hub_id, repo_type="dataset", allow_patterns=list(patterns) or None))
+        return Path(download(hub_id, repo_type="dataset", allow_patterns=list(patterns) or None))
     except LocalEntryNotFoundError:
         raise DataFileError(
             f"{hub_id} is neither a path here nor in the cache, and the hub cannot be reached",
@@ -52,8 +54,13 @@ def _fetched(hub_id: str, patterns: Sequence[str]) -> Path:
 
 
 def find_record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
-    """Return the record files below a folder, sorted, or `path` itself if it is a file. Hidden folders are skipped."""
+    """Return the record files below a folder, sorted, or `path` itself if it is a file. Hidden folders are skipped.
+
+    Raises:
+        DataFileError: when there are none, or `path` is a file of another kind.
+    """
     if path.is_file():
+        _check_kind(path, suffixes)
         return [path]
     found = sorted(
         file
@@ -64,6 +71,19 @@ def find_record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[
     if not found:
         raise DataFileError(f"{path} has no {' or '.join(suffixes)} files", f"the folder of {what} is expected")
     return found
+
+
+def _check_kind(path: Path, suffixes: tuple[str, ...]) -> None:
+    wanted = f"give {' or '.join(suffixes)}"
+    if is_archive(path) or path.suffix.lower() in OTHER_KINDS:
+        raise DataFileError(f"{path} is a {path.suffix} file", f"{wanted}, or a folder of such files")
+    if path.suffix.lower() == ".json":
+        with path.open("rb") as file:
+            if file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                raise DataFileError(
+                    f"{path} is one JSON array, not an object per line",
+                    f"convert it with `jq -c '.[]' {path.name} > {path.stem}.jsonl`",
+                )
 
 
 def group_by_split(files: Sequence[Path], default: str = "train") -> dict[str, tuple[Path, ...]]:

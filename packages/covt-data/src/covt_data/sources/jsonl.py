@@ -1,34 +1,41 @@
 """Source `jsonl`: your own rows, in JSONL or Parquet, in this package's schema or with a mapping of columns.
 
-Images are paths relative to the file's folder (or to an archive beside it), or `{bytes, path}` in Parquet. Steps are
-`{"type": "text", "text"}` and `{"type": "latent", "images": [path, …]}`. `columns=question=problem,answer=gold` says
-that the question stands in the column `problem`, and so on.
+Images are paths relative to the file's folder (or to an archive beside it), absolute paths inside that folder, encoded
+bytes, or `{bytes, path}`. Steps are `{"type": "text", "text"}` and `{"type": "latent", "images": [path, …]}`.
+`columns=question=problem,answer=gold` says that the question stands in the column `problem`, and so on.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
-from covt_data.rejects import Reason, Rejected, shorten
-from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
-from covt_data.sources.parsed_records import (
-    ParsedRecord,
-    ParsedStep,
-    choose_grader,
-    get_image_refs,
+from covt_data.records.field_values import (
+    Fields,
+    as_list,
+    as_object,
+    field_names,
+    get_id,
+    get_label,
+    get_pass_rate,
     get_text,
-    place_image_tags,
-    strip_boxed,
+    is_absent,
 )
+from covt_data.records.gold_fields import get_answer
+from covt_data.records.image_fields import get_image_refs
+from covt_data.records.image_tags import place_image_tags
+from covt_data.records.option_fields import get_options
+from covt_data.records.parsed_record import ParsedRecord, ParsedStep
+from covt_data.records.written_options import find_options
+from covt_data.rejects import Reason, Rejected, shorten
+from covt_data.sources.column_names import suggest_columns
+from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
 from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
 FIELDS = ("id", "question", "images", "options", "answer", "category", "steps", "metadata", "origin", "pass_rate")
-TAGS = re.compile(r"<image\s*\d*>|<img\b[^>]*>")
 
 
 class JsonlOptions(FileOptions):
@@ -41,7 +48,7 @@ class JsonlOptions(FileOptions):
     columns: tuple[str, ...] = ()
     name: str = Field("jsonl", min_length=1)
     split: str = Field("train", min_length=1)
-    grader: Literal["auto", "math", "choice", "text", "vsp", "boxes"] = "auto"
+    grader: Literal["auto", "math", "choice", "text", "vsp", "boxes", "comt"] = "auto"
     tags: Literal["strict", "front"] = "strict"
 
     @field_validator("columns")
@@ -66,64 +73,78 @@ def find(path: Path, options: JsonlOptions) -> DatasetFiles:
     return DatasetFiles(group_by_split(files, options.split), None if archives else folder, archives)
 
 
-def parse(data: dict[str, Any], place: RecordLocation, options: JsonlOptions) -> ParsedRecord:
+def parse(data: Fields, place: RecordLocation, options: JsonlOptions) -> ParsedRecord:
+    _check_columns(data, options)
     fields = {field: data.get(column) for field, column in options.column.items()}
-    pictures = get_image_refs(fields["images"], "images")
-    question = get_text(fields, "question", Reason.EMPTY_QUESTION)
-    choices = _texts(fields["options"], "options")
-    answer = strip_boxed(get_text(fields, "answer", Reason.EMPTY_ANSWER))
+    text = get_text(fields, "question", Reason.EMPTY_QUESTION)
+    question, images = place_image_tags(text, get_image_refs(fields["images"], "images"), options.tags == "front")
+    choices = get_options(fields["options"], "options")
+    written = () if choices else find_options(question)
     return ParsedRecord(
-        id=get_text(fields, "id") if fields["id"] is not None else f"{options.name}-{place.split}-{place.line:06d}",
-        category=None if fields["category"] is None else str(fields["category"]),
-        question=place_image_tags(question, len(pictures), TAGS, options.tags == "front"),
-        pictures=pictures,
+        id=get_id(fields, "id", f"{options.name}-{place.split}-{place.line:06d}"),
+        category=get_label(fields, "category"),
+        question=question,
+        images=images,
         options=choices,
-        answer=answer,
-        grader=choose_grader(answer, choices) if options.grader == "auto" else options.grader,
+        written_options=written,
+        answer=get_answer(fields, "answer", question, choices or written),
+        grader=None if options.grader == "auto" else options.grader,
         steps=_steps(fields["steps"]),
         metadata=_metadata(fields),
     )
 
 
-def _texts(value: object, key: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str | int | float) for item in value):
-        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shorten(value)} is not a list of texts")
-    return tuple(str(item) for item in value)
+def _check_columns(data: Fields, options: JsonlOptions) -> None:
+    """Raise `Rejected` when a record lacks the column of its question or its answer."""
+    absent = [field for field in FIELDS if options.column[field] not in data]
+    needed = [field for field in absent if field in ("question", "answer")]
+    if not needed:
+        return
+    missing = " and no ".join(
+        repr(options.column[field]) + (f" (the column of {field})" if options.column[field] != field else "")
+        for field in needed
+    )
+    raise Rejected(
+        Reason.MISSING_FIELD,
+        f"no {missing}; the record's fields are {field_names(data)}: {suggest_columns(data, absent, options.columns)}",
+    )
 
 
 def _steps(value: object) -> tuple[ParsedStep, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple):
+    entries = as_list(value)
+    if entries is None:
+        if is_absent(value):
+            return ()
         raise Rejected(Reason.WRONG_TYPE, f"steps = {shorten(value)} is not a list")
     steps: list[ParsedStep] = []
-    for number, entry in enumerate(value):
-        kind = entry.get("type") if isinstance(entry, dict) else None
+    for number, entry in enumerate(entries):
+        fields = as_object(entry) or {}
+        kind = fields.get("type")
         if kind == "text":
-            steps.append(ParsedStep(get_text(entry, "text", Reason.EMPTY_STEP)))
+            steps.append(ParsedStep(get_text(fields, "text", Reason.EMPTY_STEP)))
         elif kind == "latent":
-            helpers = get_image_refs(entry.get("images"), "images")
+            helpers = get_image_refs(fields.get("images"), "images")
             if not helpers:
                 raise Rejected(Reason.HELPER_IMAGE_MISSING, f"step {number} has no images")
-            steps.append(ParsedStep(pictures=helpers))
+            steps.append(ParsedStep(images=helpers))
         else:
             raise Rejected(Reason.UNKNOWN_STEP_TYPE, f"step {number} is {shorten(entry)}")
     return tuple(steps)
 
 
-def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
+def _metadata(fields: Fields) -> dict[str, object]:
     value = fields["metadata"]
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError as error:
             raise Rejected(Reason.WRONG_TYPE, f"metadata is not JSON: {error}") from None
-    if value is not None and not isinstance(value, dict):
+    known = {} if is_absent(value) else as_object(value)
+    if known is None:
         raise Rejected(Reason.WRONG_TYPE, f"metadata = {shorten(value)} is not an object")
-    own = {key: fields[key] for key in ("origin", "pass_rate") if fields[key] is not None}
-    return {**(value or {}), **own}
+    found = {**known, "origin": get_label(fields, "origin") or known.get("origin")}
+    rate = get_pass_rate(known if is_absent(fields["pass_rate"]) else fields, "pass_rate")
+    return {key: value for key, value in {**found, "pass_rate": rate}.items() if value is not None}
 
 
-SOURCE = RecordSource(name="jsonl", version="1", options=JsonlOptions, find=find, parse=parse)
+SOURCE = RecordSource(name="jsonl", version="2", options=JsonlOptions, find=find, parse=parse)

@@ -9,8 +9,9 @@ from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from covt_data.records.field_values import Fields
+from covt_data.records.parsed_record import ParsedRecord
 from covt_data.schema import Row
-from covt_data.sources.parsed_records import ParsedRecord
 
 
 class SourceOptions(BaseModel):
@@ -45,11 +46,17 @@ class FileOptions(SourceOptions):
     split's records rejected is an error. The filters keep records of the given `categories` and `origins` (the data
     set a record came from), with a pass rate between the bounds (`unrated` says what becomes of those without one),
     with so many tokens of `tokenizer` (question, steps and answer), with images of so many pixels each.
+
+    A record whose gold answer its grader cannot read is rejected, or stops the run with `on_bad_gold=error`, once all
+    are known. A record that lacks a helper image is rejected; `missing_helpers=drop_step` leaves out the image, and the
+    step if it has no other.
     """
 
     path: str = ""
     limit: int | None = Field(None, ge=1)
     max_rejected: float = Field(0.1, ge=0, le=1)
+    on_bad_gold: Literal["reject", "error"] = "reject"
+    missing_helpers: Literal["reject", "drop_step"] = "reject"
     wrong_suffix: Literal["reject", "keep"] = "reject"
     max_image_bytes: int = Field(64 << 20, ge=1)
     max_image_pixels: int = Field(64_000_000, ge=1, le=89_000_000)
@@ -77,14 +84,15 @@ class FileOptions(SourceOptions):
 class DatasetFiles:
     """The files of a dataset: the record files of each split, in order, and the location of the images.
 
-    `pictures` is a folder, or None when `archives` have to be unpacked first (or every image is inside its record).
-    `prefixes` are folders tried before an image's name.
+    `images` is a folder, or None when `archives` have to be unpacked first (or every image is inside its record).
+    `prefixes` are folders tried before an image's name, `suffixes` endings tried behind it.
     """
 
     splits: dict[str, tuple[Path, ...]]
-    pictures: Path | None
+    images: Path | None
     archives: tuple[Path, ...] = ()
     prefixes: tuple[str, ...] = ("",)
+    suffixes: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ class RecordSource:
     version: str
     options: type[Any]
     find: Callable[[Path, Any], DatasetFiles]
-    parse: Callable[[dict[str, Any], RecordLocation, Any], ParsedRecord]
+    parse: Callable[[Fields, RecordLocation, Any], ParsedRecord]
     hub_id: str = ""
     patterns: tuple[str, ...] = ()
     folder_option: str = "path"

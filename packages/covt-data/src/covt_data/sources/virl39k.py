@@ -6,21 +6,17 @@ half), `category`, `source`, `qid`, `image` (a list of relative paths, empty for
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from covt_data.rejects import Reason, Rejected, shorten
+from covt_data.records.field_values import Fields, get_id, get_label, get_pass_rate, get_text
+from covt_data.records.gold_fields import get_answer
+from covt_data.records.image_fields import get_image_refs
+from covt_data.records.image_tags import place_image_tags
+from covt_data.records.parsed_record import ParsedRecord
+from covt_data.records.written_options import find_options
+from covt_data.rejects import Reason
 from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
-from covt_data.sources.parsed_records import (
-    ParsedRecord,
-    choose_grader,
-    find_options,
-    get_image_refs,
-    get_text,
-    place_image_tags,
-    strip_boxed,
-)
 from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
 PASS_RATES = {"32b": "PassRate_32BTrained", "7b": "PassRate_7BBase"}
@@ -39,39 +35,25 @@ def find(path: Path, options: VirlOptions) -> DatasetFiles:
     return DatasetFiles(group_by_split(files), None if archives else folder, archives, ("", "images"))
 
 
-def parse(data: dict[str, Any], place: RecordLocation, options: VirlOptions) -> ParsedRecord:
-    pictures = get_image_refs(data.get("image"), "image")
-    question = place_image_tags(get_text(data, "question", Reason.EMPTY_QUESTION), len(pictures))
-    answer = strip_boxed(get_text(data, "answer", Reason.EMPTY_ANSWER))
-    choices = find_options(question)
-    grader = choose_grader(answer, choices)
-    rates = {key: _rate(data, key) for key in PASS_RATES.values()}
-    category = data.get("category")
+def parse(data: Fields, place: RecordLocation, options: VirlOptions) -> ParsedRecord:
+    text = get_text(data, "question", Reason.EMPTY_QUESTION)
+    question, images = place_image_tags(text, get_image_refs(data.get("image"), "image"))
+    written = find_options(question)
+    rates = {key: get_pass_rate(data, key) for key in PASS_RATES.values()}
     return ParsedRecord(
-        id=get_text(data, "qid") if data.get("qid") is not None else f"virl39k-{place.split}-{place.line:06d}",
-        category=str(category) if category else None,
+        id=get_id(data, "qid", f"virl39k-{place.split}-{place.line:06d}"),
+        category=get_label(data, "category"),
         question=question,
-        pictures=pictures,
-        options=choices if grader == "choice" else (),
-        answer=answer,
-        grader=grader,
-        metadata={"origin": data.get("source"), "pass_rate": rates[PASS_RATES[options.rated_by]], **rates},
+        images=images,
+        written_options=written,
+        answer=get_answer(data, "answer", question, written),
+        metadata={"origin": get_label(data, "source"), "pass_rate": rates[PASS_RATES[options.rated_by]], **rates},
     )
-
-
-def _rate(data: dict[str, Any], key: str) -> float | None:
-    """A share of 0 to 1; None where there is none, which is written in three ways."""
-    value = data.get(key)
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value == -1:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shorten(value)} is not a share")
-    return float(value)
 
 
 SOURCE = RecordSource(
     name="virl39k",
-    version="1",
+    version="2",
     options=VirlOptions,
     find=find,
     parse=parse,

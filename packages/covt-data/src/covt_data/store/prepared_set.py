@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ READ_BATCH = 64  # rows decoded at a time
 
 
 @contextmanager
-def disk_errors(target: Path) -> Iterator[None]:
+def disk_errors(target: Path) -> Generator[None]:
     """Turn disk errors into `DataFileError` about `target`."""
     try:
         yield
@@ -57,7 +57,7 @@ def move_into_place(made: Path, target: Path) -> None:
 
 
 @contextmanager
-def write_aside(target: Path) -> Iterator[Path]:
+def write_aside(target: Path) -> Generator[Path]:
     """Yield a new folder beside `target` that replaces it when the block succeeds, and is removed when it fails.
 
     Raises:
@@ -127,7 +127,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Generator[None]:
     """Turn errors of reading a shard into `DataFileError` about it."""
     try:
         yield

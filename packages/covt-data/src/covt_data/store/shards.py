@@ -48,7 +48,7 @@ class ShardWriter:
     def add(self, row: dict[str, Any]) -> bool:
         """Add the fields of a row. Returns whether the shard is full."""
         size = sum(len(image["bytes"]) for image in row["images"])
-        size += sum(len(image["bytes"]) for step in row["steps"] for image in step["images"] or [])
+        size += sum(len(image["bytes"]) for step in row["steps"] for image in step["images"] or ())
         self.waiting.append(row)
         self.waiting_bytes += size
         self.rows += 1

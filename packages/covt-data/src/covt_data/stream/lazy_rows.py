@@ -100,8 +100,8 @@ class LazyRows(_Pieces):
         random = np.random.default_rng((seed, epoch))
         if len(self.groups) <= self.keep:
             return random.permutation(len(self))
-        groups = random.permutation(len(self.groups))
-        starts = np.array([0, *self.ends[:-1]])
+        groups: list[int] = random.permutation(len(self.groups)).tolist()
+        starts = [0, *self.ends[:-1]]
         parts: list[np.ndarray] = []
         for at in range(0, len(groups), self.keep):
             window = [np.arange(starts[group], self.ends[group]) for group in groups[at : at + self.keep]]

@@ -66,7 +66,8 @@ def _draw_path(random_: random.Random, size: int, hops: int) -> tuple[list[Cell]
     """A self-avoiding walk of `hops` moves from a random cell; a walk that runs into a dead end starts over."""
     while True:
         cell = (random_.randrange(size), random_.randrange(size))
-        cells, moves = [cell], []
+        cells = [cell]
+        moves: list[str] = []
         while len(moves) < hops:
             choices = [move for move in moves_on_grid(cell, size) if step(cell, move) not in cells]
             if not choices:
