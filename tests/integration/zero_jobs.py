@@ -102,8 +102,8 @@ def _engine(payload: dict[str, Any]) -> Any:
 
 
 def _one_step(engine: Any, step: int, branch: Branch = "one", *, spoil: Literal["", "loss", "gradient"] = "") -> float:
-    """The global loss of one step; this rank's rows are accumulated one at a time. With `spoil` the loss is made NaN and
-    the step skipped, or rank 0's gradient infinite, which the engine finds by itself."""
+    """The global loss of one step; this rank's rows are accumulated one at a time. With `spoil` the loss is made NaN
+    and the step skipped, or rank 0's gradient infinite, which the engine finds by itself."""
     batch = rows(step)
     mine = [(i, row) for i, row in enumerate(batch) if i % engine.world_size == engine.rank]
     tokens = engine.global_sum(sum(row.numel() - 1 for _, row in mine)).float()

@@ -167,7 +167,7 @@ def test_a_completion_scores_sampled_tokens_and_not_forced_ones(encoder):
     [
         ({"steps": []}, "row-1 has no reasoning steps"),
         ({"metadata": "{}"}, "row-1.*no box"),
-        ({"question": "<image>a <|image_pad|> too many"}, "row-1.*2 picture places"),
+        ({"question": "<image>a <|image_pad|> too many"}, r"row-1.*control token <\|image_pad"),
     ],
 )
 def test_bad_rows_are_refused_by_id(encoder, change, message):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from covt_model.encoding.control_tokens import ControlTokens
 from covt_model.encoding.prompt import PromptConfig, messages
 from covt_model.encoding.row_images import Picture
 from covt_model.families import find_family, read_image_settings
@@ -101,9 +102,15 @@ class Encoder:
         self.image_pad_id: int = config["image_token_id"]
         self.eos_id: int = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
         self.pad_id: int = self.tokenizer.pad_token_id
+        self.control_tokens = ControlTokens(self.tokenizer)
 
     def encode_prompt(self, row: Row) -> EncodedPrompt:
-        """Render the prompt with the checkpoint's chat template, up to where the assistant begins."""
+        """Render the prompt with the checkpoint's chat template, up to where the assistant begins.
+
+        Raises:
+            ModelError: the row's text has a control token, or the prompt another number of pictures than the row.
+        """
+        self.control_tokens.check_prompt(row)
         text = self.tokenizer.apply_chat_template(
             messages(row, self.prompt), add_generation_prompt=True, tokenize=False
         )
@@ -114,7 +121,7 @@ class Encoder:
         if found != len(pictures):
             raise ModelError(
                 f"row {row.id}: the rendered prompt has {found} picture places for {len(pictures)} pictures",
-                "remove picture tokens from the question's text, or correct the chat template",
+                "correct the checkpoint's chat template, or remove picture tokens from prompt.template",
             )
         repeats = np.ones(len(ids), dtype=np.int64)
         repeats[ids == self.image_pad_id] = [visual_tokens(grid, self.settings.merge) for grid in grids]
@@ -123,6 +130,7 @@ class Encoder:
     def encode(self, row: Row) -> Sample:
         """Encode a reasoning row; raises ModelError with the row's id when it can't be trained on."""
         prompt = self.encode_prompt(row)
+        self.control_tokens.check_steps(row)
         steps = [step for step in row.steps if self.mode != "plain" or step.type == "text"]
         if not steps:
             raise ModelError(f"row {row.id} has no reasoning steps", "use rows with steps for supervised training")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ class LatentIds:
     start: int
     pad: int
     end: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.start, self.pad, self.end))
 
 
 def add_latent_tokens(tokenizer: Any) -> LatentIds:
@@ -52,14 +56,20 @@ def rows_needed(current_rows: int, tokenizer_size: int) -> int:
 
 
 @torch.no_grad()
-def initialize_rows(weight: torch.Tensor, ids: LatentIds, used_rows: int, generator: torch.Generator) -> None:
-    """Fill the three tokens' rows of an embedding or output matrix in place.
+def initialize_rows(weight: torch.Tensor, rows: Iterable[int], used_rows: int, generator: torch.Generator) -> None:
+    """Fill the rows of new tokens in an embedding or output matrix in place.
 
-    weight: [V, H]. Free rows of a pretrained matrix were never trained. Each new row is drawn around the mean of the
-    `used_rows` first rows with a tenth of their standard deviation: near the data, but told apart.
+    Free rows of a pretrained matrix were never trained. Each new row is drawn around the mean of the `used_rows` first
+    rows with a tenth of their standard deviation: near the data, but told apart.
+
+    Args:
+        weight: the matrix [V, H].
+        rows: ids of the new tokens.
+        used_rows: how many rows were trained.
+        generator: source of the random numbers.
     """
     used = weight[:used_rows].float()
     mean, std = used.mean(0), used.std(0)
-    for row in (ids.start, ids.pad, ids.end):
+    for row in rows:
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         weight[row] = (mean + 0.1 * std * noise).to(weight.dtype)
