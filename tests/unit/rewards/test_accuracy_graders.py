@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from covt_rewards import GoldError, Group, RewardError, Rollout
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.accuracy.assignment import assign
-from covt_rewards.accuracy.graders import choose_grader
+from covt_rewards.accuracy.gold_kinds import choose_grader
 from covt_rewards.rewards.vision_reasoner import VisionReasonerReward
 
 ANIMALS = ("Grasshopper", "Snake", "Mouse", "Field mouse")
@@ -164,7 +164,7 @@ def test_an_unknown_grader_lists_those_there_are() -> None:
     ],
 )
 def test_the_grader_is_chosen_by_the_group(group: Group, expected: str) -> None:
-    assert choose_grader(group, group.answer) == expected
+    assert choose_grader(group.answer, group.options, group.metadata, group.grader) == expected
 
 
 def objects(*boxes: tuple[int, int, int, int]) -> str:

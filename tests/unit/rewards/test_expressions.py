@@ -8,29 +8,43 @@ from hypothesis import strategies as st
 
 from covt_rewards import Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
-from covt_rewards.accuracy.graders import is_words
 from covt_rewards.expressions.constants import read_constant
+from covt_rewards.expressions.labels import is_words
 from covt_rewards.expressions.notations import compare_notations, read_letters
+from covt_rewards.expressions.quantities import read_quantity
 from covt_rewards.expressions.respell import respell
 
 
 @pytest.mark.parametrize(
     ("text", "respelled"),
     [
-        (r"\$1,250.50", "1,250.50"),
-        ("-$5", "-5"),
         ("2.5e-03", r"2.5 \times 10^{-3}"),
         (r"1\,234\,567", "1234567"),
         ("3 1/2", r"3\frac{1}{2}"),
-        ("5 small balls", "5"),
-        ("60 miles per hour", "60"),
-        ("9.8 m/s^2", "9.8"),
         ("x ≤ √5", r"x \le  \sqrt{5}"),
         ("**7**", "7"),
     ],
 )
 def test_a_number_is_freed_from_what_stands_around_it(text: str, respelled: str) -> None:
     assert respell(text) == respelled
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"\$1,250.50", "1,250.50"),
+        ("-$5", "-5"),
+        ("5 small balls", "5"),
+        ("60 miles per hour", "60"),
+        ("9.8 m/s^2", "9.8"),
+        (r"20^\circ\text{C}", "20"),
+        ("2.5 million dollars", "2500000"),
+    ],
+)
+def test_a_number_is_freed_from_its_unit(text: str, value: str) -> None:
+    quantity = read_quantity(text)
+    assert quantity is not None
+    assert quantity.text == value
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ scores.groups[0].totals
 grade(r"so it is \\boxed{4}", gold="4")
 """
 
-from covt_rewards.accuracy.accuracy_reward import AccuracyReward, grade
+from covt_rewards.accuracy.accuracy_reward import AccuracyReward, find_gold_problem, grade
+from covt_rewards.accuracy.gold_kinds import choose_grader
 from covt_rewards.answers import FinalAnswer, final_answer
 from covt_rewards.latents import LatentFormat, find_latent_spans, find_whole_spans
 from covt_rewards.registry import ConfiguredReward, available, load, make, parse_rewards
@@ -30,7 +31,9 @@ __all__ = [
     "Rollout",
     "Scores",
     "available",
+    "choose_grader",
     "final_answer",
+    "find_gold_problem",
     "find_latent_spans",
     "find_whole_spans",
     "grade",

@@ -15,7 +15,9 @@ _SPECIAL = re.compile(r"<\|[A-Za-z][A-Za-z0-9_]{0,40}\|>")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\.|[{}]", re.DOTALL)
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _PHRASE = re.compile(
-    r"(?:final\s{1,4}answer|answer|option|choice)\s{0,4}(?:is|are|=|:|：)\s{0,4}:?\s{0,4}([^\n]{1,400})", re.IGNORECASE
+    r"(?:final\s{1,4}answer|answer|option|choice)\s{0,4}(?:is|are|(?:would|should|must|will)\s{1,4}be|=|:|：)\s{0,4}:?\s{0,4}"
+    r"([^\n]{1,400})|(?:答案|结果)(?:应该|应)?(?:是|为|：|:)\s{0,4}[:：]?\s{0,4}([^\n]{1,400})",
+    re.IGNORECASE,
 )
 _END_OF_SENTENCE = re.compile(r"[.;!?](?=\s|$)|。")
 MAX_LINE_CHARACTERS = 100
@@ -44,11 +46,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class FinalAnswer:
-    """The answer read from a completion.
+    r"""The answer read from a completion.
 
     Attributes:
         text: the answer without its markers, stripped; empty when there is none.
-        kind: how it was found: `boxed`, `tag`, `phrase`, `line` or `none`.
+        kind: how it was found: `boxed`, `tag`, `phrase`, `line` or `none`; `open` when the text ends inside a later
+            `\boxed{` or `<answer>`.
     """
 
     text: str
@@ -162,6 +165,18 @@ def unwrap_gold(gold: str) -> str:
     return _unwrap(marked.candidates[0].content) or gold
 
 
+def _is_withdrawn(rest: str) -> bool:
+    r"""Whether the text behind the last whole answer ends where another one begins: `\boxed{5}. No, it is \boxed{`."""
+    return rest.rstrip().endswith(("\\boxed{", "<answer>"))
+
+
+def text_after_answer(text: str) -> str:
+    """Return what stands behind the last marked answer, without special tokens."""
+    text = strip_special_tokens(text[-MAX_CHARACTERS:])
+    marked = marked_answers(text).candidates
+    return text[marked[-1].end :] if marked else text
+
+
 def final_answer(text: str, lenient: bool = True) -> FinalAnswer:
     """Read the final answer of a completion.
 
@@ -175,13 +190,16 @@ def final_answer(text: str, lenient: bool = True) -> FinalAnswer:
     text = strip_special_tokens(text[-MAX_CHARACTERS:])
     marked = marked_answers(text).candidates
     if marked:
-        return FinalAnswer(_unwrap(marked[-1].content), marked[-1].kind)
+        content = _unwrap(marked[-1].content)
+        if _is_withdrawn(text[marked[-1].end :]):
+            return FinalAnswer("", "open")
+        return FinalAnswer(content, marked[-1].kind)
     if lenient:
         tail = text[-MAX_TAIL_CHARACTERS:]
         phrases = _PHRASE.findall(tail)
         if phrases:
-            sentence = _END_OF_SENTENCE.split(phrases[-1].strip(), maxsplit=1)[0]
-            return FinalAnswer(sentence.strip(), "phrase")
+            sentence = _END_OF_SENTENCE.split("".join(phrases[-1]).strip(), maxsplit=1)[0]
+            return FinalAnswer(sentence.strip(" \t*_"), "phrase")
         line = tail.strip()
         if line and len(line) <= MAX_LINE_CHARACTERS and "\n" not in line and len(text) <= MAX_TAIL_CHARACTERS:
             return FinalAnswer(line, "line")

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from covt_rewards.accuracy.graders import Grade, GradingTask, check_grader, choose_grader, load_grader
+from covt_rewards.accuracy.gold_kinds import choose_grader
+from covt_rewards.accuracy.graders import Grade, GradingTask, check_grader, load_grader
 from covt_rewards.answers import unwrap_gold
-from covt_rewards.reward_errors import RewardError
+from covt_rewards.reward_errors import GoldError, RewardError
 from covt_rewards.tasks.vsp_plan import PlanVariant
 from covt_rewards.types import Group, RewardResult, Rollout
 
@@ -51,7 +52,8 @@ class AccuracyReward:
         """Grade `rollouts` (by default the group's own) against the group's gold answer."""
         chosen = group.rollouts if rollouts is None else rollouts
         task = self.make_task(group)
-        grader = load_grader(choose_grader(group, task.gold, self.grader))
+        named = group.grader or self.grader
+        grader = load_grader(choose_grader(task.gold, group.options, group.metadata, named))
         return grader(task, [rollout.text for rollout in chosen])
 
     def check_gold(self, group: Group) -> None:
@@ -73,6 +75,26 @@ class AccuracyReward:
             time_limit=self.time_limit,
             precision=int(cast("float", own)) if is_valid else self.precision,
         )
+
+
+def find_gold_problem(
+    answer: str, options: Sequence[str] = (), metadata: Mapping[str, object] | None = None, grader: str = ""
+) -> str:
+    """Say why a gold answer cannot be graded; empty when it can.
+
+    The preparation of a set asks for every row and reports all problems at once.
+
+    Args:
+        answer: the gold answer, with or without a marker around it.
+        options: texts of a multiple-choice question.
+        metadata: of the row; for `vsp` it holds the map.
+        grader: the row's grader; empty chooses it as `choose_grader` does.
+    """
+    try:
+        AccuracyReward().check_gold(Group(answer, (), grader=grader, options=tuple(options), metadata=metadata or {}))
+    except GoldError as error:
+        return error.message
+    return ""
 
 
 def grade(

@@ -7,18 +7,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import cast
 
-from covt_rewards.expressions.latex import strip_text_commands
-from covt_rewards.expressions.respell import NUMBER_WORDS
 from covt_rewards.reward_errors import RewardError
 from covt_rewards.tasks.vsp_plan import PlanVariant
-from covt_rewards.types import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,47 +83,3 @@ def load_grader(name: str) -> Grader:
     """
     check_grader(name)
     return cast("Grader", import_module(GRADERS[name]).grade)
-
-
-def is_letter(gold: str) -> bool:
-    """Whether a gold answer is one capital letter, bare or in parentheses. It is then a choice even without options."""
-    return re.fullmatch(r"\s*\(?[A-Z]\)?\s*", gold) is not None
-
-
-_CONSONANTS = re.compile(r"[b-df-hj-np-tv-z]+", re.IGNORECASE)
-_WORDS = re.compile(r"[^\W\d_]+(?:[\s'’-]+[^\W\d_]+)*[.!]?")
-
-
-def is_words(gold: str) -> bool:
-    """Whether a gold answer is plain words, such as `right triangle`, not a product of variables or a name (`ABC`)."""
-    plain = strip_text_commands(gold).strip(" $")
-    if plain.casefold() in ("no", *NUMBER_WORDS):
-        return plain.casefold() == "no"
-    return _WORDS.fullmatch(plain) is not None and any(
-        len(word) >= 3 and not word.isupper() and not _CONSONANTS.fullmatch(word) for word in plain.split()
-    )
-
-
-def choose_grader(group: Group, gold: str, default: str = "") -> str:
-    """Choose the grader's name: the group's own, else `default`, else by options, metadata and gold answer.
-
-    Args:
-        group: the prompt.
-        gold: its gold answer without a marker around it.
-        default: the grader for groups that name none; empty chooses by the group.
-    """
-    if group.grader or default:
-        return group.grader or default
-    if group.options:
-        return "choice"
-    if "rows" in group.metadata:
-        return "vsp"
-    if gold.lstrip().startswith("[") and "bbox_2d" in gold:
-        try:
-            json.loads(gold)
-        except ValueError:
-            return "math"
-        return "boxes"
-    if is_letter(gold):
-        return "choice"
-    return "text" if is_words(gold) else "math"

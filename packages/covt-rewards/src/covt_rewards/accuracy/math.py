@@ -1,23 +1,24 @@
 """`math`: LaTeX, numbers, sets, intervals, by math-verify (https://github.com/huggingface/Math-Verify).
 
-Most answers are constants and need no computer algebra. The rest goes to worker processes that are killed at the time
-limit (`algebra/`), so that no answer can delay a run.
+Most answers are constants or numbers with units and need no computer algebra. The rest goes to worker processes that
+are killed at the time limit (`algebra/`), so that no answer can delay a run.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
-from covt_rewards.accuracy.choice import grade as grade_choice
-from covt_rewards.accuracy.graders import Grade, GradingTask, is_letter
+from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.algebra.worker_pool import Verdict, shared_pool
 from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
 from covt_rewards.expressions.constants import compare_constants, read_constant
 from covt_rewards.expressions.latex import strip_text_commands
 from covt_rewards.expressions.notations import compare_notations
+from covt_rewards.expressions.quantities import Quantity, compare_quantities, read_quantity
 from covt_rewards.expressions.respell import respell
+from covt_rewards.expressions.written_forms import compare_written_forms, simplify_answer
 from covt_rewards.reward_errors import GoldError
 
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
@@ -27,6 +28,29 @@ _TIGHT_EQUALS = re.compile(r"(?<=\d)=(?=[-\d])")  # math-verify reads the first 
 _CONNECTED = re.compile(r"[^\n]{0,40}?(?:,|\band\b|\bor\b)[^\n]{0,20}")
 MAX_CHARACTERS = 20_000
 """Characters from the end of a completion that math-verify reads: answers stand there."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldExpression:
+    """A gold answer as the comparisons need it.
+
+    Attributes:
+        written: as it is given.
+        respelled: in the spelling that math-verify reads.
+        text: respelled, without its unit.
+        quantity: the number with its unit; None for other mathematics.
+    """
+
+    written: str
+    respelled: str
+    text: str
+    quantity: Quantity | None
+
+    @classmethod
+    def read(cls, gold: str) -> GoldExpression:
+        respelled = respell(gold)
+        quantity = read_quantity(gold) if read_constant(respelled) is None else None
+        return cls(gold, respelled, respelled if quantity is None else quantity.text, quantity)
 
 
 def compare_without_algebra(gold: str, answer: str, precision: int = 6) -> bool | None:
@@ -45,24 +69,24 @@ def as_latex(gold: str) -> str:
     return f"${gold.strip()}$" if bare and not _BARE_NUMBER.fullmatch(gold.strip()) else gold
 
 
-def _answer(text: str, lenient: bool) -> FinalAnswer:
-    """Read and respell the final answer; without one, take the last number in bold, as chat models write it."""
+def _read_answer(text: str, lenient: bool) -> FinalAnswer:
+    """Read the final answer; without one, take the last number in bold, as chat models write it."""
     answer = final_answer(text, lenient)
     if answer.kind != "none" or not lenient:
-        return FinalAnswer(respell(answer.text), answer.kind)
+        return answer
     bold = _BOLD_NUMBER.findall(text[-MAX_CHARACTERS:])
     return FinalAnswer(bold[-1], "bold") if bold else answer
 
 
-def _text_for_algebra(answer: FinalAnswer, text: str) -> str:
+def _text_for_algebra(answer: FinalAnswer, respelled: str, text: str) -> str:
     r"""Choose what math-verify reads: the marked answer alone as mathematics, else the end of the completion.
 
     `\boxed{1} and \boxed{2}` is one answer in two boxes, so math-verify sees both with the text around them.
     """
-    if answer.kind == "tag" and _PROSE.search(strip_text_commands(answer.text)):
-        return answer.text  # "The answer is 42": not mathematics as a whole
+    if answer.kind == "tag" and _PROSE.search(strip_text_commands(respelled)):
+        return respelled  # "The answer is 42": not mathematics as a whole
     if answer.kind in ("tag", "boxed", "bold") and not _in_several_boxes(answer, text):
-        return "\\boxed{" + _without_full_stop(answer) + "}"
+        return "\\boxed{" + _without_full_stop(respelled) + "}"
     return _TIGHT_EQUALS.sub("= ", strip_special_tokens(text)[-MAX_CHARACTERS:].replace("−", "-"))
 
 
@@ -74,9 +98,9 @@ def _in_several_boxes(answer: FinalAnswer, text: str) -> bool:
     return len(boxes) == 2 and _CONNECTED.fullmatch(text[boxes[0].end : boxes[1].start]) is not None
 
 
-def _without_full_stop(answer: FinalAnswer) -> str:
+def _without_full_stop(answer: str) -> str:
     """Strip a full stop: math-verify reads nothing from `1.`."""
-    return answer.text.rstrip(" .")
+    return answer.rstrip(" .")
 
 
 def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
@@ -85,30 +109,33 @@ def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     Raises:
         GoldError: when nothing can be read from the gold answer.
     """
-    if is_letter(task.gold):  # math-verify reads no letters
-        return grade_choice(task, texts)
-    task = replace(task, gold=respell(task.gold))
-    answers = [_answer(text, task.lenient) for text in texts]
-    grades: list[Grade | None] = [
-        _without_algebra(task, answer, text) for answer, text in zip(answers, texts, strict=True)
-    ]
-    open_items = [i for i, grade in enumerate(grades) if grade is None]
-    if open_items or not texts:
-        shown = [_text_for_algebra(answers[i], texts[i]) for i in open_items]
-        for i, verdict in zip(open_items, _by_algebra(task, shown), strict=True):
-            grades[i] = Grade(float(verdict.equal), verdict.reason)
+    gold = GoldExpression.read(task.gold)
+    grades: list[Grade | None] = []
+    shown: list[str] = []
+    for text in texts:
+        found = _grade_or_respell(task, gold, text)
+        grades.append(found if isinstance(found, Grade) else None)
+        if isinstance(found, str):
+            shown.append(found)
+    if shown or not texts:
+        verdicts = iter(_by_algebra(task, gold.text, shown))
+        grades = [each or _grade_verdict(next(verdicts)) for each in grades]
     return [grade for grade in grades if grade is not None]
 
 
-def _by_algebra(task: GradingTask, shown: Sequence[str]) -> Sequence[Verdict]:
+def _grade_verdict(verdict: Verdict) -> Grade:
+    return Grade(float(verdict.equal), verdict.reason)
+
+
+def _by_algebra(task: GradingTask, gold: str, shown: Sequence[str]) -> Sequence[Verdict]:
     """Ask math-verify for verdicts; without texts, only check the gold answer."""
-    gold, pool = as_latex(task.gold), shared_pool()
+    latex, pool = as_latex(gold), shared_pool()
     if shown:
-        verdicts = pool.verify(gold, shown, task.time_limit, task.precision)
+        verdicts = pool.verify(latex, shown, task.time_limit, task.precision)
         problem, items = verdicts.gold_problem, verdicts.items
     else:
         problem, items = (
-            "" if read_constant(task.gold) is not None else pool.find_gold_problem(gold, task.time_limit),
+            "" if read_constant(gold) is not None else pool.find_gold_problem(latex, task.time_limit),
             (),
         )
     if problem:
@@ -117,17 +144,43 @@ def _by_algebra(task: GradingTask, shown: Sequence[str]) -> Sequence[Verdict]:
     return items
 
 
-def _without_algebra(task: GradingTask, answer: FinalAnswer, text: str) -> Grade | None:
-    """Grade the answer by its form or as a constant; None means that math-verify must decide."""
+def _grade_or_respell(task: GradingTask, gold: GoldExpression, text: str) -> Grade | str:
+    """Grade a completion by form or value, or return the text from which math-verify must decide."""
+    answer = _read_answer(text, task.lenient)
+    if answer.kind == "open":
+        return Grade(0.0, "the last answer is cut off")
     if not task.lenient and answer.kind == "none":
         return Grade(0.0, "no answer found")
     if len(answer.text) > MAX_CHARACTERS:
         return Grade(0.0, f"an answer of more than {MAX_CHARACTERS} characters")
-    if answer.kind in ("phrase", "none"):
-        return None
-    verdict = compare_without_algebra(task.gold, _without_full_stop(answer), task.precision)
-    if verdict is None:
-        verdict = compare_notations(task.gold, answer.text)
+    if answer.kind == "none":
+        return _text_for_algebra(answer, "", text)
+    simple = simplify_answer(answer.text, gold.written)
+    respelled = respell(simple)
+    verdict, comparable = _compare(gold, simple, respelled, task.precision)
     if verdict is None or _in_several_boxes(answer, text):
-        return None
+        return _text_for_algebra(answer, comparable, text)
     return Grade(float(verdict), "" if verdict else f"answered {answer.text[:80]}, gold is {task.gold[:80]}")
+
+
+def _compare(gold: GoldExpression, answer: str, respelled: str, precision: int) -> tuple[bool | None, str]:
+    """Compare without algebra.
+
+    Returns:
+        The verdict or None, and the answer as algebra should read it.
+    """
+    if gold.quantity is None or gold.quantity.is_bare:
+        verdict = compare_without_algebra(gold.text, _without_full_stop(respelled), precision)
+        if verdict is not None:
+            return verdict, respelled
+    verdict = compare_notations(gold.respelled, respelled)
+    if verdict is None:
+        verdict = compare_written_forms(gold.written, answer)
+    if verdict is not None:
+        return verdict, respelled
+    quantity = read_quantity(answer)
+    if quantity is None:
+        return None, respelled
+    if gold.quantity is not None:
+        return compare_quantities(gold.quantity, quantity, precision), quantity.text
+    return compare_without_algebra(gold.text, quantity.text, precision), quantity.text

@@ -7,13 +7,38 @@ import unicodedata
 from collections.abc import Sequence
 
 from covt_rewards.accuracy.graders import Grade, GradingTask
+from covt_rewards.answer_sentences import strip_sentence
 from covt_rewards.answers import final_answer
+from covt_rewards.expressions.characters import fold_characters
 from covt_rewards.expressions.latex import strip_text_commands
+from covt_rewards.expressions.number_words import read_number_words
 from covt_rewards.reward_errors import GoldError
 
 _AROUND = " \t\r\n.,;:!?\"'`*$«»“”‘’。，、"
 _ARTICLE = re.compile(r"^(?:an?|the) ")
-_VERDICTS = ("yes", "no", "true", "false")
+_VERDICTS = {
+    **dict.fromkeys(("yes", "true", "correct", "是", "是的", "对", "正确"), "yes"),
+    **dict.fromkeys(("no", "false", "incorrect", "否", "不是", "不", "不对", "错", "错误"), "no"),
+}
+_GOLD_VERDICTS = ("yes", "no", "true", "false", "是", "否", "是的", "不是")
+_SPELLINGS = (
+    ("grey", "gray"),
+    ("colour", "color"),
+    ("centre", "center"),
+    ("metre", "meter"),
+    ("litre", "liter"),
+    ("aluminium", "aluminum"),
+    ("neighbour", "neighbor"),
+)
+_SUBSCRIPT = re.compile(r"_\{?(\w{1,6})\}?|(?<=[A-Za-z\d)])\{(\d{1,3})\}")
+_BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d_])[\s'.-]+(?=[^\W\d_])")
+_AFTER_LETTERS = re.compile(r"(?<=[^\W\d_])\.(?=\s|$)")
+_ORDINALS = {
+    word: f"{number}{'st' if number == 1 else 'nd' if number == 2 else 'rd' if number == 3 else 'th'}"
+    for number, word in enumerate(
+        ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"], start=1
+    )
+}
 MAX_CHARACTERS = 10_000
 
 
@@ -27,12 +52,38 @@ def normalize_text(text: str) -> str:
     return " ".join(text.split()).strip(_AROUND)
 
 
-def _same(gold: str, answer: str) -> bool:
-    """Compare up to a leading article. For a gold yes or no, only the answer's first word counts ("Yes, it is")."""
-    if gold in _VERDICTS:
+def compare_texts(gold: str, answer: str) -> bool:
+    """Compare two normalized texts: `ice-cream` is `ice cream`, `H_2O` is `H2O`, `5-3` is not `53`.
+
+    For a gold yes or no, only the answer's first word counts ("Yes, it is").
+    """
+    if gold in _GOLD_VERDICTS:
         first = re.match(r"\w+", answer)
-        return first is not None and first.group() == gold
-    return answer == gold or _ARTICLE.sub("", answer, count=1) == _ARTICLE.sub("", gold, count=1)
+        return first is not None and _VERDICTS.get(first.group()) == _VERDICTS[gold]
+    if answer == gold or _loosen(answer) == _loosen(gold):
+        return True
+    a, b = read_number_words(gold), read_number_words(answer)
+    if a is not None or b is not None:
+        return _as_number(gold) is not None and _as_number(gold) == _as_number(answer)
+    return False
+
+
+def _as_number(text: str) -> object:
+    return read_number_words(text) if not text.isdecimal() else int(text) if len(text) < 100 else None
+
+
+def _loosen(text: str) -> str:
+    """Remove what spellings of the same words differ by: an article, accents, hyphens, dots behind abbreviations."""
+    text = fold_characters(text[:MAX_CHARACTERS])
+    text = _ARTICLE.sub("", _SUBSCRIPT.sub(r"\1\2", text.replace("\\", "")), count=1)
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFD", text)
+        text = "".join(each for each in decomposed if unicodedata.category(each) != "Mn").replace("×", "x")
+    text = re.sub(r"(?<=\d)\s*([-/:x])\s*(?=\d)", r"\1", text)
+    text = _BETWEEN_LETTERS.sub("", _AFTER_LETTERS.sub("", text))
+    for other, usual in _SPELLINGS:
+        text = text.replace(other, usual)
+    return _ORDINALS.get(text, text)
 
 
 def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
@@ -47,10 +98,20 @@ def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     grades: list[Grade] = []
     for text in texts:
         answer = final_answer(text, task.lenient)
-        if answer.kind == "none":
+        if answer.kind in ("none", "open"):
             grades.append(Grade(0.0, "no answer found"))
-        elif _same(gold, normalize_text(answer.text)):
+        elif _is_same(gold, answer.text):
             grades.append(Grade(1.0))
         else:
             grades.append(Grade(0.0, f"answered {answer.text[:80]!r}, gold is {task.gold[:80]!r}"))
     return grades
+
+
+def _is_same(gold: str, answer: str) -> bool:
+    plain = normalize_text(answer)
+    if compare_texts(gold, plain):
+        return True
+    inner = normalize_text(strip_sentence(plain))
+    if gold in _GOLD_VERDICTS and inner not in _VERDICTS:
+        return False  # "There is no ball" says neither yes nor no
+    return inner != plain and compare_texts(gold, inner)

@@ -19,7 +19,7 @@ Value = Fraction | float
 
 MAX_CHARACTERS = 120
 _LARGEST = 1e15
-_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3}){1,3}")
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3}){1,3}(?:\.\d{1,6})?")
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,6})?(?![\d.,])")
 _SPACING = re.compile(r"\\[,;:!\s]|\s+")
 _SIZED = re.compile(r"\\left(?=\()|\\right(?=\))")

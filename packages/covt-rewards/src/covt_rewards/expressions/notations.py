@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from covt_rewards.expressions.constants import read_constant
 from covt_rewards.expressions.latex import strip_text_commands
@@ -55,13 +56,36 @@ def _compare_percentages(gold: str, answer: str) -> bool | None:
     return True if same else None
 
 
+@dataclass(frozen=True, slots=True)
+class ClockTime:
+    """A time of day as it is written; `half` is `a`, `p` or empty."""
+
+    hour: int
+    minute: int
+    second: int
+    half: str
+
+    def is_same(self, other: ClockTime) -> bool:
+        """Whether both name the same time; the half of the day counts only where both name it."""
+        mine, theirs = (self.hour, self.minute, self.second), (other.hour, other.minute, other.second)
+        return mine == theirs and (not (self.half and other.half) or self.half == other.half)
+
+
+def read_clock(text: str) -> ClockTime | None:
+    """Read `2:45`, `02:45 PM`, `2:45:10 a.m.`; None for anything else."""
+    match = _CLOCK.fullmatch(_plain(text))
+    if match is None:
+        return None
+    hour, minute, second = (int(part or 0) for part in match.groups()[:3])
+    return ClockTime(hour, minute, second, (match.group(4) or "").lower())
+
+
 def _compare_clocks(gold: str, answer: str) -> bool | None:
     """`2:45 p.m.` equals `2:45 PM`, and `2:45` where only one of the two names the half of the day."""
-    a, b = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
-    if a is None or b is None or not (a.group(4) or b.group(4)):
+    a, b = read_clock(gold), read_clock(answer)
+    if a is None or b is None or not (a.half or b.half):
         return None
-    halves = {(match.group(4) or "").lower() for match in (a, b)} - {""}
-    return [int(x or 0) for x in a.groups()[:3]] == [int(x or 0) for x in b.groups()[:3]] and len(halves) == 1
+    return a.is_same(b)
 
 
 def _compare_bases(gold: str, answer: str) -> bool | None:

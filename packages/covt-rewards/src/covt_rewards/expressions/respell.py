@@ -1,4 +1,4 @@
-r"""Respelling answers that math-verify cannot read: `45°`, `√5`, `3e8`, `3 1/2`, `12 m/s`, `\$18.50`.
+r"""Respelling answers that math-verify cannot read: `45°`, `√5`, `3e8`, `3 1/2`, `twenty-one`, `x**2`, `１２`.
 
 Only spellings with one meaning change; math-verify decides everything else.
 """
@@ -6,6 +6,9 @@ Only spellings with one meaning change; math-verify decides everything else.
 from __future__ import annotations
 
 import re
+
+from covt_rewards.expressions.code_style import from_code
+from covt_rewards.expressions.number_words import read_number_words
 
 MAX_CHARACTERS = 300
 """Longer answers are formulas or prose and stay as they are."""
@@ -22,18 +25,16 @@ _CHARACTERS = str.maketrans(
         "∞": r"\infty ",
         "∪": r"\cup ",
         "∅": r"\emptyset ",
+        "π": r"\pi ",
+        "。": ".",
+        "、": ",",
         "±": r"\pm ",
-        "²": "^2",
-        "³": "^3",
         "°": r"^{\circ}",
         "½": r"\frac{1}{2}",
         "⅓": r"\frac{1}{3}",
         "⅔": r"\frac{2}{3}",
         "¼": r"\frac{1}{4}",
         "¾": r"\frac{3}{4}",
-        "％": "%",
-        "：": ":",
-        "，": ",",
         "\u00a0": " ",
         "\u2009": " ",
         "\u202f": " ",
@@ -51,58 +52,62 @@ _REPEATING = re.compile(r"(\d{1,9})\.(\d{0,9})\\(?:overline|bar|dot)\s?\{(\d{1,9
 
 _NUMBER = r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d*\.?\d+"
 _PLAIN = re.compile(_NUMBER)
-NUMBER_WORDS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
-)
-_CURRENCY = re.compile(rf"(-?)(?:US)?(?:\\?\$|€|£|¥|₹|USD|Rs\.?)\s?({_NUMBER})")
+_SIGNED = re.compile(rf"\+\s?({_NUMBER})")
 _POWER_OF_TEN = re.compile(r"(-?\d{1,9}(?:\.\d{1,15})?)[eE]\+?(-?)0*(\d{1,3})")
-_SPACED = re.compile(r"-?\d{1,3}(?:(?:\\[,;:! ]|~| )\d{3})+(?:\.\d+)?")
+_SPACED = re.compile(r"-?\d{1,3}(?:(?:\\[,;:! ]|~| |\{,\}|,\\!|')\d{3})+(?:\.\d+)?")
 _MIXED = re.compile(r"(-?\d{1,9})\s(\d{1,9})/(\d{1,9})")
-_PER_TIME = r"(?:km|cm|mm|m|mi|ft)\s?/\s?(?:s|h|hr|min|sec)(?:\^\{?2\}?)?"
-_DENSITY = r"(?:kg|g|mg)\s?/\s?(?:L|mL|(?:c?m)\^\{?3\}?)"
-_WORDS = (
-    r"(?!(?:or|and|to|more|less|than|not|pi|sin|cos|tan|log|sqrt|mod|alpha|beta|gamma|theta|infinity)\b)"
-    r"[A-Za-z]{4,}(?:[ /-][A-Za-z]{2,}){0,4}\.?"
-)
-_WITH_UNIT = re.compile(
-    rf"({_NUMBER}|\\[dt]?frac\{{\d+\}}\{{\d+\}})(?:\\[,;: ]|~|\s)*"
-    rf"(?:{_PER_TIME}|{_DENSITY}|\\(?:text|mathrm)\s?\{{\s?(?:{_PER_TIME}|{_DENSITY})\s?\}}"
-    rf"|\\frac\{{(?:k|c|m)?m\}}\{{(?:s|h)(?:\^\{{?2\}}?)?\}}|(?<=\s){_WORDS})"
-)
+_SUPERSCRIPT = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_PLAIN_DIGITS = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789")
+_QUOTED = re.compile(r"([\"'`])([^\"'`]{1,200})\1")
+
+
+def fold_digits(text: str) -> str:
+    """Replace full-width digits, letters and signs by plain ones."""
+    return "".join(chr(ord(each) - 0xFEE0) if "！" <= each <= "～" else each for each in text)
 
 
 def respell(text: str) -> str:
     """Rewrite an answer so that math-verify can read it; other texts are returned unchanged."""
     if len(text) > MAX_CHARACTERS:
         return text
-    changed = text.translate(_CHARACTERS)
+    changed = text
+    if not text.isascii():
+        changed = _SUPERSCRIPT.sub(lambda match: f"^{{{match.group().translate(_PLAIN_DIGITS)}}}", text)
+        changed = fold_digits(changed).translate(_CHARACTERS).replace("^{2}", "^2").replace("^{3}", "^3")
     if "\\" in changed or "√" in changed or " to " in changed:
         for pattern, replacement in _TOKENS:
             changed = pattern.sub(replacement, changed)
         changed = _REPEATING.sub(_as_fraction, changed)
     inner = changed.strip()
-    for mark in ("**", "$"):
+    for mark in ("**", "$$", "$"):
         if inner.startswith(mark) and inner.endswith(mark) and inner.count(mark) == 2:
-            inner = inner[len(mark) : -len(mark)].strip()
-    return _extract_number(inner) or changed
+            inner = changed = inner[len(mark) : -len(mark)].strip()
+    for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
+        if inner.startswith(opening) and inner.endswith(closing):
+            inner = inner[2:-2].strip()
+    if match := _QUOTED.fullmatch(inner):
+        inner = changed = match.group(2)
+    return _extract_number(inner.rstrip(" .")) or from_code(changed)
 
 
 def _extract_number(text: str) -> str:
-    """Return a number without its currency, unit or spacing; empty when the text is anything else."""
-    if match := _CURRENCY.fullmatch(text):
-        return match.group(1) + match.group(2)
+    """Return a number in plain digits or LaTeX; empty when the text is anything else."""
+    if match := _SIGNED.fullmatch(text):
+        return match.group(1)
     if match := _POWER_OF_TEN.fullmatch(text):
         return rf"{match.group(1)} \times 10^{{{match.group(2)}{match.group(3)}}}"
     if _SPACED.fullmatch(text):
-        return re.sub(r"\\[,;:! ]|~| ", "", text)
+        return re.sub(r"\\[,;:! ]|~| |\{,\}|,\\!|'", "", text)
     if match := _MIXED.fullmatch(text):
         return rf"{match.group(1)}\frac{{{match.group(2)}}}{{{match.group(3)}}}"
-    if match := _WITH_UNIT.fullmatch(text):
-        return match.group(1)
-    if text.casefold() in NUMBER_WORDS:
-        return str(NUMBER_WORDS.index(text.casefold()))
-    return text if _PLAIN.fullmatch(text) else ""
+    if _PLAIN.fullmatch(text):
+        return text
+    if text[:1].isdigit() and text.isascii() and not text[-1:].isalpha():
+        return ""  # no number in words
+    value = read_number_words(text)
+    if value is None:
+        return ""
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _as_fraction(match: re.Match[str]) -> str:

@@ -1,0 +1,1 @@
+"""Which options of a multiple-choice question an answer names. Imports nothing of the graders."""
