@@ -7,9 +7,12 @@ from typing import cast
 
 from covt_data.records.parsed_record import ParsedRecord
 from covt_data.rejects import Reason, Rejected, shorten
-from covt_data.schema import Grader
+from covt_data.schema import Grader, Row
 from covt_rewards import AccuracyReward, GoldError, Group
-from covt_rewards.accuracy.graders import choose_grader
+from covt_rewards.accuracy.gold_kinds import choose_grader
+
+OPEN_GRADERS = ("boxes", "vsp")
+"""Graders whose answers need not be one of the options."""
 
 _ACCURACY = AccuracyReward()
 
@@ -32,14 +35,32 @@ def judge_gold(record: ParsedRecord) -> Judgement:
         Rejected: when the grader cannot read the gold answer, with reason `bad_gold`.
     """
     options = record.options or record.written_options
-    group = Group(record.answer, (), options=options, metadata=record.metadata, grader=record.grader or "")
-    grader = choose_grader(group, record.answer)
+    grader = choose_grader(record.answer, options, record.metadata, record.grader or "")
+    if record.written_options and not record.options and grader != "choice":
+        return judge_gold(replace(record, written_options=()))
+    if record.options and record.grader is None and grader not in ("choice", *OPEN_GRADERS):
+        raise Rejected(
+            Reason.BAD_GOLD,
+            f"answer = {shorten(record.answer)} names none of the {len(options)} options {shorten(list(options))}: "
+            "write a letter or an option's text, or name another grader",
+        )
+    problem = find_gold_problem(Group(record.answer, (), grader=grader, options=options, metadata=record.metadata))
+    if problem:
+        raise Rejected(Reason.BAD_GOLD, f"answer = {shorten(record.answer)}, judged as {grader}: {problem}")
+    return Judgement(cast("Grader", grader), options)
+
+
+def find_gold_problem(group: Group) -> str:
+    """Return why the grader of a group cannot read its gold answer; empty when it can."""
     try:
         _ACCURACY.check_gold(group)
     except GoldError as error:
-        if record.written_options and len(record.answer) > 1:
-            return judge_gold(replace(record, written_options=()))
-        raise Rejected(
-            Reason.BAD_GOLD, f"answer = {shorten(record.answer)}, judged as {grader}: {error.message}"
-        ) from None
-    return Judgement(cast("Grader", grader), options if grader == "choice" or record.options else ())
+        return error.message
+    return ""
+
+
+def row_problem(row: Row) -> str:
+    """Return why the grader of a row cannot read its gold answer; empty when it can."""
+    return find_gold_problem(
+        Group(row.answer, (), grader=row.grader, options=tuple(row.options), metadata=row.meta, id=row.id)
+    )

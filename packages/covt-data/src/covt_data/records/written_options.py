@@ -34,6 +34,8 @@ class _Marker:
     style: tuple[str, str]
     start: int
     end: int
+    line: int
+    at_line_start: bool
     opens: bool
 
 
@@ -74,8 +76,9 @@ def _markers(question: str) -> list[_Marker]:
         if not spaced and not at_line_start and match.group("close") not in NO_SPACE_AFTER:
             continue
         style = (match.group("open") or "", match.group("close") + ("a" if small else ""))
+        line = question.count("\n", 0, match.start("letter"))
         opens = at_line_start or before[-1] in OPENERS
-        found.append(_Marker(_capital(letter), style, match.start(), match.end(), opens))
+        found.append(_Marker(_capital(letter), style, match.start(), match.end(), line, at_line_start, opens))
     return found
 
 
@@ -91,9 +94,15 @@ def _last_run(markers: Sequence[_Marker]) -> list[_Marker]:
             continue
         run = [marker]
         for later in markers[first + 1 :]:
-            if later.style == marker.style and ord(later.letter) == ord(run[-1].letter) + 1:
+            if _continues(run, later) and ord(later.letter) == ord(run[-1].letter) + 1:
                 run.append(later)
         if len(run) > 1:
             best = run
-    gap = any(later.start > best[-1].start and later.style == best[-1].style for later in markers) if best else False
+    gap = bool(best) and any(later.start > best[-1].start and _continues(best, later) for later in markers)
     return [] if gap else best
+
+
+def _continues(run: Sequence[_Marker], later: _Marker) -> bool:
+    """Whether a marker stands where an option of the run may begin: on a line of its own, or on the last one's line."""
+    last = run[-1]
+    return later.style == last.style and (later.at_line_start or later.line == last.line)
