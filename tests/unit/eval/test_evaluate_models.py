@@ -1,13 +1,16 @@
 """What `covt eval` refuses, how it names models, and its table."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from covt.commands.evaluate import table
-from covt_data.data_errors import DataError
+from covt_data.data_errors import DataError, DataFileError
+from covt_data.ingest.prepare import prepare
 from covt_eval.eval_errors import EvalError
-from covt_eval.evaluation.evaluate_models import EvalPlan, evaluate_models, name_folders
+from covt_eval.evaluation.evaluate_models import EvalPlan, check_folder, evaluate_models, name_folders
 from covt_runtime.metrics.progress import Progress
 
 
@@ -43,6 +46,50 @@ def test_limits_that_cannot_be_met_are_refused_before_anything_starts(tmp_path: 
     with pytest.raises(DataError, match="min_pixels = 3000"):
         evaluate_models(plan, tmp_path / "out", progress=Progress(quiet=True))
     assert not (tmp_path / "out").exists()
+
+
+def settings_of(plan: EvalPlan) -> str:
+    return json.dumps(plan.settings(), indent=1) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"split": "nowhere"}, DataError),
+        ({"data": {"mistyped": Path("mistyped")}}, DataFileError),
+        ({}, OSError),  # nothing listens at the address
+    ],
+)
+def test_a_failed_evaluation_leaves_nothing_that_blocks_the_next(tmp_path: Path, changes, error):
+    (tmp_path / "config.json").write_text("{}")
+    prepare("trace", tmp_path / "set", options={"n_train": 1, "n_prompts": 0, "n_test": 2})
+    plan = EvalPlan(models={"a": tmp_path}, data={"set": tmp_path / "set"})
+    with pytest.raises(Exception) as caught:
+        evaluate_models(
+            replace(plan, **changes), tmp_path / "out", progress=Progress(quiet=True), base_url="http://127.0.0.1:1"
+        )
+    assert isinstance(caught.value, error) or not changes
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_without_an_answer_do_not_block_another_evaluation(tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    earlier = EvalPlan(models={"a": tmp_path}, data={"set": tmp_path}, split="test")
+    (out / "settings.json").write_text(settings_of(earlier))
+    check_folder(replace(earlier, split="train"), out)
+    (out / "a.set.keep.jsonl").write_text("")
+    check_folder(replace(earlier, split="train"), out)
+    (out / "a.set.keep.jsonl").write_text("{}\n")
+    check_folder(earlier, out)
+    with pytest.raises(EvalError, match="holds an evaluation with another split"):
+        check_folder(replace(earlier, split="train"), out)
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_anything_starts(tmp_path: Path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(EvalError, match="out is a file"):
+        check_folder(EvalPlan(models={}, data={}), tmp_path / "out")
 
 
 def test_the_table_has_a_line_a_result_and_one_a_category():

@@ -100,10 +100,10 @@ def evaluate_models(plan: EvalPlan, out: Path, *, progress: Progress, base_url: 
 
     _check(plan, base_url)
     limits = limits_of(plan.min_pixels, plan.max_pixels)
-    _open_folder(plan, out)
     sets = {
         name: list(PreparedSet(folder).rows(plan.split, plan.rows, limits=limits)) for name, folder in plan.data.items()
     }
+    check_folder(plan, out)
     answers: dict[tuple[str, str, str], list[EvalRow]] = {}
     for model, folder in plan.models.items():
         found = {name: _Answers(plan, out, model, name, rows) for name, rows in sets.items()}
@@ -155,7 +155,7 @@ class _Answers:
     """The answers of one model on one set in every mode, on disk: one file per mode, chunk by chunk."""
 
     def __init__(self, plan: EvalPlan, out: Path, model: str, data: str, rows: Sequence[Row]) -> None:
-        self.plan, self.rows, self.title = plan, rows, f"{model} on {data}"
+        self.plan, self.out, self.rows, self.title = plan, out, rows, f"{model} on {data}"
         self.files = {mode: out / f"{model}.{data}.{mode}.jsonl" for mode in plan.modes}
         self.done = min(self._whole_chunks(file) for file in self.files.values())
         for file in self.files.values():
@@ -215,6 +215,7 @@ class _Answers:
                         on_progress=show,
                     )
                 )
+                write_settings(plan, self.out)
                 for mode, file in self.files.items():
                     with file.open("a") as opened:
                         opened.writelines(to_line(row) for row in judged[mode])  # type: ignore[index]
@@ -239,16 +240,27 @@ def _check(plan: EvalPlan, base_url: str) -> None:
         raise EvalError(f"{plan.samples} greedy samples are all the same", "set --temperature, for example 0.7")
 
 
-def _open_folder(plan: EvalPlan, out: Path) -> None:
-    """Create `out`, or check that the evaluation in it has the same settings."""
+def check_folder(plan: EvalPlan, out: Path) -> None:
+    """Check that `out` is free or holds answers of the same evaluation. Settings without an answer don't count.
+
+    Raises:
+        EvalError: for a file, or for answers of another evaluation.
+    """
+    if out.exists() and not out.is_dir():
+        raise EvalError(f"{out} is a file", "choose another --out")
     path = out / SETTINGS
-    if path.is_file():
-        earlier, now = json.loads(path.read_text()), plan.settings()
-        changed = sorted(key for key in now if earlier.get(key) != now[key])
-        if changed:
-            raise EvalError(
-                f"{out} holds an evaluation with another {', '.join(changed)}", "choose another --out, or remove it"
-            )
+    answered = any(file.stat().st_size for file in out.glob("*.jsonl")) if path.is_file() else False
+    if not answered:
         return
+    earlier, now = json.loads(path.read_text()), plan.settings()
+    changed = sorted(key for key in now if earlier.get(key) != now[key])
+    if changed:
+        raise EvalError(
+            f"{out} holds an evaluation with another {', '.join(changed)}", "choose another --out, or remove it"
+        )
+
+
+def write_settings(plan: EvalPlan, out: Path) -> None:
+    """Record the settings of the answers in `out`; called when there are answers to write."""
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan.settings(), indent=1) + "\n")
+    (out / SETTINGS).write_text(json.dumps(plan.settings(), indent=1) + "\n")
