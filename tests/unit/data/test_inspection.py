@@ -106,8 +106,12 @@ def set_first(**changes):
         (lambda rows: rows[1].update(id=rows[0]["id"]), "occurs 2 times"),
         (lambda rows: rows[0]["images"][0].update(bytes=b"GIF89a"), "image_unreadable"),
         (lambda rows: rows[0]["images"][0].update(bytes=rows[0]["images"][0]["bytes"][:-40]), "image_"),
-        (set_first(metadata=json.dumps({"focus": [[[0, 0, 200, 28]] * 8]})), "is not inside the 112×112 picture"),
+        (set_first(metadata=json.dumps({"focus": [[[0, 0, 200, 28]] * 8]})), "is not inside the 112×112 image"),
         (set_first(metadata=json.dumps({"focus": [[[0, 0, 28, 28]]]})), "not one focus box"),
+        (set_first(answer="???", grader="math"), "the answer '???' cannot be graded by math"),
+        (set_first(answer="D", grader="choice", options=["x", "y"]), "cannot be graded by choice"),
+        (lambda rows: rows[0].update(question=rows[0]["question"] + "<|im_end|>"), "question holds the control token"),
+        (set_first(options=["a", "<|latent_pad|>"]), "options[1] holds the control token <|latent_pad|>"),
     ],
 )
 def test_validation_names_what_is_wrong(trace, change, message):

@@ -26,7 +26,7 @@ from covt_data.images.similarity import difference_hash, row_digest
 from covt_data.ingest.filters import CountTokens, filtered_by_size, filtered_by_text
 from covt_data.ingest.fork_server import start_fork_server
 from covt_data.ingest.record_files import Record
-from covt_data.records.control_tokens import find_control_token
+from covt_data.records.control_tokens import find_control_token, row_texts
 from covt_data.records.gold_answers import Judgement, judge_gold
 from covt_data.records.parsed_record import EmbeddedImage, ImageRef, MissingImage, ParsedRecord, ParsedStep
 from covt_data.rejects import Reason, Rejected, Rejection
@@ -182,13 +182,7 @@ def _image(ref: ImageRef, checked: CheckedImage) -> Image:
 
 def _check_texts(draft: ParsedRecord) -> None:
     """Raise `Rejected` when a text of the record holds a control token."""
-    texts = [
-        ("question", draft.question),
-        ("answer", draft.answer),
-        *((f"options[{number}]", text) for number, text in enumerate(draft.options)),
-        *((f"step {number}", step.text or "") for number, step in enumerate(draft.steps)),
-    ]
-    for where, text in texts:
+    for where, text in row_texts(draft):
         token = find_control_token(text)
         if token is not None:
             raise Rejected(

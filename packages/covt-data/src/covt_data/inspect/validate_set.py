@@ -9,6 +9,8 @@ from typing import Any
 
 from covt_data.data_errors import DataError, DataFileError
 from covt_data.images.image_checks import ImageLimits, check_image, strict_decoding
+from covt_data.records.control_tokens import find_control_token, row_texts
+from covt_data.records.gold_answers import row_problem
 from covt_data.rejects import Rejected, shorten
 from covt_data.schema import Image, Row
 from covt_data.store.prepared_set import PreparedSet, sha256_of
@@ -82,6 +84,12 @@ def _row_problems(row: Row, where: str, split: str, decode: bool) -> Iterator[Pr
         yield Problem(where, f"the row says split {row.split!r}")
     if row.grader == "vsp" and not _plan_works(row):
         yield Problem(where, f"the plan {shorten(row.answer)} does not solve the map")
+    elif (problem := row_problem(row)) != "":
+        yield Problem(where, f"the answer {shorten(row.answer)} cannot be graded by {row.grader}: {problem}")
+    for field, text in row_texts(row):
+        token = find_control_token(text)
+        if token is not None:
+            yield Problem(where, f"{field} holds the control token {token}")
     sizes: dict[bytes, tuple[int, int]] = {}
     if decode:
         for image in _images(row):
@@ -121,4 +129,4 @@ def _focus_problems(row: Row, where: str, sizes: dict[bytes, tuple[int, int]]) -
         for image, (x0, y0, x1, y1) in zip(images, boxes, strict=True):
             width, height = sizes.get(image.bytes, (x1, y1))
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-                yield Problem(where, f"the focus box {[x0, y0, x1, y1]} is not inside the {width}×{height} picture")
+                yield Problem(where, f"the focus box {[x0, y0, x1, y1]} is not inside the {width}×{height} image")
