@@ -14,6 +14,7 @@ from covt_model.checkpoints.lora_pieces import MergedMatrix, RowsAdded, whole
 from covt_model.checkpoints.shard_writer import Stored
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.heads import ATTRIBUTE
+from covt_model.latents.output_head import Rows, Scoring, ScoringHead, scoring_head
 from covt_model.model_errors import ModelError
 
 Parameter = torch.Tensor | Stored | None
@@ -34,17 +35,19 @@ class RowEmbedding(nn.Module):
         return self.base(input_ids) + chosen.to(self.rows.dtype) @ self.rows
 
 
-class RowHead(nn.Module):
+class RowHead(ScoringHead):
     """An output head with trained differences [n, H] for the rows `ids`."""
 
     def __init__(self, base: nn.Module, ids: tuple[int, ...], rows: nn.Parameter) -> None:
         super().__init__()
-        self.base = base
+        self.base = scoring_head(base)
         self.rows = rows
         self.ids = ids
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., H] → [..., vocabulary]."""
+    def forward(self, hidden: torch.Tensor, scoring: Scoring | None = None) -> Any:
+        """Logits [..., vocabulary] of [..., H]; with `scoring` the scores of [N, H]."""
+        if scoring is not None:
+            return self.base(hidden, scoring, Rows(self.ids, self.rows))
         index = torch.tensor(self.ids, device=hidden.device)
         return self.base(hidden).index_add(-1, index, hidden @ self.rows.T)
 

@@ -1,7 +1,7 @@
 """Control tokens of a tokenizer, which must not come from a row's text.
 
-A tokenizer parses `<|im_end|>` in plain text as the token that ends a turn, and `<|latent_pad|>` as a latent: a row with
-one would be trained on as something else than it says.
+A tokenizer parses `<|im_end|>` in plain text as the token that ends a turn, and `<|latent_pad|>` as a latent. Training
+on such a row would teach something else than the row says.
 """
 
 from __future__ import annotations

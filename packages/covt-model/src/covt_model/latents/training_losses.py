@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from covt_model.encoding.encode import IGNORE
+from covt_model.latents.output_head import Scoring, scoring_head
 
 
 @dataclass(frozen=True)
@@ -20,27 +21,23 @@ class Sum:
     count: int
 
 
-def token_loss(lm_head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, labels: torch.Tensor) -> Sum:
-    """Cross-entropy of the labelled tokens, summed in fp32.
+def token_loss(lm_head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> Sum:
+    """Cross-entropy of the labelled tokens, summed in fp32, by blocks of the vocabulary (`output_head`).
 
     hidden: [B, T, H] final-norm states; labels: [B, T] aligned with the inputs, `IGNORE` where there is none. The
     head runs on the labelled positions only, once, also when there are none (each rank must call it under ZeRO-3).
     """
+    index, targets = _labelled(labels)
+    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    logprobs, _ = scoring_head(lm_head)(states.index_select(0, index), Scoring(targets=targets))
+    return Sum(-logprobs.sum(), len(index))
+
+
+def _labelled(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places of the labelled tokens' predictions in the flattened [B·(T − 1)], and the labels there."""
     targets = labels[:, 1:].reshape(-1)
     index = (targets != IGNORE).nonzero().squeeze(1)
-    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    logits = lm_head(states.index_select(0, index)).float()
-    total = functional.cross_entropy(logits, targets.index_select(0, index), reduction="sum")
-    return Sum(total, len(index))
-
-
-def token_correct(lm_head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, labels: torch.Tensor) -> Sum:
-    """Number of labelled tokens that are the most likely one, without gradient."""
-    with torch.no_grad():
-        targets = labels[:, 1:].reshape(-1)
-        index = (targets != IGNORE).nonzero().squeeze(1)
-        logits = lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1]).index_select(0, index))
-        return Sum((logits.argmax(-1) == targets.index_select(0, index)).sum(), len(index))
+    return index, targets.index_select(0, index)
 
 
 def alignment_loss(
@@ -78,18 +75,13 @@ def sampled_logprobs(
 
     hidden: [B, T, H]; labels: [B, T], the sampled tokens, `IGNORE` elsewhere (forced tokens among them), where the
     result is 0. Logits are divided by the temperature (0 means greedy, scored at 1) with the `banned` tokens masked:
-    outside latent mode PAD and END can't be sampled. Entry [b, t] belongs to token t.
+    outside latent mode PAD and END can't be sampled. Entry [b, t] belongs to token t. The vocabulary is divided into
+    blocks (`output_head`). Entropies cost a gradient only where a loss depends on them.
     """
-    targets = labels[:, 1:].reshape(-1)
-    index = (targets != IGNORE).nonzero().squeeze(1)
-    logits = lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1]).index_select(0, index)).float()
-    if temperature > 0:
-        logits = logits / temperature
-    logits = logits.index_fill(1, torch.tensor(banned, device=logits.device), float("-inf"))
-    logprobs = torch.log_softmax(logits, dim=-1)
-    chosen = logprobs.gather(1, targets.index_select(0, index)[:, None]).squeeze(1)
-    finite = logprobs.masked_fill(logprobs == float("-inf"), 0)
-    entropy = -(finite.exp() * finite).sum(-1) + 0 * chosen
+    index, targets = _labelled(labels)
+    states = hidden[:, :-1].reshape(-1, hidden.shape[-1]).index_select(0, index)
+    scoring = Scoring(targets=targets, temperature=temperature, banned=banned, entropy=True)
+    chosen, entropy = scoring_head(lm_head)(states, scoring)
     shape = (labels.shape[0], labels.shape[1] - 1)
 
     def spread(values: torch.Tensor) -> torch.Tensor:
