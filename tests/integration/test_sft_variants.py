@@ -160,6 +160,17 @@ def test_adapters_train_both_stages_and_export_merged(place: Path, two_ranks: Wo
     assert all(torch.equal(again[key], after[key]) for key in after)
 
 
+@pytest.mark.parametrize("lora", [{}, {"rank": 4, "alpha": 8.0}])
+def test_recomputed_and_gathered_by_module_the_losses_are_the_same(place: Path, two_ranks: WorkerGroup, lora: dict):
+    """Hooks gather a module's weights around each of its calls, latent steps and blocks of the vocabulary included."""
+    sections = {"lora": lora, "eval": NOT_JUDGED, "stage1": {"steps": 3}, "stage2": {"steps": 3}}
+    name = f"by-module-{len(lora)}"
+    module = {"zero": {"gather": "module"}, "model": {"gradient_checkpointing": True}}
+    by_module = run(settings(place, name, **sections, **module), two_ranks)
+    whole = run(settings(place, f"{name}-whole", **sections), two_ranks)
+    assert losses(by_module) == pytest.approx(losses(whole), rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_head_with_weights_is_trained(tmp_path: Path, two_ranks: WorkerGroup, kind: str):
     place = make_place(tmp_path, head=kind)

@@ -246,3 +246,32 @@ def test_too_few_segments_and_transformers_checkpointing_are_refused(tiny_model)
             latent_forward(language_model, embeds, positions, mask, spans, feedback, size=SIZE)
     finally:
         tiny_model.gradient_checkpointing_disable()
+
+
+def kept_bytes(model, checkpoint: bool) -> int:
+    """Bytes of the tensors that a forward over many latents keeps for its backward pass, without the weights."""
+    rows = [([6, *[1] * 12], [SIZE] * 12), ([4, *[1] * 12], [SIZE] * 12)]
+    spans, mask = lay_out(rows)
+    embeds, positions = random_inputs(mask, 64, 7)
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that its place is not used twice
+        return tensor
+
+    rule = partial(feedback, normalize="rms")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = latent_forward(model, embeds, positions, mask, spans, rule, size=SIZE, checkpoint=checkpoint)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    assert states.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_checkpointing_recomputes_the_latent_steps_too(grouped, adapted):
+    """Also where a layer is taken operation by operation, because a module stands in place of a linear layer."""
+    model = copy.deepcopy(grouped)
+    if adapted:
+        for layer in model.layers:
+            layer.mlp.up_proj = torch.nn.Sequential(layer.mlp.up_proj)
+    assert kept_bytes(model, checkpoint=True) <= kept_bytes(model, checkpoint=False) / 4

@@ -36,9 +36,8 @@ class Decoder:
     """One pass over a batch in one or more stretches, each attending to earlier ones.
 
     language_model: the model without its head; its `_attn_implementation` chooses between `ATTENTION`. slots: S, the
-    most slots a row takes over all stretches; 0 where there is one stretch only. checkpoint: recompute a layer in the
-    backward pass instead of keeping its activations, in stretches of more than one slot (single steps are few and
-    short, and are kept).
+    most slots a row takes over all stretches; 0 where there is one stretch only. checkpoint: recompute a layer of a
+    stretch in the backward pass instead of keeping its activations.
     """
 
     def __init__(self, language_model: LanguageModel, *, slots: int = 0, checkpoint: bool = False) -> None:
@@ -48,7 +47,7 @@ class Decoder:
         self.checkpoint = checkpoint
         self.flash = config._attn_implementation == "flash_attention_2"
         self.caches = [LayerCache(slots) for _ in language_model.layers]
-        self.layers = [_Layer(layer, shared=slots > 0) for layer in language_model.layers]  # pyright: ignore[reportArgumentType]
+        self.layers = [_Layer(layer, shared=slots > 0, recomputes=checkpoint) for layer in language_model.layers]  # pyright: ignore[reportArgumentType]
         self.norm = _norm(language_model.norm)
 
     def rotary(self, like: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
@@ -57,9 +56,9 @@ class Decoder:
 
     def run(self, hidden: torch.Tensor, rotary: Rotary, attend: Attention) -> torch.Tensor:
         """Final-norm hidden states [R, L, H] of the next stretch from its input embeddings [R, L, H]."""
-        recompute = self.checkpoint and torch.is_grad_enabled() and hidden.shape[1] > 1
+        recompute = self.checkpoint and torch.is_grad_enabled()
         for layer, cache in zip(self.layers, self.caches, strict=True):
-            if recompute:
+            if recompute and not layer.is_one_node(attend):
                 hidden = checkpointed(layer, hidden, rotary, attend, cache, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
             else:
                 hidden = layer(hidden, rotary, attend, cache)
@@ -72,7 +71,7 @@ class _Layer:
     A module that something is hooked to or put in place of (ZeRO-3's gathering, an adapter) is called as it is.
     """
 
-    def __init__(self, layer: DecoderLayer, *, shared: bool) -> None:
+    def __init__(self, layer: DecoderLayer, *, shared: bool, recomputes: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.head_size = attention.head_dim
         self.input_norm, self.mlp_norm = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
@@ -83,9 +82,9 @@ class _Layer:
                 mlp.gate_proj, mlp.up_proj, mlp.down_proj,
             )
         )  # fmt: skip
-        self.step = self._step_weights(layer) if shared else None
+        self.step = self._step_weights(layer, recomputes) if shared else None
 
-    def _step_weights(self, layer: DecoderLayer) -> StepWeights | None:
+    def _step_weights(self, layer: DecoderLayer, recomputes: bool) -> StepWeights | None:
         """For single slots, where no module has to be called as it is."""
         norms = layer.input_layernorm, layer.post_attention_layernorm
         projections = self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down
@@ -94,7 +93,11 @@ class _Layer:
         if any(isinstance(norm, nn.Module) for norm in (self.input_norm, self.mlp_norm)):
             return None
         eps = norms[0].variance_epsilon
-        return StepWeights(self.head_size, norms[0].weight, norms[1].weight, eps, *projections)  # pyright: ignore[reportArgumentType]
+        return StepWeights(self.head_size, norms[0].weight, norms[1].weight, eps, *projections, recomputes)  # pyright: ignore[reportArgumentType]
+
+    def is_one_node(self, attend: Attention) -> bool:
+        """Whether the layer is one node of the graph, which decides by itself what it keeps."""
+        return self.step is not None and isinstance(attend, Step)
 
     def __call__(self, hidden: torch.Tensor, rotary: Rotary, attend: Attention, cache: LayerCache) -> torch.Tensor:
         if self.step is not None and isinstance(attend, Step):

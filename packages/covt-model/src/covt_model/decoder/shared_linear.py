@@ -17,6 +17,9 @@ from covt_model.decoder.layer_ops import linear_gradient
 
 # From this many positions on, a product of its own is as fast, and the inputs need not be kept.
 MANY = 64
+# Inputs of smaller calls wait for one product until they are so many positions: they would take as much memory as the
+# activations that checkpointing saves.
+MOST_WAITING = 512
 
 
 class SharedLinear:
@@ -28,6 +31,7 @@ class SharedLinear:
         self.weight_sum: torch.Tensor | None = None
         self.bias_sum: torch.Tensor | None = None
         self.waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.positions = 0
         # Weight and bias are in the graph once, through this scalar that every call takes as an input.
         self.link = _Collect.apply(self, self.weight, self.bias)
 
@@ -52,20 +56,27 @@ class SharedLinear:
 
     def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """Take in one call's inputs and output gradients, [N, inputs] and [N, outputs]."""
-        if len(x) < MANY:
-            self.waiting.append((x, gradient))
-        else:
+        if len(x) >= MANY:
             self._sum(x, gradient)
+            return
+        self.waiting.append((x, gradient))
+        self.positions += len(x)
+        if self.positions >= MOST_WAITING:
+            self._sum_waiting()
 
     def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Gradients of weight and bias over all calls so far; the sums start again."""
+        self._sum_waiting()
+        sums = self.weight_sum, self.bias_sum
+        self.weight_sum, self.bias_sum = None, None
+        return sums
+
+    def _sum_waiting(self) -> None:
         if self.waiting:
             inputs, gradients = zip(*self.waiting, strict=True)
             self._sum(torch.cat(inputs), torch.cat(gradients))
-        sums = self.weight_sum, self.bias_sum
-        self.weight_sum, self.bias_sum = None, None
         self.waiting.clear()
-        return sums
+        self.positions = 0
 
     def _sum(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
         if self.weight_sum is None:

@@ -19,7 +19,10 @@ from covt_model.decoder.shared_linear import SharedLinear
 
 @dataclass(frozen=True)
 class StepWeights:
-    """A layer's parameters: norm weights [H] with their eps, and the seven projections."""
+    """A layer's parameters: norm weights [H] with their eps, and the seven projections.
+
+    recomputes: whether a step keeps its input only, and computes the rest again in the backward pass.
+    """
 
     head_size: int
     input_norm: torch.Tensor
@@ -32,6 +35,7 @@ class StepWeights:
     gate: SharedLinear
     up: SharedLinear
     down: SharedLinear
+    recomputes: bool = False
 
     @property
     def links(self) -> tuple[torch.Tensor, ...]:
@@ -59,23 +63,18 @@ class StepLayer(torch.autograd.Function):
     def forward(
         ctx: Any, weights: StepWeights, slot: Slot, cache: LayerCache, hidden: torch.Tensor, *links: torch.Tensor
     ) -> torch.Tensor:
-        w, heads = weights, (-1, weights.head_size)
-        x, scale = normed(hidden, w.input_norm, w.eps)
-        queries, keys, values = (_apply(p, x).unflatten(1, heads) for p in (w.queries, w.keys, w.values))
-        queries, keys = (rotated(part, slot.cos, slot.sin, 1) for part in (queries, keys))
-        attended, saved = attend_step(cache, queries, keys, values, slot.mask, slot.start)
-        attended = attended.flatten(1)
-        middle = hidden + _apply(w.output, attended)
-        y, middle_scale = normed(middle, w.mlp_norm, w.eps)
-        gate, up = _apply(w.gate, y), _apply(w.up, y)
-        active = functional.silu(gate).mul_(up)
+        out, saved = _run(weights, slot, cache, hidden)
         ctx.weights, ctx.slot, ctx.cache = weights, slot, cache
-        ctx.save_for_backward(hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *saved)
-        return middle + _apply(w.down, active)
+        ctx.save_for_backward(*(saved[:1] if weights.recomputes else saved))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *saved = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        if ctx.weights.recomputes:
+            # The same keys and values are written to the cache again.
+            _, saved = _run(ctx.weights, ctx.slot, ctx.cache, *saved)
+        hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *saved = saved
         w, slot, (gradient,) = ctx.weights, ctx.slot, gradients
         gate_gradient, up_gradient = gate_gradients(w.down.back(active, gradient), gate, up)
         inner = w.gate.back(y, gate_gradient).add_(w.up.back(y, up_gradient))
@@ -87,6 +86,24 @@ class StepLayer(torch.autograd.Function):
         inner = w.queries.back(x, queries).add_(w.keys.back(x, keys)).add_(w.values.back(x, values.flatten(1)))
         inner, input_norm = normed_gradients(inner, hidden, w.input_norm, scale)
         return None, None, None, inner.add_(gradient), input_norm, mlp_norm, *[None] * 7
+
+
+def _run(
+    w: StepWeights, slot: Slot, cache: LayerCache, hidden: torch.Tensor
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """The layer's output, and what its gradients follow from; the first of that is `hidden`."""
+    heads = (-1, w.head_size)
+    x, scale = normed(hidden, w.input_norm, w.eps)
+    queries, keys, values = (_apply(p, x).unflatten(1, heads) for p in (w.queries, w.keys, w.values))
+    queries, keys = (rotated(part, slot.cos, slot.sin, 1) for part in (queries, keys))
+    attended, saved = attend_step(cache, queries, keys, values, slot.mask, slot.start)
+    attended = attended.flatten(1)
+    middle = hidden + _apply(w.output, attended)
+    y, middle_scale = normed(middle, w.mlp_norm, w.eps)
+    gate, up = _apply(w.gate, y), _apply(w.up, y)
+    active = functional.silu(gate).mul_(up)
+    out = middle + _apply(w.down, active)
+    return out, (hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *saved)
 
 
 def _apply(shared: SharedLinear, x: torch.Tensor) -> torch.Tensor:
