@@ -59,7 +59,7 @@ def test_the_vocabulary_grows_only_when_full_and_never_shrinks():
 def test_new_rows_lie_near_the_mean_and_differ():
     weight = torch.randn(40, 16, generator=torch.Generator().manual_seed(0)) + 3
     weight[30:] = 0
-    initialize_rows(weight, LatentIds(30, 31, 32), 30, torch.Generator().manual_seed(1))
+    initialize_rows(weight, (30, 31, 32), 30, torch.Generator().manual_seed(1))
     mean, std = weight[:30].mean(0), weight[:30].std(0)
     assert ((weight[30:33] - mean).abs() < 0.5 * std).all()
     assert not torch.equal(weight[30], weight[31]) and (weight[33:] == 0).all()

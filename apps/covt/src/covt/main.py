@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from covt.commands import data, doctor, evaluate, export, quickstart, recipe, report, rl, serve, sft
+from covt.commands import data, doctor, evaluate, export, model, quickstart, recipe, report, rl, serve, sft
 from covt.error_lines import EXIT_INTERRUPTED, exit_with
 
-ORDER = ("quickstart", "data", "recipe", "sft", "rl", "serve", "export", "eval", "report", "doctor")
+ORDER = ("quickstart", "data", "model", "recipe", "sft", "rl", "serve", "export", "eval", "report", "doctor")
 
 
 class InOrder(TyperGroup):
@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 app.add_typer(recipe.app, name="recipe")
 app.command("sft")(sft.sft)
 app.command("rl")(rl.rl)

@@ -76,6 +76,10 @@ def file_tensors(file: Path) -> dict[str, FileTensor]:
             header = None
     if not isinstance(header, dict):
         raise CheckpointError(f"{file} is not a safetensors file", "download or export it again")
+    entries = [entry for key, entry in header.items() if key != "__metadata__"]
+    missing = 8 + size + max((entry["data_offsets"][1] for entry in entries), default=0) - file.stat().st_size
+    if missing > 0:
+        raise CheckpointError(f"{file} is cut off: {missing} bytes are missing", "download or export it again")
     dtypes = {name: dtype for dtype, name in NAMES.items()}
     return {
         key: FileTensor(file, 8 + size + entry["data_offsets"][0], tuple(entry["shape"]), dtypes[entry["dtype"]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,36 @@ class TinyFamily:
 
 
 @dataclass(frozen=True)
+class VisionSizes:
+    """Sizes of a fresh vision tower. `hidden` counts elements, `window` pixels."""
+
+    depth: int = 1
+    hidden: int = 256
+    window: int = 28
+    """Side of a vision window. With one cell per window, each visual token depends on its own cell alone."""
+
+
+@dataclass(frozen=True)
+class TextBackbone:
+    """How a family takes its language model from a text checkpoint."""
+
+    text_types: tuple[str, ...]
+    """`model_type` of the text checkpoints that it takes."""
+    special_tokens: tuple[str, ...]
+    """Tokens that mark images, which a text tokenizer lacks."""
+    template_prefix: str
+    """Put before a text chat template, so that it renders messages with images."""
+    config: Callable[[Mapping[str, Any], VisionSizes, int, Callable[[str], int], str], dict[str, Any]]
+    """(text config, vision sizes, embedding rows, token → id, name for errors) → the model's config."""
+    zero_tensors: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]]
+    """(config) → names and shapes of tensors that are zero where the text checkpoint lacks them."""
+    vision_tower: Callable[[Mapping[str, Any], Sequence[torch.Tensor], tuple[int, int], float, int], torch.nn.Module]
+    """(config, sample images, pixel limits, standard deviation, seed) → tower with standardized visual tokens."""
+    preprocessor: Callable[[int, int], dict[str, Any]]
+    """(min_pixels, max_pixels) → the content of preprocessor_config.json."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One model family. Members that need PyTorch or Transformers import them when they are called."""
 
@@ -77,6 +107,7 @@ class Family:
     published_config: Callable[[str], dict[str, Any] | None]
     """Hub id or folder name → config of a published checkpoint, as far as sizes follow from it."""
     tiny: Callable[[], TinyFamily]
+    text_backbone: Callable[[], TextBackbone]
     vocabulary_weights: tuple[str, ...]
     """Checkpoint names of the matrices with one row per token; the input embedding is first."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from covt_model.families.family import Family, TinyFamily
+from covt_model.families.family import Family, TextBackbone, TinyFamily
 from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS, grid_of, patchify, resize
 from covt_model.families.qwen2_5_vl.positions import mrope_positions
 from covt_model.families.qwen2_5_vl.published_sizes import published
@@ -22,7 +22,8 @@ def _is_cellwise(vision: Any) -> bool:
 
 
 def _tiny() -> TinyFamily:
-    from covt_model.families.qwen2_5_vl import tiny
+    from covt_model.families.qwen2_5_vl import text_backbone, tiny
+    from covt_model.families.qwen2_5_vl.vision_scaling import standardize_vision
 
     return TinyFamily(
         cell=tiny.SETTINGS.cell,
@@ -32,8 +33,22 @@ def _tiny() -> TinyFamily:
         train_tokenizer=tiny.train_tokenizer,
         config=tiny.tiny_config,
         random_model=tiny.random_model,
-        scale_vision=tiny.scale_vision,
-        preprocessor=tiny.preprocessor,
+        scale_vision=lambda model, images, seed: standardize_vision(model.model.visual, images, tiny.SETTINGS, seed),
+        preprocessor=lambda: text_backbone.preprocessor(tiny.SETTINGS.min_pixels, tiny.SETTINGS.max_pixels),
+    )
+
+
+def _text_backbone() -> TextBackbone:
+    from covt_model.families.qwen2_5_vl import text_backbone
+
+    return TextBackbone(
+        text_types=text_backbone.TEXT_TYPES,
+        special_tokens=text_backbone.SPECIAL_TOKENS,
+        template_prefix=text_backbone.CONTENT_PARTS,
+        config=text_backbone.build_config,
+        zero_tensors=text_backbone.zero_tensors,
+        vision_tower=text_backbone.vision_tower,
+        preprocessor=text_backbone.preprocessor,
     )
 
 
@@ -50,5 +65,6 @@ FAMILY = Family(
     positions=mrope_positions,
     published_config=published,
     tiny=_tiny,
+    text_backbone=_text_backbone,
     vocabulary_weights=("model.embed_tokens.weight", "lm_head.weight"),
 )

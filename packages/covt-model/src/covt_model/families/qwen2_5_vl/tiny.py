@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from covt_model.families.family import TinySizes
-from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS, patchify
+from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS
 from covt_model.model_errors import ModelError
 
 if TYPE_CHECKING:
@@ -123,28 +123,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-@torch.no_grad()
-def scale_vision(model: Qwen2_5_VLForConditionalGeneration, images: Sequence[torch.Tensor], seed: int) -> None:
-    """Draw the vision tower's weights with variance 1/fan-in, then rescale its last linear layer, both in place.
-
-    Afterwards the images' visual tokens have mean 0 and standard deviation 1 in every dimension.
-    """
-    visual = model.model.visual
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in visual.parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
-    features = []
-    for picture in images:
-        pixels, grid = patchify(picture[None], SETTINGS)
-        features.append(visual(pixels, grid_thw=torch.tensor([grid])).pooler_output)
-    tokens = torch.cat(features)
-    mean, scale = tokens.mean(0), 1 / (tokens.std(0) + 1e-8)
-    last = cast("torch.nn.Linear", visual.merger.mlp[2])
-    last.weight.mul_(scale[:, None])
-    last.bias.sub_(mean).mul_(scale)
-
-
 def random_model(config: dict, seed: int) -> Qwen2_5_VLForConditionalGeneration:
     """Draw the weights of a model of this config in fp32, without moving the global random state."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -152,18 +130,3 @@ def random_model(config: dict, seed: int) -> Qwen2_5_VLForConditionalGeneration:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config)).float().eval()
-
-
-def preprocessor() -> dict[str, Any]:
-    """The content of preprocessor_config.json."""
-    return {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
-        "min_pixels": SETTINGS.min_pixels,
-        "max_pixels": SETTINGS.max_pixels,
-        "patch_size": SETTINGS.patch,
-        "merge_size": SETTINGS.merge,
-        "temporal_patch_size": SETTINGS.temporal,
-        "image_mean": list(SETTINGS.mean),
-        "image_std": list(SETTINGS.std),
-    }
