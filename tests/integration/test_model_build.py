@@ -81,7 +81,7 @@ def test_a_gguf_file_of_another_architecture_is_refused(tmp_path: Path, architec
     path = write_gguf(tmp_path / "model.gguf", architecture)
     result = CliRunner().invoke(app, ["model", "build", "--text", str(path), "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, (CheckpointError, ModelError))
-    assert str(path) in str(result.exception) and "Llama or Qwen2" in result.exception.remedy
+    assert str(path) in str(result.exception) and "llama or qwen2" in result.exception.remedy
     assert [file.name for file in tmp_path.iterdir()] == ["model.gguf"]
 
 

@@ -39,7 +39,7 @@ def build(
     seed: Annotated[int, typer.Option(help="Of the vision tower and the new tokens' rows.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Build a vision-language model from a text model (Llama or Qwen2) and a fresh vision tower.
+    """Build a vision-language model from a text model and a fresh vision tower.
 
     Text keeps the text model's logits, tokenizer and chat template. The vision tower is random: choose its size by what
     the images need, since training leaves it as it is.

@@ -145,7 +145,7 @@ def _tensors(
         extra = [name for name in extra if name != OUTPUT]
     if absent or extra:
         what = f"lacks {absent[0]}" if absent else f"has {extra[0]}, which the model has no place for"
-        raise ModelError(f"{source.name} {what}", "use a complete Llama or Qwen2 checkpoint")
+        raise ModelError(f"{source.name} {what}", "download the checkpoint again")
     filled = [name for name in zeros if name not in source.names]
     visual = {f"visual.{name}": tensor for name, tensor in tower.state_dict().items()}
 

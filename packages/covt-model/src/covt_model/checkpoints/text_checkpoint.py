@@ -15,6 +15,7 @@ import torch
 
 from covt_model.checkpoints.hf_folder import SourceWeights
 from covt_model.checkpoints.latent_checkpoint import quiet_progress
+from covt_model.families import known_text_types
 from covt_model.latent_config import read_config
 from covt_model.model_errors import CheckpointError, ModelError
 
@@ -101,7 +102,8 @@ def _open_gguf(path: Path) -> TextCheckpoint:
     except Exception as error:  # the reader raises KeyError, ValueError, struct.error and others for damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"{path} can't be read: {reason}", "download it again, or use a GGUF file of a Llama or Qwen2 model"
+            f"{path} can't be read: {reason}",
+            f"download it again, or use a GGUF file of type {' or '.join(known_text_types())}",
         ) from error
     tensors = dict(model.state_dict())
     if config.tie_word_embeddings:

@@ -48,6 +48,11 @@ def find_family(model: str | Mapping[str, Any], source: Path | str = "the model"
     return _load(kind)
 
 
+def known_text_types() -> list[str]:
+    """List the `model_type` of each text model that some family takes as its language model."""
+    return sorted({kind for known in known_families() for kind in _load(known).text_backbone().text_types})
+
+
 @lru_cache
 def _load(kind: str) -> Family:
     return import_module(f"covt_model.families.{kind}.record").FAMILY
