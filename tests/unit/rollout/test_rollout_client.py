@@ -103,15 +103,6 @@ def test_attempts_are_bounded_and_the_last_reason_is_told() -> None:
     assert len(script.bodies) == 3
 
 
-def test_a_hanging_server_is_given_up_after_the_time_out() -> None:
-    async def hang(_body: dict[str, Any]) -> web.Response:
-        await asyncio.sleep(1)
-        return web.Response()
-
-    with pytest.raises(ServerUnreachableError, match="no answer within"):
-        generate(Script(hang), timeout=0.05, attempts=2)
-
-
 def test_a_connection_cut_in_the_middle_is_sent_again() -> None:
     calls = 0
 

@@ -25,7 +25,8 @@ class RolloutSection(Section):
     concurrency: int = Field(default=64, ge=1)
     """Requests in flight at the same time."""
     timeout: float = Field(default=120.0, gt=0)
-    """Longest time in seconds that a request may take."""
+    """Seconds of silence after which the server counts as failed. A request may take longer while the server is alive:
+    while it answers other requests, or the question whether it is."""
     ahead: int = Field(default=0, ge=0, le=1)
     """1 samples the next step's rollouts while this step trains. They are then one update old, which
     `algorithm.importance` corrects for; 0 samples and trains in turn."""

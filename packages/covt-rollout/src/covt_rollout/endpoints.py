@@ -17,6 +17,8 @@ from covt_rollout.vllm_plugin.protocol import GENERATE, Latents, cache_salt, dec
 
 HEALTH, PING = "/health", "/ping"
 WEIGHT_INFO = "/weight_info"
+EVENT_STREAM = "text/event-stream"
+"""Content type of a streamed answer."""
 STREAM_FIELDS: Mapping[str, Any] = {"stream": True}
 """What asks for a streamed answer, beside the fields of the request."""
 FIRST_VERSION = "default"
@@ -36,6 +38,10 @@ class AnswerAssembler(Protocol):
 
     def answer(self) -> Any:
         """Return the whole answer; raises ValueError when parts of it are missing."""
+        ...
+
+    def restart(self) -> None:
+        """Forget all events: the request is sent again."""
         ...
 
 

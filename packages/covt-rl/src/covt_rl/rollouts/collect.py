@@ -21,8 +21,8 @@ from covt_rollout.branches.speculative_branches import SPECULATIVE_MODES, SpanCo
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.completions import Completion
 from covt_rollout.client.concurrency import run_all
-from covt_rollout.client.rollout_client import OnCompletion
 from covt_rollout.client.rollout_requests import PromptRequest, Sampling
+from covt_rollout.client.streamed_answer import OnProgress
 from covt_rollout.vllm_plugin.protocol import Latents
 
 
@@ -83,7 +83,10 @@ class Collector:
             step: the GRPO step, counted from 0, which seeds the samples.
             turn: number of this call within the step; each call draws other samples.
         """
-        return self.client.run(self._collect(rows, step, turn))
+        transport = self.client.client.transport
+        before = transport.resent
+        collected = self.client.run(self._collect(rows, step, turn))
+        return replace(collected, resent=transport.resent - before)
 
     async def _collect(self, rows: Sequence[Row], step: int, turn: int) -> Collected:
         prompts = [build_request(self.encoder.encode_prompt(row), row) for row in rows]
@@ -125,7 +128,7 @@ class Collector:
             )
         return self._assemble(collected, found)
 
-    async def _rollouts(self, prompt: _Prompt, sampling: Sampling, on_progress: OnCompletion | None) -> _Prompt:
+    async def _rollouts(self, prompt: _Prompt, sampling: Sampling, on_progress: OnProgress | None) -> _Prompt:
         client = self.client.client
         if self.needs_latents:
             completions, latents = await client.sample_with_latents(prompt.request, sampling, on_progress)

@@ -80,6 +80,7 @@ class RolloutStream:
             self._ahead[1].result()
 
     def close(self) -> None:
+        """End the rewards' processes. Sampling in the background ends when the client is closed."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         for reward in self.rewards:
             close = getattr(reward.reward, "close", None)
@@ -170,4 +171,5 @@ def completion_metrics(parts: Sequence[Collected]) -> dict[str, float]:
         "latent/used": fmean(float(bool(one.latent_spans)) for one in flat),
         "necessity/extra_tokens_per_token": extra / max(sum(lengths), 1),
         "num_tokens": float(sum(lengths) + extra),
+        "sampling/resent": float(sum(part.resent for part in parts)),
     }

@@ -18,7 +18,8 @@ class Collected:
         completions: by prompt.
         ablated, control: continuations of each completion, empty lists where there are none.
         latents: of each completion, where they were asked for.
-        extra_tokens: tokens sampled for the continuations, also for those that began too early.
+        extra_tokens: tokens sampled for the continuations, including those that began too early.
+        resent: requests that had to be sent again.
     """
 
     completions: list[Group]
@@ -26,3 +27,4 @@ class Collected:
     control: list[list[Group]] = field(default_factory=list)
     latents: list[list[Latents | None]] = field(default_factory=list)
     extra_tokens: int = 0
+    resent: int = 0

@@ -58,6 +58,7 @@ class Coordinator:
             api_key=os.environ.get(options.api_key_env),
             concurrency=options.concurrency,
             timeout=options.timeout,
+            on_note=note,
         )
         self.client = stack.enter_context(BlockingClient(client))
         self.served = -1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -55,8 +55,17 @@ def continuation_mode(name: str) -> LatentMode:
     return LatentMode(name)
 
 
+class SampledTokens(Protocol):
+    """What a branch point depends on: a finished completion's tokens, or those of a sample so far."""
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def logprobs(self) -> Sequence[float]: ...
+
+
 def find_branch_point(
-    completion: Completion,
+    completion: SampledTokens,
     mode: LatentMode | str,
     latent: LatentConfig,
     *,

@@ -14,11 +14,19 @@ from dataclasses import dataclass
 
 from covt_model.latents.latent_modes import ABLATION_MODES, LatentMode
 from covt_rewards.latents import find_whole_spans
-from covt_rollout.branches.branch_points import BranchPoint, Which, continuation_mode, find_branch_point
+from covt_rollout.branches.branch_points import (
+    BranchPoint,
+    SampledTokens,
+    Which,
+    continuation_mode,
+    find_branch_point,
+)
 from covt_rollout.branches.continuations import BranchRequest, PendingAnswer, PendingBranch, merge_equal_prefixes
+from covt_rollout.branches.span_scanner import SpanScanner
 from covt_rollout.client.completions import Completion
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.client.rollout_requests import PromptRequest, Sampling
+from covt_rollout.endpoints import GeneratedChoice
 
 SPECULATIVE_MODES = frozenset(
     mode for mode in ABLATION_MODES if not (mode.needs_own_latents or mode.needs_foreign_latents)
@@ -86,6 +94,7 @@ class SpeculativeBranches:
         self.which: Which = which
         self.index_of_sample = {number: index for index, number in enumerate(numbers)}
         self.pending: dict[int, PendingBranch] = {}
+        self._scanners = [SpanScanner(client.latent) for _ in numbers]
         self._waiting: dict[int, BranchPoint] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._sent: list[_SentRequest] = []
@@ -110,18 +119,21 @@ class SpeculativeBranches:
             if not self._is_pending(one.request.indexes[sample // self.sampling.n], one.answer)
         )
 
-    def observe(self, unfinished: Completion) -> None:
-        """Take a completion as it stands, and request its continuations once its span has closed."""
-        index = self.index_of_sample.get(unfinished.sample_index)
-        if index is None:
+    def observe(self, unfinished: GeneratedChoice) -> None:
+        """Take a sample as it stands, and request its continuations once its span has closed.
+
+        Each token is read once; the rest is done only when a span closes that continuations may begin at.
+        """
+        index = self.index_of_sample.get(unfinished.index)
+        if index is None or not self._scanners[index].scan(unfinished.token_ids):
             return
-        point = self._find_point(unfinished)
-        known = self._waiting.get(index) or (self.pending[index].point if index in self.pending else None)
-        if point is None or (known is not None and known.same_request(point)):
+        if self.which == "first" and (index in self._waiting or index in self.pending):
             return
         self._drop(index)
-        spans = len(find_whole_spans(unfinished.token_ids, self.client.latent))
-        if self.which == "last" and not self.history.likely_last(spans):
+        if self.which == "last" and not self.history.likely_last(self._scanners[index].closed):
+            return
+        point = self._find_point(unfinished)
+        if point is None:
             return
         self._waiting[index] = point
         if self._timer is None:
@@ -141,7 +153,7 @@ class SpeculativeBranches:
                     self._drop(index)
         return self.pending
 
-    def _find_point(self, completion: Completion) -> BranchPoint | None:
+    def _find_point(self, completion: SampledTokens) -> BranchPoint | None:
         """Where the completion is continued, if it can be."""
         latent, most = self.client.latent, self.sampling.max_tokens
         point = find_branch_point(completion, self.mode, latent, max_tokens=most, which=self.which)
@@ -155,8 +167,8 @@ class SpeculativeBranches:
         for request in merge_equal_prefixes(prompts, self._waiting, self.sampling, most=len(self.index_of_sample)):
             tokens: dict[int, int] = {}
 
-            def count(unfinished: Completion, tokens: dict[int, int] = tokens) -> None:
-                tokens[unfinished.sample_index] = len(unfinished.token_ids)
+            def count(unfinished: GeneratedChoice, tokens: dict[int, int] = tokens) -> None:
+                tokens[unfinished.index] = len(unfinished.token_ids)
 
             answer = asyncio.ensure_future(
                 self.client.generate(

@@ -16,7 +16,8 @@ T = TypeVar("T")
 class BlockingClient:
     """Runs a client's coroutines to completion: `with BlockingClient(client) as c: c.run(client.generate(...))`.
 
-    Connections stay open between calls. Ctrl-C during `run` cancels the coroutine and raises KeyboardInterrupt.
+    Connections stay open between calls. Ctrl-C during `run` cancels the coroutine and raises KeyboardInterrupt. Leaving
+    the context cancels calls that other threads wait for; `run` raises CancelledError there.
     """
 
     def __init__(self, client: RolloutClient) -> None:
@@ -32,10 +33,18 @@ class BlockingClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.run(self.client.__aexit__(None, None, None))
+        self.run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _close(self) -> None:
+        """Cancel everything that still runs, or a thread that waits for it would wait forever."""
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self.client.__aexit__(None, None, None)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Wait for the coroutine and return its result; its exceptions are raised here."""

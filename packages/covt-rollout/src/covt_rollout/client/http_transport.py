@@ -1,4 +1,7 @@
-"""HTTP to one or several replicas of the server: pooled, bounded, retried, spread by load."""
+"""HTTP to one or several replicas of the server: pooled, bounded, retried, spread by load.
+
+A request waits as long as its server is alive (`replica.SilenceLimit`). What is sent again is counted and said.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,15 @@ from typing import Any, Self, cast
 
 import aiohttp
 
-from covt_rollout.endpoints import STREAM_FIELDS, AnswerAssembler
+from covt_rollout.client.replica import Replica, SilenceError, SilenceLimit
+from covt_rollout.endpoints import EVENT_STREAM, STREAM_FIELDS, WEIGHT_INFO, AnswerAssembler
 from covt_rollout.rollout_errors import RolloutError, ServerRefusedError, ServerUnreachableError
 
 RETRIED_STATUS = frozenset({408, 425, 429})
 """The server is too busy, or a gateway failed: sending again may help. Other 4xx answers won't change."""
-COOLDOWN = 5.0
-"""Seconds for which a replica that failed is asked only when there is no other."""
 MAX_RECOVERIES = 5
 """How often one request has the server brought back: a server that is ending may still look alive, and one that was
 just started again may fail again."""
-
-
-@dataclass(slots=True)
-class Replica:
-    """One server: its address, the number of requests it is working on for us, and when it last failed."""
-
-    url: str
-    in_flight: int = 0
-    failed: float = float("-inf")
-
-    @property
-    def load(self) -> tuple[bool, int]:
-        """Smaller is better. A dead replica refuses at once, so its requests alone would make it seem idle."""
-        return time.monotonic() - self.failed < COOLDOWN, self.in_flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +37,14 @@ class _Call:
     params: Mapping[str, str] | None = None
     assembler: AnswerAssembler | None = None
 
-    def whole(self) -> _Call:
-        """The same request for an answer in one piece."""
-        return _Call(self.method, self.path, self.body, self.params)
-
 
 class Transport:
-    """Sends JSON to the least loaded replica; use it as an async context manager."""
+    """Sends JSON to the least loaded replica; use it as an async context manager.
+
+    Attributes:
+        replicas: the servers.
+        resent: how many requests were sent again so far.
+    """
 
     def __init__(
         self,
@@ -68,6 +57,7 @@ class Transport:
         backoff: float = 0.25,
         max_backoff: float = 8.0,
         on_down: Callable[[], Awaitable[None]] | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare a transport; connections are opened on entering its context.
 
@@ -75,21 +65,28 @@ class Transport:
             urls: addresses of the replicas.
             api_key: sent as the bearer token.
             concurrency: requests under way at once; others wait.
-            timeout: seconds an answer may take, including the time in the server's queue.
-            attempts: how often an idempotent request is sent before ServerUnreachableError.
+            timeout: seconds of silence after which a server counts as failed. A request may take any time while its
+                server answers others, or the question whether it is alive.
+            attempts: how often an idempotent request is sent before ServerUnreachableError. A silent server is not
+                asked again.
             backoff: seconds before the second attempt. They double after each attempt, with jitter so that many
                 requests don't come back at once.
             max_backoff: most seconds between two attempts.
             on_down: awaited when all attempts failed, once for all requests that fail together. It brings the server
                 back; then the requests start over, up to MAX_RECOVERIES times.
+            on_note: told in a sentence when a server fails, so that its requests are sent again, or is slow.
         """
         if not urls:
             raise RolloutError("no server address", "give at least one URL such as http://127.0.0.1:8000")
         self.replicas = [Replica(url.rstrip("/")) for url in urls]
         self.attempts, self.backoff, self.max_backoff = attempts, backoff, max_backoff
         self.on_down = on_down
+        self.resent = 0
+        self._note = on_note or _say_nothing
+        self._silence = SilenceLimit(timeout, self._is_alive, self._note)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=10)
+        # `SilenceLimit` ends requests; aiohttp's own limit would be per request.
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         self._slots = asyncio.Semaphore(concurrency)
         self._recovering = asyncio.Lock()
         self._recoveries = 0
@@ -113,8 +110,7 @@ class Transport:
         Args:
             path: of the endpoint.
             body: sent as JSON.
-            assembler: asks for a streamed answer at the first attempt and puts it together. Later attempts ask for the
-                answer in one piece.
+            assembler: asks for a streamed answer and puts it together. It is told when the request is sent again.
 
         Returns:
             The answer's JSON, or the assembler's answer.
@@ -128,13 +124,14 @@ class Transport:
             for recovery in range(1, MAX_RECOVERIES + 1):
                 seen = self._recoveries
                 try:
-                    return await self._attempt(call if recovery == 1 else call.whole())
+                    return await self._attempt(call)
                 except ServerUnreachableError:
                     if not await self.recover(seen):
                         raise
+                self._send_again(call)
                 if recovery > 1:
                     await asyncio.sleep(min(self.backoff * 4**recovery, self.max_backoff))
-            return await self._attempt(call.whole())
+            return await self._attempt(call)
 
     async def call_each(
         self,
@@ -190,37 +187,61 @@ class Transport:
 
     async def _attempt(self, call: _Call, only: Replica | None = None, attempts: int | None = None) -> Any:
         limit = attempts or self.attempts
-        delay, problem, replica = self.backoff, "", self.replicas[0]
-        for attempt in range(limit):
-            if attempt:
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-                delay = min(2 * delay, self.max_backoff)
+        delay, problem, replica, attempt = self.backoff, "", self.replicas[0], 0
+        for attempt in range(1, limit + 1):
             replica = only or min(self.replicas, key=lambda one: one.load)
             replica.in_flight += 1
+            silent = False
             try:
-                return await self._send(replica.url, call.whole() if attempt else call)
+                return await self._silence.wait(replica, self._send(replica, call))
+            except SilenceError as error:
+                problem, silent = str(error), True
             except _FailedError as error:
                 problem = str(error)
-            except (aiohttp.ClientError, ConnectionError) as error:
+            except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
                 problem = f"{type(error).__name__}: {error}"
-            except TimeoutError:
-                problem = f"no answer within {self._timeout.total:.0f} s"
             finally:
                 replica.in_flight -= 1
+            if not replica.is_cooling:
+                self._note(f"{replica.url} failed ({problem}); its requests are sent again")
             replica.failed = time.monotonic()
+            if silent and (only is not None or all(one.is_cooling for one in self.replicas)):
+                break
+            if attempt < limit:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(2 * delay, self.max_backoff)
+                self._send_again(call)
         raise ServerUnreachableError(
-            f"{replica.url}{call.path} failed {limit} time{'s' if limit > 1 else ''}: {problem}",
+            f"{replica.url}{call.path} failed {attempt} time{'s' if attempt > 1 else ''}: {problem}",
             "check that the server runs (`covt serve CKPT`) and look at its log",
         )
 
-    async def _send(self, url: str, call: _Call) -> Any:
+    def _send_again(self, call: _Call) -> None:
+        """Note that a request is about to be sent again."""
+        self.resent += 1
+        if call.assembler is not None:
+            call.assembler.restart()
+
+    async def _is_alive(self, url: str) -> bool:
+        """Whether the engine, not only the HTTP server before it, answers."""
+        assert self._session is not None, "the transport is used outside its `async with` block"
+        try:
+            async with self._session.get(url + WEIGHT_INFO) as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def _send(self, replica: Replica, call: _Call) -> Any:
         if self._session is None:
             raise AssertionError("the transport is used outside its `async with` block")
+        url = replica.url
         body = call.body if call.assembler is None else {**call.body, **STREAM_FIELDS}
         async with self._session.request(call.method, url + call.path, json=body, params=call.params) as response:
-            if call.assembler is not None and response.status < 300:
-                return await _assemble(response, call.assembler)
+            replica.hear()
+            if call.assembler is not None and response.status < 300 and response.content_type == EVENT_STREAM:
+                return await _assemble(response, call.assembler, replica)
             raw = await response.read()
+            replica.hear()
             if response.status < 300:
                 return json.loads(raw) if raw else None
             problem = _message(raw)
@@ -232,14 +253,19 @@ class Transport:
             raise _FailedError(f"HTTP {response.status}: {problem}")
 
 
+def _say_nothing(_text: str) -> None:
+    """For a caller that wants no notes."""
+
+
 class _FailedError(Exception):
     """An answer that says the server failed; never leaves this module."""
 
 
-async def _assemble(response: aiohttp.ClientResponse, assembler: AnswerAssembler) -> Any:
-    """Read server-sent events up to `[DONE]`."""
+async def _assemble(response: aiohttp.ClientResponse, assembler: AnswerAssembler, replica: Replica) -> Any:
+    """Read server-sent events up to `[DONE]`; each block is a sign of life."""
     rest = b""
     async for block in response.content.iter_any():
+        replica.hear()
         *lines, rest = (rest + block).split(b"\n")
         for data in filter(None, (line.removeprefix(b"data:").strip() for line in lines)):
             try:

@@ -17,14 +17,12 @@ from covt_rollout.client.concurrency import run_all
 from covt_rollout.client.held_latents import find_latents, request_keys, sample_key
 from covt_rollout.client.http_transport import Transport
 from covt_rollout.client.rollout_requests import LatentInput, PromptRequest, Sampling, request_body
-from covt_rollout.client.streamed_answer import STREAM_INTERVAL, StreamedAnswer
+from covt_rollout.client.streamed_answer import STREAM_INTERVAL, OnProgress, StreamedAnswer
 from covt_rollout.client.text_decoder import Decode, read_decoder
 from covt_rollout.endpoints import GeneratedAnswer, GeneratedChoice, parse_version
 from covt_rollout.rollout_errors import RolloutError, ServerRefusedError, ServerUnreachableError, StaleWeightsError
 from covt_rollout.vllm_plugin.protocol import Latents
 
-OnCompletion = Callable[[Completion], None]
-"""Called with an unfinished completion: it has no text and an empty finish reason."""
 MAX_INTERRUPTIONS = 20
 """How often a prompt is sampled again after weight updates cut it short; each restart of a server costs one."""
 
@@ -46,6 +44,7 @@ class RolloutClient:
         attempts: int = 6,
         backoff: float = 0.25,
         on_down: Callable[[], Awaitable[None]] | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare a client; nothing is sent yet.
 
@@ -57,10 +56,11 @@ class RolloutClient:
             placeholder_ids: tokens that stand for images. A completion that sampled one as text can't be continued.
             api_key: see `Transport`, as for the parameters below.
             concurrency: requests under way at once.
-            timeout: seconds for one answer.
+            timeout: seconds of silence after which a server counts as failed.
             attempts: how often a request is sent.
             backoff: seconds before the second attempt.
             on_down: brings the server back.
+            on_note: told when a server fails or is slow.
         """
         self.latent, self.decode, self.version = latent, decode, version
         self.placeholder_ids = placeholder_ids
@@ -73,6 +73,7 @@ class RolloutClient:
             attempts=attempts,
             backoff=backoff,
             on_down=on_down,
+            on_note=on_note,
         )
 
     @classmethod
@@ -101,7 +102,7 @@ class RolloutClient:
         mode: str | None = None,
         hold_latents: bool = False,
         on_done: Callable[[int], None] | None = None,
-        on_progress: OnCompletion | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[list[Completion]]:
         """Complete every prompt `sampling.n` times.
 
@@ -115,8 +116,8 @@ class RolloutClient:
             mode: the name that the completions carry, by default the mode on the wire.
             hold_latents: keep the latents on the server until `take_latents`.
             on_done: called with the number of finished prompts.
-            on_progress: called with each unfinished completion about every `STREAM_INTERVAL` tokens. A request that
-                has to be sent again is not streamed.
+            on_progress: called with each unfinished sample about every `STREAM_INTERVAL` tokens, until the request has
+                to be sent again.
 
         Returns:
             For each prompt, in order, its completions in the order of samples.
@@ -160,7 +161,7 @@ class RolloutClient:
         return [find_latents(held, completion) for completion in completions]
 
     async def sample_with_latents(
-        self, prompt: PromptRequest, sampling: Sampling, on_progress: OnCompletion | None = None
+        self, prompt: PromptRequest, sampling: Sampling, on_progress: OnProgress | None = None
     ) -> tuple[list[Completion], list[Latents]]:
         """Complete one prompt and fetch what its pads were fed, [pads, H] for each completion.
 
@@ -210,17 +211,21 @@ class _Request:
     fed: LatentInput
     mode: str
 
-    async def complete(self, hold_latents: bool, on_progress: OnCompletion | None) -> list[Completion]:
+    async def complete(self, hold_latents: bool, on_progress: OnProgress | None) -> list[Completion]:
         """Send the request until all samples are whole and of one weight version."""
         body = request_body(self.prompt, self.sampling, self.seed, self.fed)
         stale = 0
-        for _ in range(MAX_INTERRUPTIONS):
+        for attempt in range(MAX_INTERRUPTIONS):
+            if attempt:
+                self.client.transport.resent += 1
+                # What was seen of the first answer does not come again.
+                on_progress = None
             key = None
             if hold_latents:
                 # A new name for every attempt: an aborted one may have left latents behind.
                 key = uuid.uuid4().hex
                 endpoints.hold_latents_under(body, key)
-            answer = await self._send(body, key, on_progress)
+            answer = await self._send(body, on_progress)
             versions = {parse_version(name) for choice in answer.choices for name in choice.versions}
             if len(versions) != 1 or any(choice.finish_reason == endpoints.ABORTED for choice in answer.choices):
                 continue
@@ -239,15 +244,10 @@ class _Request:
             "push weights less often",
         )
 
-    async def _send(self, body: dict[str, Any], key: str | None, on_progress: OnCompletion | None) -> GeneratedAnswer:
+    async def _send(self, body: dict[str, Any], on_progress: OnProgress | None) -> GeneratedAnswer:
         assembler = None
         if on_progress is not None:
-            report = on_progress
-
-            def on_piece(prompt_ids: Sequence[int], choice: GeneratedChoice) -> None:
-                report(self._completion(prompt_ids, choice, key, -1))
-
-            assembler = StreamedAnswer(self.sampling.n, on_piece)
+            assembler = StreamedAnswer(self.sampling.n, on_progress)
             endpoints.stream_every(body, STREAM_INTERVAL)
         try:
             return await endpoints.generate(self.client.transport, body, assembler)
@@ -267,7 +267,7 @@ class _Request:
             prompt_ids=tuple(prompt_ids),
             token_ids=tuple(choice.token_ids),
             logprobs=tuple(choice.logprobs),
-            text=self.client.decode(choice.token_ids) if choice.finish_reason else "",
+            text=self.client.decode(choice.token_ids),
             finish_reason=choice.finish_reason,
             latent_spans=find_pad_runs(choice.token_ids, self.client.latent.pad_id),
             latent_key=None if key is None else sample_key(key, choice.index),

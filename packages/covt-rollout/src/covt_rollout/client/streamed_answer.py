@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from covt_rollout.endpoints import GeneratedAnswer, GeneratedChoice, read_event
 
+OnProgress = Callable[[GeneratedChoice], None]
+"""Called with an unfinished sample, whose lists of tokens and log-probabilities still grow."""
 STREAM_INTERVAL = 16
 """Tokens of a completion in each piece: smaller pieces cost the server more, larger ones come later."""
 
 
 class StreamedAnswer:
-    """Puts a streamed answer together (`covt_rollout.endpoints.AnswerAssembler`)."""
+    """Puts a streamed answer together (`covt_rollout.endpoints.AnswerAssembler`).
 
-    def __init__(self, n: int, on_piece: Callable[[Sequence[int], GeneratedChoice], None]) -> None:
+    A piece costs what it adds: the lists of a sample grow in place.
+    """
+
+    def __init__(self, n: int, on_progress: OnProgress) -> None:
         """Wait for `n` samples.
 
         Args:
             n: samples of the request.
-            on_piece: called for each piece with the prompt's ids and the sample so far.
+            on_progress: called after each piece with the sample so far.
         """
-        self.on_piece = on_piece
+        self._n, self._on_progress = n, on_progress
+        self._restarted = False
         self.prompt_ids: list[int] | None = None
-        self.choices = [GeneratedChoice(index, [], [], "", ()) for index in range(n)]
+        self.choices = self._empty()
+
+    def _empty(self) -> list[GeneratedChoice]:
+        return [GeneratedChoice(index, [], [], "", ()) for index in range(self._n)]
+
+    def restart(self) -> None:
+        """Forget all pieces. From now on progress is not reported: what was seen may not come again."""
+        self.prompt_ids, self.choices = None, self._empty()
+        self._restarted = True
 
     def add(self, event: dict[str, Any]) -> None:
         """Append the pieces of one event to their samples."""
@@ -37,7 +51,8 @@ class StreamedAnswer:
             choice.logprobs.extend(piece.logprobs)
             choice = replace(choice, finish_reason=piece.finish_reason, versions=piece.versions)
             self.choices[piece.index] = choice
-            self.on_piece(self.prompt_ids or (), choice)
+            if not self._restarted:
+                self._on_progress(choice)
 
     def answer(self) -> GeneratedAnswer:
         """The whole answer; raises ValueError when a sample has no end."""
