@@ -20,7 +20,7 @@ from layouts import (
     zebra_row,
 )
 
-from covt_data.data_errors import DataError, DataFileError
+from covt_data.data_errors import DataError
 from covt_data.ingest.prepare import prepare
 from covt_data.store.prepared_set import PreparedSet
 
@@ -257,6 +257,35 @@ def test_columns_of_bytes_structs_and_lists_in_parquet_are_read(tmp_path):
     ]  # fmt: skip
 
 
+def test_rows_as_reinforcement_trainers_write_them_are_read_by_their_inner_columns(tmp_path):
+    rows = [
+        {"prompt": [{"role": "user", "content": "<image> How many?"}], "images": [{"bytes": picture(), "path": None}],
+         "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 3, "split": "train"}},
+    ]  # fmt: skip
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set" / "train.parquet")
+    columns = "question=prompt,answer=reward_model.ground_truth,id=extra_info.index"
+    _, (row,) = made("jsonl", tmp_path / "set", tmp_path / "out", columns=columns)
+    assert (row.id, row.question, row.answer, len(row.images)) == ("3", "<image> How many?", "4", 1)
+
+
+def test_a_rejection_names_the_column_of_the_record(tmp_path):
+    lines = [{"problem": "q", "solution": None}, {"problem": 3.5, "solution": {"x": 1}}, {"problem": "q", "rate": 7}]
+    write_lines(tmp_path / "rows.jsonl", [line | {"solution": line.get("solution", "5")} for line in lines])
+    columns = "question=problem,answer=solution,pass_rate=rate"
+    with pytest.raises(DataError) as caught:
+        prepare("jsonl", tmp_path / "out", options={"path": str(tmp_path / "rows.jsonl"), "columns": columns})
+    for words in ("solution is None", "solution = {'x': 1} is neither text nor boxes", "rate = 7 is not a share"):
+        assert words in str(caught.value)
+
+
+def test_steps_and_metadata_may_be_json_text(tmp_path):
+    line = {"question": "q", "answer": "5", "steps": '[{"type": "text", "text": "So."}]', "metadata": '{"level": 2}'}
+    write_lines(tmp_path / "rows.jsonl", [line])
+    _, (row,) = made("jsonl", tmp_path / "rows.jsonl", tmp_path / "out")
+    assert (row.steps[0].text, row.meta) == ("So.", {"level": 2})
+
+
 # Files of another kind
 
 
@@ -273,10 +302,16 @@ def test_columns_of_bytes_structs_and_lists_in_parquet_are_read(tmp_path):
 )
 def test_a_file_of_another_kind_is_refused_with_a_remedy(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataFileError, match=words) as caught:
+    with pytest.raises(DataError, match=words) as caught:
         prepare("jsonl", tmp_path / "out", options={"path": str(tmp_path / name)})
     assert "jsonl" in caught.value.remedy
     assert not (tmp_path / "out").exists()
+
+
+def test_utf_16_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes('{"question": "q", "answer": "5"}\n'.encode("utf-16"))
+    with pytest.raises(DataError, match="looks like UTF-16, save it as UTF-8"):
+        prepare("jsonl", tmp_path / "out", options={"path": str(tmp_path / "rows.jsonl")})
 
 
 def test_json_lines_with_another_suffix_are_read(tmp_path):
@@ -289,6 +324,9 @@ def test_an_empty_parquet_file_and_an_empty_split_are_named(tmp_path):
     out = io.BytesIO()
     pq.write_table(pa.table({"question": pa.array([], pa.string()), "answer": pa.array([], pa.string())}), out)
     write_files(tmp_path / "set", {"rows.parquet": out.getvalue()})
+    with pytest.raises(DataError, match=r"rows\.parquet of train has no records"):
+        prepare("jsonl", tmp_path / "out", options={"path": str(tmp_path / "set")})
+    write_files(tmp_path / "set", {"rows.parquet": b""})
     with pytest.raises(DataError, match=r"rows\.parquet of train has no records"):
         prepare("jsonl", tmp_path / "out", options={"path": str(tmp_path / "set")})
     write_files(tmp_path / "two", {"test.jsonl": b"", "train.jsonl": b'{"question": "q", "answer": "5"}\n'})

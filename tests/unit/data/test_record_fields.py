@@ -14,7 +14,7 @@ from covt_data.records.image_tags import place_image_tags
 from covt_data.records.parsed_record import EmbeddedImage, ParsedStep
 from covt_data.records.step_texts import end_with_answer
 from covt_data.rejects import Reason, Rejected
-from covt_data.sources.column_names import suggest_columns
+from covt_data.sources.column_names import has_column, look_up, question_of_turns, suggest_columns
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -244,6 +244,11 @@ def test_an_image_at_the_end_gets_the_answer_behind_it():
         ({"question": 1, "gold": 1}, "columns=answer=gold"),
         ({"Prompt": 1, "Label": 1, "image": 1}, "columns=question=Prompt,images=image,answer=Label"),
         ({"question": 1, "x": 1}, "columns=answer=COLUMN"),
+        (
+            {"problem": 1, "reward_model": {"ground_truth": 1}},
+            "columns=question=problem,answer=reward_model.ground_truth",
+        ),
+        ({"prompt": [], "extra_info": {"answer": 1}}, "columns=question=prompt,answer=extra_info.answer"),
         ({"conversations": [], "image": 1}, "stand in the turns of 'conversations'"),
         ({"messages": [], "images": 1}, "stand in the turns of 'messages'"),
     ],
@@ -251,3 +256,17 @@ def test_an_image_at_the_end_gets_the_answer_behind_it():
 def test_the_mapping_of_other_columns_is_suggested(data, suggested):
     absent = [name for name in ("id", "question", "images", "options", "answer") if name not in data]
     assert suggested in suggest_columns(data, absent, [])
+
+
+def test_a_column_inside_a_column_is_found():
+    data = {"reward_model": {"ground_truth": "5"}, "a.b": "dotted"}
+    assert look_up(data, "reward_model.ground_truth") == "5" and look_up(data, "a.b") == "dotted"
+    assert look_up(data, "reward_model.style") is look_up(data, "x.y") is look_up({"x": 3}, "x.y") is None
+    assert has_column(data, "reward_model.ground_truth") and not has_column(data, "reward_model.style")
+
+
+def test_the_only_user_turn_of_a_chat_is_the_question():
+    ask = {"role": "user", "content": "q"}
+    assert question_of_turns([ask]) == question_of_turns([{"role": "system", "content": "s"}, ask]) == "q"
+    for value in ("text", 3, [], [ask, ask], [ask, {"role": "assistant", "content": "a"}], [{"role": "user"}]):
+        assert question_of_turns(value) == value

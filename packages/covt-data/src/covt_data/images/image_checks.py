@@ -28,9 +28,12 @@ SUFFIXES = {
     ".jpeg": "JPEG",
     ".jpe": "JPEG",
     ".jfif": "JPEG",
+    ".pjpeg": "JPEG",
     ".gif": "GIF",
     ".webp": "WEBP",
+    ".apng": "PNG",
     ".bmp": "BMP",
+    ".dib": "BMP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }

@@ -42,7 +42,8 @@ class Record:
         try:
             parsed: object = json.loads(self.raw.decode("utf-8-sig"), parse_int=read_integer)
         except UnicodeDecodeError as error:
-            raise Rejected(Reason.NOT_UTF8, str(error)) from None
+            utf16 = ": the file looks like UTF-16, save it as UTF-8" if b"\0" in self.raw else ""
+            raise Rejected(Reason.NOT_UTF8, f"{error}{utf16}") from None
         except (ValueError, RecursionError) as error:
             raise Rejected(Reason.NOT_JSON, str(error)) from None
         fields = as_object(parsed)
@@ -63,6 +64,8 @@ def read_records(path: Path, name: str, start: int = 0) -> Iterator[Record]:
         DataFileError: when the file cannot be read.
     """
     reader = _parquet if path.suffix == ".parquet" else _jsonl
+    if path.is_file() and not path.stat().st_size:
+        return
     try:
         yield from reader(path, name, start)
     except (pa.ArrowException, OSError) as error:

@@ -1,10 +1,10 @@
-"""Suggests the mapping of columns for records that use other names than ours."""
+"""Finds the columns of records that use other names than ours, and suggests their mapping."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from covt_data.records.field_values import Fields
+from covt_data.records.field_values import Fields, as_list, as_object
 
 USUAL_NAMES = {
     "question": ("problem", "prompt", "query", "instruction", "question_text", "text_input", "input", "text"),
@@ -20,6 +20,28 @@ USUAL_NAMES = {
 TURNS = ("conversations", "messages", "conversation")
 
 
+def look_up(data: Fields, column: str) -> object:
+    """Return the value of a column; `a.b` is the field `b` of the object in the column `a`. None when there is none."""
+    if column in data:
+        return data[column]
+    outer, dot, inner = column.partition(".")
+    return look_up(as_object(data.get(outer)) or {}, inner) if dot else None
+
+
+def has_column(data: Fields, column: str) -> bool:
+    """Whether a record has the column, possibly with an empty value."""
+    outer, dot, inner = column.partition(".")
+    return column in data or (bool(dot) and has_column(as_object(data.get(outer)) or {}, inner))
+
+
+def question_of_turns(value: object) -> object:
+    """Return the text of the only user turn of `[{"role": "user", "content": …}]`, and any other value unchanged."""
+    turns = [as_object(entry) or {} for entry in as_list(value) or ()]
+    asked = [turn.get("content") for turn in turns if turn.get("role") == "user"]
+    others = [turn for turn in turns if turn.get("role") not in ("user", "system")]
+    return asked[0] if len(asked) == 1 and not others and isinstance(asked[0], str) else value
+
+
 def suggest_columns(data: Fields, absent: Sequence[str], given: Sequence[str]) -> str:
     """Return what to do about a record without our fields: the option `columns` that reads it, or how to write it.
 
@@ -28,12 +50,10 @@ def suggest_columns(data: Fields, absent: Sequence[str], given: Sequence[str]) -
         absent: our fields that it lacks.
         given: the pairs `field=column` that the user gave.
     """
-    turns = next((name for name in data if name.lower() in TURNS and isinstance(data[name], list)), None)
-    lower = {name.lower(): name for name in data}
-    pairs = {pair.partition("=")[0]: pair.partition("=")[2] for pair in given if pair.partition("=")[2] in data}
+    turns = next((name for name in data if name.lower() in TURNS and as_list(data[name]) is not None), None)
+    pairs = {field: column for field, _, column in (pair.partition("=") for pair in given) if has_column(data, column)}
     for field in absent:
-        names = (field, *USUAL_NAMES.get(field, ()))
-        column = next((lower[name] for name in names if name in lower), None)
+        column = _likeliest(data, (field, *USUAL_NAMES.get(field, ())))
         if column is not None and field not in pairs:
             pairs[field] = column
     if "question" in absent and "question" not in pairs and turns:
@@ -42,3 +62,20 @@ def suggest_columns(data: Fields, absent: Sequence[str], given: Sequence[str]) -
         if field in absent and field not in pairs:
             pairs[field] = "COLUMN"
     return "map them with columns=" + ",".join(f"{field}={column}" for field, column in pairs.items())
+
+
+def _likeliest(data: Fields, names: Sequence[str]) -> str | None:
+    """Return the column with the first of these names, outer columns before fields inside them."""
+    columns = list(_columns(data))
+    for name in names:
+        for inside in (False, True):
+            for column in columns:
+                if ("." in column) == inside and column.rpartition(".")[2].lower() == name:
+                    return column
+    return None
+
+
+def _columns(data: Fields) -> Iterator[str]:
+    yield from data
+    for name, value in data.items():
+        yield from (f"{name}.{inner}" for inner in as_object(value) or {})

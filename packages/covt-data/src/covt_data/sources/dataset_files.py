@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from covt_data.data_errors import DataFileError
+from covt_data.data_errors import DataError, DataFileError
 from covt_data.images.archives import is_archive
 from covt_data.sources.source_types import RecordSource
 
@@ -57,7 +57,8 @@ def find_record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[
     """Return the record files below a folder, sorted, or `path` itself if it is a file. Hidden folders are skipped.
 
     Raises:
-        DataFileError: when there are none, or `path` is a file of another kind.
+        DataError: when `path` is a file of another kind.
+        DataFileError: when there are no such files.
     """
     if path.is_file():
         _check_kind(path, suffixes)
@@ -76,11 +77,11 @@ def find_record_files(path: Path, suffixes: tuple[str, ...], what: str) -> list[
 def _check_kind(path: Path, suffixes: tuple[str, ...]) -> None:
     wanted = f"give {' or '.join(suffixes)}"
     if is_archive(path) or path.suffix.lower() in OTHER_KINDS:
-        raise DataFileError(f"{path} is a {path.suffix} file", f"{wanted}, or a folder of such files")
+        raise DataError(f"{path} is a {path.suffix} file", f"{wanted}, or a folder of such files")
     if path.suffix.lower() == ".json":
         with path.open("rb") as file:
             if file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-                raise DataFileError(
+                raise DataError(
                     f"{path} is one JSON array, not an object per line",
                     f"convert it with `jq -c '.[]' {path.name} > {path.stem}.jsonl`",
                 )

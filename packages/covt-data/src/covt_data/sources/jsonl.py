@@ -2,12 +2,14 @@
 
 Images are paths relative to the file's folder (or to an archive beside it), absolute paths inside that folder, encoded
 bytes, or `{bytes, path}`. Steps are `{"type": "text", "text"}` and `{"type": "latent", "images": [path, …]}`.
-`columns=question=problem,answer=gold` says that the question stands in the column `problem`, and so on.
+`columns=question=problem,answer=reward_model.ground_truth` says that the question stands in the column `problem`, and
+the answer in the field `ground_truth` of the column `reward_model`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +33,7 @@ from covt_data.records.option_fields import get_options
 from covt_data.records.parsed_record import ParsedRecord, ParsedStep
 from covt_data.records.written_options import find_options
 from covt_data.rejects import Reason, Rejected, shorten
-from covt_data.sources.column_names import suggest_columns
+from covt_data.sources.column_names import has_column, look_up, question_of_turns, suggest_columns
 from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
 from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
@@ -75,28 +77,31 @@ def find(path: Path, options: JsonlOptions) -> DatasetFiles:
 
 def parse(data: Fields, place: RecordLocation, options: JsonlOptions) -> ParsedRecord:
     _check_columns(data, options)
-    fields = {field: data.get(column) for field, column in options.column.items()}
-    text = get_text(fields, "question", Reason.EMPTY_QUESTION)
-    question, images = place_image_tags(text, get_image_refs(fields["images"], "images"), options.tags == "front")
-    choices = get_options(fields["options"], "options")
+    name = options.column
+    fields = {column: look_up(data, column) for column in name.values()}
+    fields[name["question"]] = question_of_turns(fields[name["question"]])
+    text = get_text(fields, name["question"], Reason.EMPTY_QUESTION)
+    refs = get_image_refs(fields[name["images"]], name["images"])
+    question, images = place_image_tags(text, refs, options.tags == "front")
+    choices = get_options(fields[name["options"]], name["options"])
     written = () if choices else find_options(question)
     return ParsedRecord(
-        id=get_id(fields, "id", f"{options.name}-{place.split}-{place.line:06d}"),
-        category=get_label(fields, "category"),
+        id=get_id(fields, name["id"], f"{options.name}-{place.split}-{place.line:06d}"),
+        category=get_label(fields, name["category"]),
         question=question,
         images=images,
         options=choices,
         written_options=written,
-        answer=get_answer(fields, "answer", question, choices or written),
+        answer=get_answer(fields, name["answer"], question, choices or written),
         grader=None if options.grader == "auto" else options.grader,
-        steps=_steps(fields["steps"]),
-        metadata=_metadata(fields),
+        steps=_steps(fields[name["steps"]], name["steps"]),
+        metadata=_metadata(fields, name),
     )
 
 
 def _check_columns(data: Fields, options: JsonlOptions) -> None:
     """Raise `Rejected` when a record lacks the column of its question or its answer."""
-    absent = [field for field in FIELDS if options.column[field] not in data]
+    absent = [field for field in FIELDS if not has_column(data, options.column[field])]
     needed = [field for field in absent if field in ("question", "answer")]
     if not needed:
         return
@@ -110,12 +115,12 @@ def _check_columns(data: Fields, options: JsonlOptions) -> None:
     )
 
 
-def _steps(value: object) -> tuple[ParsedStep, ...]:
-    entries = as_list(value)
+def _steps(value: object, key: str) -> tuple[ParsedStep, ...]:
+    entries = as_list(_parsed(value, key))
     if entries is None:
         if is_absent(value):
             return ()
-        raise Rejected(Reason.WRONG_TYPE, f"steps = {shorten(value)} is not a list")
+        raise Rejected(Reason.WRONG_TYPE, f"{key} = {shorten(value)} is not a list")
     steps: list[ParsedStep] = []
     for number, entry in enumerate(entries):
         fields = as_object(entry) or {}
@@ -132,19 +137,28 @@ def _steps(value: object) -> tuple[ParsedStep, ...]:
     return tuple(steps)
 
 
-def _metadata(fields: Fields) -> dict[str, object]:
-    value = fields["metadata"]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise Rejected(Reason.WRONG_TYPE, f"metadata is not JSON: {error}") from None
+def _parsed(value: object, key: str) -> object:
+    """Return a value that may be given as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise Rejected(Reason.WRONG_TYPE, f"{key} is not JSON: {error}") from None
+
+
+def _metadata(fields: Fields, name: Mapping[str, str]) -> dict[str, object]:
+    """Return the metadata, with origin and pass rate of their own columns or of the metadata itself."""
+    value = _parsed(fields[name["metadata"]], name["metadata"])
     known = {} if is_absent(value) else as_object(value)
     if known is None:
-        raise Rejected(Reason.WRONG_TYPE, f"metadata = {shorten(value)} is not an object")
-    found = {**known, "origin": get_label(fields, "origin") or known.get("origin")}
-    rate = get_pass_rate(known if is_absent(fields["pass_rate"]) else fields, "pass_rate")
-    return {key: value for key, value in {**found, "pass_rate": rate}.items() if value is not None}
+        raise Rejected(Reason.WRONG_TYPE, f"{name['metadata']} = {shorten(value)} is not an object")
+    if is_absent(fields[name["pass_rate"]]):
+        rate = get_pass_rate(known, "pass_rate")
+    else:
+        rate = get_pass_rate(fields, name["pass_rate"])
+    found = {**known, "origin": get_label(fields, name["origin"]) or known.get("origin"), "pass_rate": rate}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 SOURCE = RecordSource(name="jsonl", version="2", options=JsonlOptions, find=find, parse=parse)
