@@ -34,7 +34,8 @@ class StepRows:
     """This rank's part of a step."""
 
     micro_batches: list[MicroBatch]
-    """As many as on any other rank."""
+    """As many as on any other rank; those whose rows have the most latent segments come first, so that the k-th ones of
+    all ranks are alike in it."""
     skipped: list[int]
     """Indices of rows that are left out, the same on all ranks."""
 
@@ -123,6 +124,7 @@ class SampleSource:
         filler = min(usable, key=lambda entry: entry.length)
         while len(micro_batches) < forwards:
             micro_batches.append(self._micro_batch([filler], counted=False))
+        micro_batches.sort(key=lambda micro: -micro.batch.max_segments)
         return StepRows(micro_batches, [entry.index for entry in entries if not entry.length])
 
     def skips(self, index: int) -> bool:

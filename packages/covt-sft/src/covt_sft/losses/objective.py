@@ -46,7 +46,7 @@ class Objective(nn.Module):
             features: visual tokens of the rows' images, each [n_i, H].
             targets: [P, H], used as latents in stage 1; None lets the model generate its own.
             noise: [P, H], added to the targets where they are inputs.
-            max_segments: most latent segments of a row on any rank.
+            max_segments: latent segments to compute, at least the most of a row; None means the most of a row.
         """
         inputs = targets if targets is None or noise is None else targets + noise
         hidden = self.policy.hidden(batch, features, latents=inputs, max_segments=max_segments)

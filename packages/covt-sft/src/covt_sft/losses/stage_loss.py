@@ -25,8 +25,8 @@ class Counts:
     """Tokens that carry cross-entropy."""
     latents: int
     """Latent tokens, which carry the alignment loss."""
-    segments: int
-    """Most latent segments of a row."""
+    segments: tuple[int | None, ...]
+    """For each micro-batch the latent segments to compute; None computes those that its rows have."""
 
 
 class StageLoss:
@@ -46,8 +46,18 @@ class StageLoss:
         supervised = float(sum(batch.supervised for batch in counted))
         latents = float(sum(len(batch.pad_index) for batch in counted))
         sums = self.engine.global_sum(torch.tensor([supervised, latents], dtype=torch.float64)).tolist()
-        segments = self.engine.global_max(float(max(micro.batch.max_segments for micro in rows.micro_batches)))
-        return Counts(int(sums[0]), int(sums[1]), int(segments))
+        return Counts(int(sums[0]), int(sums[1]), self.count_segments(rows))
+
+    def count_segments(self, rows: StepRows) -> tuple[int | None, ...]:
+        """For each micro-batch the segments that every rank computes (collective).
+
+        Where each module gathers its parameters, the k-th forwards of all ranks must call the modules equally often.
+        With whole parameters nothing is gathered between micro-batches, and every rank computes what its own rows have.
+        """
+        if self.engine.zero.gather == "step":
+            return (None,) * len(rows.micro_batches)
+        own = torch.tensor([micro.batch.max_segments for micro in rows.micro_batches], dtype=torch.float64)
+        return tuple(int(most) for most in self.engine.global_max(own).tolist())
 
     def make_targets(self, rows: StepRows) -> Sequence[torch.Tensor | None]:
         """For each micro-batch its targets [P, H]; None where the model generates its own latents (collective)."""
@@ -61,6 +71,7 @@ class StageLoss:
         call: Callable[..., LossSums],
         micro: MicroBatch,
         counts: Counts,
+        segments: int | None,
         target: torch.Tensor | None,
         noise: torch.Tensor | None = None,
     ) -> list[Part]:
@@ -70,11 +81,12 @@ class StageLoss:
             call: the engine, or its module for a forward without gradients.
             micro: the rows of the forward.
             counts: counts of the whole step.
+            segments: this micro-batch's entry in `counts.segments`.
             target: [P, H], or None where the model generates its own latents.
             noise: [P, H], added to the targets where they are inputs.
         """
         features = self.features([image for row in micro.batch.pictures for image in row])
-        losses = call(micro.batch, features, targets=target, noise=noise, max_segments=counts.segments)
+        losses = call(micro.batch, features, targets=target, noise=noise, max_segments=segments)
         counted = float(micro.counted)
         parts: list[Part] = [
             (counted * (1.0 if self.aligned is None else self.aligned.ce_weight), losses.ce, counts.supervised)
@@ -104,6 +116,6 @@ class StageLoss:
         counts, targets = self.count(rows), self.make_targets(rows)
         sums = torch.zeros(2, dtype=torch.float64)
         with self.engine.forwards():
-            for micro, target in zip(rows.micro_batches, targets, strict=True):
-                sums += self.sum_losses(micro, self.compute_parts(self.engine.module, micro, counts, target))
+            for micro, segments, target in zip(rows.micro_batches, counts.segments, targets, strict=True):
+                sums += self.sum_losses(micro, self.compute_parts(self.engine.module, micro, counts, segments, target))
         return self.average(sums, counts)

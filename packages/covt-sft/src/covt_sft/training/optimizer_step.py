@@ -105,11 +105,11 @@ class Stepper:
     def _backward(self, loss: StageLoss, rows: StepRows, counts: Counts) -> torch.Tensor:
         """Run the backward passes; returns the summed losses of each micro-batch, [M, 2]."""
         sums = []
-        for micro, target in zip(rows.micro_batches, loss.make_targets(rows), strict=True):
+        for micro, segments, target in zip(rows.micro_batches, counts.segments, loss.make_targets(rows), strict=True):
             noise = None
             if loss.aligned is not None and target is not None and micro.counted:
                 noise = target_noise(target, loss.aligned.noise, self.noise)
-            parts = loss.compute_parts(self.engine, micro, counts, target, noise)
+            parts = loss.compute_parts(self.engine, micro, counts, segments, target, noise)
             self.engine.backward(mean_loss(parts))
             sums.append(loss.sum_losses(micro, parts))
         return torch.stack(sums).double()
