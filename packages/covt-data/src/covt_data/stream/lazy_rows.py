@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import overload
 
 import numpy as np
@@ -56,7 +57,7 @@ class _Pieces(Sequence[Row]):
 class LazyRows(_Pieces):
     """The rows of a split, or its first `limit`; the most recently used row groups stay in memory.
 
-    limits: images outside them are resized when a row is read.
+    limits: images outside them are resized when a row is read. Several threads may read at once.
     """
 
     def __init__(
@@ -77,9 +78,12 @@ class LazyRows(_Pieces):
                     self.groups.append((path, group))
                     self.ends.append(min(len(self) + rows, limit or len(self) + rows))
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._reading = Lock()
 
     def _row(self, number: int, offset: int) -> Row:
-        (data,) = self._group(number).slice(offset, 1).to_pylist()
+        with self._reading:
+            table = self._group(number)
+        (data,) = table.slice(offset, 1).to_pylist()
         row = parse_row(data, str(self.groups[number][0]))
         return fit_row(row, self.limits) if self.limits else row
 
