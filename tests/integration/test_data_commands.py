@@ -55,6 +55,19 @@ def test_the_command_in_the_manifest_makes_the_same_set_again(tmp_path, monkeypa
     assert Manifest.read(tmp_path / "second") == manifest
 
 
+def test_rejected_rows_are_shown_on_stderr_and_the_rest_is_prepared(tmp_path):
+    lines = [{"id": f"r{n}", "question": f"q{n}", "answer": "???" if n < 11 else "5"} for n in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = CliRunner().invoke(
+        app, ["prepare", "jsonl", "max_rejected=0.5", "--source", str(tmp_path / "rows.jsonl"),
+              "--out", str(tmp_path / "set"), "--processes", "1", "--json"],
+    )  # fmt: skip
+    assert result.exit_code == 0 and json.loads(result.stdout)["rejected"] == {"bad_gold": 11}
+    assert "11 rejected, the first 10" in result.stderr
+    assert result.stderr.count("bad_gold: answer = '???'") == 10
+    assert "rows.jsonl:1 (id 'r0') bad_gold" in result.stderr
+
+
 def test_source_goes_where_the_source_wants_it(tmp_path):
     with pytest.raises(UsageError, match="trace is generated"):
         run("prepare", "trace", "--source", "x", "--out", str(tmp_path / "set"))

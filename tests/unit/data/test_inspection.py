@@ -168,8 +168,8 @@ def test_contamination_tells_three_kinds_apart(tmp_path):
         {"x.png": saved(0), "y.png": saved(1), "z.png": saved(2)},
     )  # fmt: skip
     found = contamination(trained, tested)
-    assert {key: found[key] for key in ("rows", "against", "same_question", "same_picture", "similar_picture")} == {
-        "rows": 4, "against": 3, "same_question": 1, "same_picture": 1, "similar_picture": 1,
+    assert {key: found[key] for key in ("rows", "against", "same_question", "same_image", "similar_image")} == {
+        "rows": 4, "against": 3, "same_question": 1, "same_image": 1, "similar_image": 1,
     }  # fmt: skip
     assert found["examples"][0] == {"kind": "same_question", "row": "train/a.png", "found": "train/x.png"}
 
@@ -191,7 +191,7 @@ def test_pictures_look_alike_up_to_four_bits(tmp_path, flipped, similar):
         jsonl_set(tmp_path, name, [{"question": name, "answer": "1", "images": ["a.png"]}], {"a.png": data})
         for name, data in (("one", stairs(0)), ("two", stairs(flipped)))
     ]
-    assert contamination(*sets)["similar_picture"] == similar
+    assert contamination(*sets)["similar_image"] == similar
 
 
 def test_the_splits_of_one_set_can_be_compared(trace, virl):

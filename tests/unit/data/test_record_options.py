@@ -129,8 +129,8 @@ def record(answer, options=(), written=(), grader=None):
 )  # fmt: skip
 def test_a_gold_that_names_options_is_a_choice(answer):
     for given in (record(answer, ANIMALS), record(answer, written=ANIMALS)):
-        judgement = judge_gold(given)
-        assert (judgement.grader, judgement.options) == ("choice", ANIMALS)
+        judgment = judge_gold(given)
+        assert (judgment.grader, judgment.options) == ("choice", ANIMALS)
 
 
 @pytest.mark.parametrize("answer", ["D", "E", "(F)", "1", "2", "bird", "AE", "12.5", "none of these"])
@@ -145,8 +145,8 @@ def test_a_named_grader_may_judge_an_answer_beside_the_options():
 
 
 def test_options_of_a_question_are_dropped_when_the_gold_names_none():
-    judgement = judge_gold(record("12", written=ANIMALS))
-    assert (judgement.grader, judgement.options) == ("math", ())
+    judgment = judge_gold(record("12", written=ANIMALS))
+    assert (judgment.grader, judgment.options) == ("math", ())
     with pytest.raises(Rejected, match="no option E"):
         judge_gold(record("E", written=ANIMALS))
 

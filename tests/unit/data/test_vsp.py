@@ -288,8 +288,8 @@ def test_levels_and_picture_size_can_be_chosen(folder):
         ({"map_desc": [[1, -1, 0], [-1, -1, 0], [0, 0, 2]]}, "no way from start to goal"),
         ({"map_desc": [[7, 0], [0, 0]]}, "not a map"),
         ({"map_desc": 3}, "not a map"),
-        ({"image": "level3/img/99.png"}, "no picture"),
-        ({"image": "../secret.png"}, "no picture"),
+        ({"image": "level3/img/99.png"}, "no image"),
+        ({"image": "../secret.png"}, "no image"),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_line(folder, change, message):

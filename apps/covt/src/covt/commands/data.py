@@ -1,4 +1,4 @@
-"""`covt data`: prepare data sets, look at them, check them."""
+"""`covt data`: prepare datasets, look at them, check them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import typer
 from covt.error_lines import EXIT_RUNTIME, UsageError
 from covt.output import emit, note
 from covt.recipe_files import apply_overrides
+from covt_data.rejects import REJECTED_NAME
 
-app = typer.Typer(help="Prepare, inspect and check data sets.", no_args_is_help=True)
+app = typer.Typer(help="Prepare, inspect and check datasets.", no_args_is_help=True)
 
 SOURCES = "comt, jsonl, trace, virl39k, vsp or zebra-cot."
 PreparedPath = Annotated[Path, typer.Argument(metavar="SET", help="A prepared set's folder.")]
@@ -28,12 +29,14 @@ def prepare(
     location: Annotated[str | None, typer.Option("--source", help="Folder, file or hub id to read.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; default data/SOURCE.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="Processes that read files; default one a core.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read files; by default one per core.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a data set as Parquet shards with the pictures inside, and its manifest.
+    """Write a dataset as Parquet shards with the images inside, and its manifest.
 
-    Interrupted or killed while it reads files, the same command goes on where it was.
+    After an interruption, the same command resumes a set that is made from files.
     """
     from covt.tokens import token_counter
     from covt_data.ingest.prepare import find_source
@@ -65,6 +68,17 @@ def prepare(
     lines = [f"{target}: " + ", ".join(f"{split} {count.rows}" for split, count in manifest.counts.items())]
     lines += _count_lines(manifest)
     emit(manifest.model_dump(mode="json"), as_json=as_json, text="\n".join(lines))
+    if manifest.rejected:
+        _note_rejections(target / REJECTED_NAME)
+
+
+def _note_rejections(log: Path) -> None:
+    """Show the first rejected records on stderr."""
+    from covt_data.ingest.rejection_report import summarize_rejections
+
+    found = summarize_rejections(log)
+    shown = f", the first {len(found.examples)}" if found.total > len(found.examples) else ""
+    note("\n  ".join([f"{found.total} rejected{shown} ({log}):", *found.examples]))
 
 
 @app.command()
@@ -108,10 +122,10 @@ def _count_lines(manifest: Any) -> list[str]:
 @app.command()
 def validate(
     path: PreparedPath,
-    decode: Annotated[bool, typer.Option(help="Decode every picture, which takes most of the time.")] = True,
+    decode: Annotated[bool, typer.Option(help="Decode every image, which takes most of the time.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Re-check a prepared set: files, rows, pictures, counts. Exit code 1 when something is wrong."""
+    """Re-check a prepared set: files, rows, images, golds, counts. Exit code 1 when something is wrong."""
     from covt_data.inspect.validate_set import validate as validate_set
     from covt_data.store.prepared_set import PreparedSet
 
@@ -131,11 +145,11 @@ def stats(
     path: PreparedPath,
     split: Annotated[str | None, typer.Option(help="Which split; default all.")] = None,
     tokenizer: Annotated[str, typer.Option(help="Folder or hub id of a model, to count tokens with.")] = "",
-    min_pixels: Annotated[int, typer.Option(help="Least pixels of a picture, for visual tokens.")] = 56 * 56,
-    max_pixels: Annotated[int, typer.Option(help="Most pixels of a picture, for visual tokens.")] = 28 * 28 * 1280,
+    min_pixels: Annotated[int, typer.Option(help="Least pixels of an image, for visual tokens.")] = 56 * 56,
+    max_pixels: Annotated[int, typer.Option(help="Most pixels of an image, for visual tokens.")] = 28 * 28 * 1280,
     as_json: JsonFlag = False,
 ) -> None:
-    """Lengths, visual tokens, pictures, categories, graders and pass rates of a prepared set."""
+    """Lengths, visual tokens, images, categories, graders and pass rates of a prepared set."""
     from covt.tokens import token_counter
     from covt_data.images.pixel_limits import PixelLimits
     from covt_data.inspect.set_statistics import split_stats, stats_table
@@ -158,7 +172,7 @@ def contamination(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a question occurs in both.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find rows of one set that occur in another: the same question, the same picture, a picture that looks alike."""
+    """Find rows of one set that occur in another: the same question, the same image, an image that looks alike."""
     from covt_data.inspect.contamination import KINDS
     from covt_data.inspect.contamination import contamination as compare
     from covt_data.store.prepared_set import PreparedSet

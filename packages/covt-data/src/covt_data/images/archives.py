@@ -76,7 +76,7 @@ def extract(archive: Path, target: Path, limits: ArchiveLimits) -> list[Rejectio
 
 @dataclass(frozen=True)
 class Member:
-    """One archive member. `refused` is the reason to reject it that its header gives, if any."""
+    """One archive member. `refused` is the reason to reject it, read from its header, if any."""
 
     name: str
     size: int
@@ -123,7 +123,7 @@ def _place(name: str, target: Path) -> Path:
     if "\0" in name or max(map(len, encoded)) > 255 or len(name.encode()) > 1024:
         raise Rejected(Reason.ARCHIVE_BAD_NAME, f"{shorten(name)} is not a file name")
     if Path(parts[-1]).suffix.lower() not in SUFFIXES:
-        raise Rejected(Reason.ARCHIVE_NOT_AN_IMAGE, f"{shorten(name)} is no picture by its suffix")
+        raise Rejected(Reason.ARCHIVE_NOT_AN_IMAGE, f"{shorten(name)} is no image by its suffix")
     return target.joinpath(*(part for part in parts if part not in ("", ".")))
 
 

@@ -95,9 +95,9 @@ def check_image(data: bytes, name: str, limits: ImageLimits) -> CheckedImage:
     if len(data) > limits.max_bytes:
         raise Rejected(Reason.IMAGE_TOO_LARGE, f"{name} has {len(data)} bytes, more than {limits.max_bytes}")
     try:
-        with PillowImage.open(io.BytesIO(data), formats=FORMATS) as picture:
-            _check_header(picture, name, limits)
-            return _decoded(picture, data)
+        with PillowImage.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_header(image, name, limits)
+            return _decoded(image, data)
     except Rejected:
         raise
     except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning) as error:
@@ -112,72 +112,72 @@ def check_image(data: bytes, name: str, limits: ImageLimits) -> CheckedImage:
         ) from None
 
 
-def _check_header(picture: PillowImage.Image, name: str, limits: ImageLimits) -> None:
-    width, height = picture.size
+def _check_header(image: PillowImage.Image, name: str, limits: ImageLimits) -> None:
+    width, height = image.size
     if width * height > limits.max_pixels:
         raise Rejected(Reason.IMAGE_BOMB, f"{name} has {width}×{height} pixels, more than {limits.max_pixels}")
     if max(width, height) > limits.max_aspect * min(width, height):
         raise Rejected(Reason.IMAGE_TOO_NARROW, f"{name} has {width}×{height} pixels")
     suffix = splitext(name)[1].lower()
-    found = "JPEG" if picture.format == "MPO" else picture.format
+    found = "JPEG" if image.format == "MPO" else image.format
     if suffix and SUFFIXES.get(suffix) != found and not limits.any_suffix:
         raise Rejected(Reason.IMAGE_WRONG_SUFFIX, f"{name} is a {found} image: rename it, or give wrong_suffix=keep")
 
 
-def _decoded(picture: PillowImage.Image, data: bytes) -> CheckedImage:
-    size = picture.size
-    if picture.format == "PNG" and is_intact_plain_png(data):
+def _decoded(image: PillowImage.Image, data: bytes) -> CheckedImage:
+    size = image.size
+    if image.format == "PNG" and is_intact_plain_png(data):
         return CheckedImage(data, size)
-    conversions = _conversions(picture)
+    conversions = _conversions(image)
     if not conversions:
-        if picture.format == "JPEG":
+        if image.format == "JPEG":
             # Still reads every coded bit, so a cut or damaged file is noticed, but skips most of the arithmetic.
-            picture.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
-        picture.load()
-        if not _see_through(picture):
+            image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
+        image.load()
+        if not _see_through(image):
             return CheckedImage(data, size)
         conversions = ("transparency",)
-    shown = _as_seen(picture)
+    shown = _as_seen(image)
     out = io.BytesIO()
     shown.save(out, "PNG")
     return CheckedImage(out.getvalue(), shown.size, conversions)
 
 
-def _conversions(picture: PillowImage.Image) -> tuple[str, ...]:
+def _conversions(image: PillowImage.Image) -> tuple[str, ...]:
     """Return the conversions that the header calls for."""
     found: list[str] = []
-    if picture.format == "TIFF":  # browsers don't show it
+    if image.format == "TIFF":  # browsers don't show it
         found.append("tiff")
-    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         found.append("animated")
-    if picture.getexif().get(ORIENTATION_TAG) in TURNED:
+    if image.getexif().get(ORIENTATION_TAG) in TURNED:
         found.append("exif_rotation")
-    if picture.mode in DEEP_MODES:
+    if image.mode in DEEP_MODES:
         found.append("16_bit")
-    elif picture.mode == "CMYK":
+    elif image.mode == "CMYK":
         found.append("cmyk")
-    elif picture.mode not in (*PLAIN_MODES, "RGBA", "LA", "PA"):
+    elif image.mode not in (*PLAIN_MODES, "RGBA", "LA", "PA"):
         found.append("color_mode")
     return tuple(found)
 
 
-def _see_through(picture: PillowImage.Image) -> bool:
+def _see_through(image: PillowImage.Image) -> bool:
     """Whether any pixel is not opaque. A fully opaque alpha channel changes nothing."""
-    if picture.mode in ("RGBA", "LA", "PA"):
-        return picture.getchannel("A").getextrema()[0] != 255
-    if "transparency" not in picture.info:
+    if image.mode in ("RGBA", "LA", "PA"):
+        return image.getchannel("A").getextrema()[0] != 255
+    if "transparency" not in image.info:
         return False
-    return picture.convert("RGBA").getchannel("A").getextrema()[0] != 255
+    return image.convert("RGBA").getchannel("A").getextrema()[0] != 255
 
 
-def _as_seen(picture: PillowImage.Image) -> PillowImage.Image:
+def _as_seen(image: PillowImage.Image) -> PillowImage.Image:
     """Return the first frame as upright 8-bit RGB on a white background."""
-    picture.load()
-    if picture.mode in DEEP_MODES:
-        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=65535.0, neginf=0.0)
-        top = 65535.0 if values.max() > 255 or picture.mode.startswith("I;16") else 255.0
-        picture = PillowImage.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
-    upright = ImageOps.exif_transpose(picture)
+    image.load()
+    if image.mode in DEEP_MODES:
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=65535.0, neginf=0.0)
+        top = 65535.0 if values.max() > 255 or image.mode.startswith("I;16") else 255.0
+        image = PillowImage.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+    upright = ImageOps.exif_transpose(image)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         paper = PillowImage.new("RGBA", upright.size, "white")
         upright = PillowImage.alpha_composite(paper, upright.convert("RGBA"))

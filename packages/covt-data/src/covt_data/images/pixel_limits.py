@@ -85,8 +85,8 @@ def visual_tokens(width: int, height: int, limits: PixelLimits) -> int:
 
 def image_size(image: Image) -> tuple[int, int]:
     """Return (width, height), read from the header without decoding."""
-    with PillowImage.open(io.BytesIO(image.bytes)) as picture:
-        return picture.size
+    with PillowImage.open(io.BytesIO(image.bytes)) as opened:
+        return opened.size
 
 
 def fit_row(row: Row, limits: PixelLimits) -> Row:
@@ -127,8 +127,8 @@ def _fitted(image: Image, limits: PixelLimits) -> tuple[Image, tuple[float, floa
     if limits.min_pixels <= width * height <= limits.max_pixels:
         return image, (1.0, 1.0)
     size = fitted_size(width, height, limits)
-    with PillowImage.open(io.BytesIO(image.bytes)) as picture:
-        resized = picture.convert("RGB").resize(size, PillowImage.Resampling.BICUBIC)
+    with PillowImage.open(io.BytesIO(image.bytes)) as opened:
+        resized = opened.convert("RGB").resize(size, PillowImage.Resampling.BICUBIC)
     out = io.BytesIO()
     resized.save(out, "PNG")
     return Image(bytes=out.getvalue(), path=image.path), (size[0] / width, size[1] / height)

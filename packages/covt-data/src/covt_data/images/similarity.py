@@ -54,8 +54,8 @@ def _feed(digest: _Digest, *parts: bytes) -> None:
 
 def difference_hash(data: bytes) -> int:
     """Return Krawetz's dHash: 64 bits that say at 8×8 places whether an image grows brighter to the right."""
-    with PillowImage.open(io.BytesIO(data)) as picture:
-        small = picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), PillowImage.Resampling.BILINEAR)
+    with PillowImage.open(io.BytesIO(data)) as opened:
+        small = opened.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), PillowImage.Resampling.BILINEAR)
     values = np.asarray(small, np.int16)
     return int.from_bytes(np.packbits(values[:, 1:] > values[:, :-1]).tobytes(), "big")
 

@@ -27,7 +27,7 @@ from covt_data.ingest.filters import CountTokens, filtered_by_size, filtered_by_
 from covt_data.ingest.fork_server import start_fork_server
 from covt_data.ingest.record_files import Record
 from covt_data.records.control_tokens import find_control_token, row_texts
-from covt_data.records.gold_answers import Judgement, judge_gold
+from covt_data.records.gold_answers import Judgment, judge_gold
 from covt_data.records.parsed_record import EmbeddedImage, ImageRef, MissingImage, ParsedRecord, ParsedStep
 from covt_data.rejects import Reason, Rejected, Rejection
 from covt_data.schema import Image, Row, Step
@@ -113,13 +113,13 @@ class Converter:
             if left_out:
                 return Outcome(*where, filtered=left_out)
             _check_texts(draft)
-            judgement = judge_gold(draft)
+            judgment = judge_gold(draft)
             images = _RowImages(self.folder, self.limits)
             checked = [images.check(ref, Reason.IMAGE_MISSING) for ref in draft.images]
             left_out = filtered_by_size([image.size for image in checked], self.options)
             if left_out:
                 return Outcome(*where, filtered=left_out)
-            row = self._row(draft, judgement, checked, images)
+            row = self._row(draft, judgment, checked, images)
         except Rejected as error:
             known = draft.id if draft else None
             return Outcome(*where, rejection=Rejection(record.file, record.line, error.reason, error.detail, known))
@@ -132,9 +132,7 @@ class Converter:
             conversions=tuple(images.conversions),
         )
 
-    def _row(
-        self, draft: ParsedRecord, judgement: Judgement, checked: Sequence[CheckedImage], images: _RowImages
-    ) -> Row:
+    def _row(self, draft: ParsedRecord, judgment: Judgment, checked: Sequence[CheckedImage], images: _RowImages) -> Row:
         converted = [self._step(step, images) for step in draft.steps]
         steps = [step for step in converted if step is not None]
         if draft.steps and not steps:
@@ -147,9 +145,9 @@ class Converter:
                 category=draft.category,
                 question=draft.question,
                 images=[_image(*pair) for pair in zip(draft.images, checked, strict=True)],
-                options=list(judgement.options),
+                options=list(judgment.options),
                 answer=draft.answer,
-                grader=judgement.grader,
+                grader=judgment.grader,
                 steps=steps,
                 metadata=json.dumps(_known(draft.metadata), sort_keys=True, separators=(",", ":"), allow_nan=False),
             )

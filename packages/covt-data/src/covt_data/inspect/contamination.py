@@ -15,7 +15,7 @@ from covt_data.images.similarity import SIMILAR_BITS, difference_hash, image_dig
 from covt_data.schema import Row
 from covt_data.store.prepared_set import PreparedSet
 
-KINDS: tuple[str, ...] = ("same_question", "same_picture", "similar_picture")
+KINDS: tuple[str, ...] = ("same_question", "same_image", "similar_image")
 BANDS = SIMILAR_BITS + 1  # hashes that differ in 4 bits agree in at least one of 5 bands
 BAND_BITS = 64 // BANDS + 1
 EXAMPLES = 20  # of each kind
@@ -36,7 +36,7 @@ class _Index:
 
     def __init__(self) -> None:
         self.questions: dict[bytes, Place] = {}
-        self.pictures: dict[bytes, Place] = {}
+        self.images: dict[bytes, Place] = {}
         self.bands: dict[tuple[int, int], list[tuple[int, Place]]] = {}
 
     def add(self, row: Row) -> None:
@@ -44,8 +44,8 @@ class _Index:
         self.questions.setdefault(question_digest(row), place)
         for image in row.images:
             digest = image_digest(image)
-            if digest not in self.pictures:
-                self.pictures[digest] = place
+            if digest not in self.images:
+                self.images[digest] = place
                 look = difference_hash(image.bytes)
                 for band in _bands(look):
                     self.bands.setdefault(band, []).append((look, place))
@@ -57,16 +57,16 @@ class _Index:
             yield "same_question", same
             return
         for image in row.images:
-            place = self.pictures.get(image_digest(image))
+            place = self.images.get(image_digest(image))
             if place:
-                yield "same_picture", place
+                yield "same_image", place
                 return
         for image in row.images:
             look = difference_hash(image.bytes)
             for band in _bands(look):
                 for other, place in self.bands.get(band, ()):
                     if look_alike(look, other):
-                        yield "similar_picture", place
+                        yield "similar_image", place
                         return
 
 
@@ -78,7 +78,7 @@ def _bands(look: int) -> list[tuple[int, int]]:
 def contamination(trained: PreparedSet, tested: PreparedSet, *, splits: list[str] | None = None) -> dict[str, Any]:
     """Rows of `trained` (of its `splits`, by default all) that occur in `tested`, by the strongest kind of match.
 
-    Returns `{"rows", "against", "same_question", "same_picture", "similar_picture", "examples"}`; an example names
+    Returns `{"rows", "against", "same_question", "same_image", "similar_image", "examples"}`; an example names
     both places. Two splits of one set can be compared by giving it twice and naming `splits`: those of `tested` are
     then the others.
     """

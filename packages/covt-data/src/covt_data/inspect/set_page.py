@@ -103,8 +103,8 @@ def _article(row: Row) -> str:
 def _question(row: Row) -> str:
     """The question with its images where their tags stand."""
     texts = row.question.split(IMAGE_TAG)
-    pictures = ["", *(_figure(image) for image in row.images)]
-    return "".join(picture + html.escape(text) for picture, text in zip(pictures, texts, strict=True))
+    figures = ["", *(_figure(image) for image in row.images)]
+    return "".join(figure + html.escape(text) for figure, text in zip(figures, texts, strict=True))
 
 
 def _step(text: str | None, images: list[Image] | None, focus: Any) -> str:
@@ -118,8 +118,8 @@ def _step(text: str | None, images: list[Image] | None, focus: Any) -> str:
 
 def _figure(image: Image, box: Sequence[int] | None = None) -> str:
     """The image as it is stored, its focus box [x0, y0, x1, y1) drawn over it in percent of its size."""
-    with PillowImage.open(io.BytesIO(image.bytes)) as picture:
-        width, height = picture.size
+    with PillowImage.open(io.BytesIO(image.bytes)) as opened:
+        width, height = opened.size
     kind = next((kind for start, kind in SIGNATURES.items() if image.bytes.startswith(start)), "png")
     data = base64.b64encode(image.bytes).decode()
     mark = ""

@@ -86,7 +86,7 @@ def stats_table(stats: dict[str, Any]) -> str:
     for name in ("category", "grader", "origin"):
         shown = ", ".join(f"{key or 'none'} {count}" for key, count in list(stats[name].items())[:12])
         lines.append(f"{name:<24}{shown}")
-    lines.append(f"{'rows without pictures':<24}{stats['text_only']}")
+    lines.append(f"{'rows without images':<24}{stats['text_only']}")
     if sum(stats["pass_rates"]["bins"]):
         bins = "  ".join(f"{n / RATE_BINS:.1f}: {count}" for n, count in enumerate(stats["pass_rates"]["bins"]))
         lines.append(f"{'pass rates from':<24}{bins}  none: {stats['pass_rates']['missing']}")

@@ -18,14 +18,14 @@ _ACCURACY = AccuracyReward()
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """The grader of a record, and the options that it chooses from."""
 
     grader: Grader
     options: tuple[str, ...]
 
 
-def judge_gold(record: ParsedRecord) -> Judgement:
+def judge_gold(record: ParsedRecord) -> Judgment:
     """Return the grader of a record and its options.
 
     Options written into the question count only when the gold answer names some of them: what looks like options may be
@@ -47,7 +47,7 @@ def judge_gold(record: ParsedRecord) -> Judgement:
     problem = find_gold_problem(Group(record.answer, (), grader=grader, options=options, metadata=record.metadata))
     if problem:
         raise Rejected(Reason.BAD_GOLD, f"answer = {shorten(record.answer)}, judged as {grader}: {problem}")
-    return Judgement(cast("Grader", grader), options)
+    return Judgment(cast("Grader", grader), options)
 
 
 def find_gold_problem(group: Group) -> str:

@@ -43,8 +43,8 @@ class FileOptions(SourceOptions):
     """Options of all sources that read files.
 
     `path` is a folder, a file or a hub id. `limit` records of each split are read. More than `max_rejected` of a
-    split's records rejected is an error. The filters keep records of the given `categories` and `origins` (the data
-    set a record came from), with a pass rate between the bounds (`unrated` says what becomes of those without one),
+    split's records rejected is an error. The filters keep records of the given `categories` and `origins` (the
+    dataset a record came from), with a pass rate between the bounds (`unrated` says what becomes of those without one),
     with so many tokens of `tokenizer` (question, steps and answer), with images of so many pixels each.
 
     A record whose gold answer its grader cannot read is rejected, or stops the run with `on_bad_gold=error`, once all
@@ -108,7 +108,7 @@ class RecordLocation:
 class RecordSource:
     """`find(folder or file, options)` finds the files; `parse(fields, location, options)` parses a record.
 
-    `parse` raises `Rejected`, and is called from several threads. `hub_id` is what an empty `path` means, and
+    `parse` raises `Rejected`, and is called in several processes. `hub_id` is what an empty `path` means, and
     `patterns` the files of it that are needed.
     """
 

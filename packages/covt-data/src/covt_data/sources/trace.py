@@ -17,7 +17,7 @@ class TraceOptions(SourceOptions):
 
     `demo_hops` is for `train` (the demonstrations), `hops` for `prompts` and `test`. Of the demonstrations of at most
     `direct_hops` hops, `direct_share` answer directly, without a latent step, as people draw only what is hard.
-    `words` names the cells of the way before the answer of a demonstration with a latent step.
+    `words` names the cells on the path before the answer of a demonstration with a latent step.
     """
 
     n_train: int = Field(4000, ge=1)

@@ -19,7 +19,7 @@ class VspOptions(SourceOptions):
     """Generated maps are of one of `sizes`, each equally often.
 
     With `maps`, the folder of the published maps, these become the split `test` (those of `levels`; empty means
-    `sizes`), resized to 28 pixels a cell unless `keep_size`; the generated test maps are then called `validation`.
+    `sizes`), resized to 28 pixels per cell unless `keep_size`; the generated test maps are then called `validation`.
     `words` puts the plan into words before the answer.
     """
 

@@ -86,5 +86,5 @@ def _offsets(values: Sequence[Any]) -> pa.Buffer:
     """Return the offset at which each value begins, and the end of the last."""
     ends = np.cumsum([0, *(len(value or ()) for value in values)], dtype=np.int64)
     if ends[-1] > np.iinfo(np.int32).max:
-        raise DataError(f"{len(values)} rows have {ends[-1]} bytes in one column", "leave out the largest pictures")
+        raise DataError(f"{len(values)} rows have {ends[-1]} bytes in one column", "leave out the largest images")
     return pa.py_buffer(ends.astype(np.int32))

@@ -15,12 +15,12 @@ SHARD_ROWS, SHARD_BYTES = 2000, 256 << 20
 GROUP_ROWS, GROUP_BYTES = 64, 8 << 20
 """Small row groups: writing holds little in memory, and shuffled reading loads few unneeded rows."""
 
-_PICTURES = ("images.list.element.bytes", "steps.list.element.images.list.element.bytes")
+_IMAGES = ("images.list.element.bytes", "steps.list.element.images.list.element.bytes")
 COMPRESSION: Any = {
-    leaf: "NONE" if leaf in _PICTURES else "ZSTD"
+    leaf: "NONE" if leaf in _IMAGES else "ZSTD"
     for leaf in (
         *ARROW_SCHEMA.names,
-        *_PICTURES,
+        *_IMAGES,
         "images.list.element.path",
         "options.list.element",
         "steps.list.element.type",

@@ -68,7 +68,7 @@ def draw_map(arrows: list[str]) -> np.ndarray:
 
 
 def draw_marked(base: np.ndarray, arrows: list[str], marked: Cell) -> bytes:
-    """PNG of the map `base` (as `draw_map` gave it) with the marker on one cell."""
+    """PNG of the map `base` (as `draw_map` returns it) with the marker on one cell."""
     row, column = marked
     top, left = row * CELL_PIXELS, column * CELL_PIXELS
     pixels = base.copy()

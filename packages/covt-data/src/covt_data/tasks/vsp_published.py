@@ -32,7 +32,7 @@ EXPECTED = "the folder of the published maps has rows.jsonl and level3/ ... leve
 class PublishedMap:
     id: str
     rows: tuple[str, ...]
-    picture: Path
+    file: Path
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,17 @@ class PublishedMaps:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the table, and of the chosen images together."""
-        pictures = hashlib.sha256()
+        images = hashlib.sha256()
         for item in self.maps:
-            pictures.update(hashlib.sha256(item.picture.read_bytes()).digest())
+            images.update(hashlib.sha256(item.file.read_bytes()).digest())
         table = hashlib.sha256((self.folder / TABLE).read_bytes())
-        return {TABLE: table.hexdigest(), "pictures": pictures.hexdigest()}
+        return {TABLE: table.hexdigest(), "pictures": images.hexdigest()}
 
     def rows(self, split: str, keep_size: bool) -> Iterator[Row]:
         """Prompt rows; images are resized to 28 pixels per cell unless `keep_size`."""
         for item in self.maps:
-            picture = Image(bytes=_picture(item, keep_size), path=item.picture.relative_to(self.folder).as_posix())
-            yield prompt_row(item.rows, f"vsp-published-{item.id.replace('/', '-')}", split, picture, [])
+            image = Image(bytes=_encoded_image(item, keep_size), path=item.file.relative_to(self.folder).as_posix())
+            yield prompt_row(item.rows, f"vsp-published-{item.id.replace('/', '-')}", split, image, [])
 
 
 def _parse(folder: Path, line: str, where: str) -> PublishedMap:
@@ -89,22 +89,22 @@ def _parse(folder: Path, line: str, where: str) -> PublishedMap:
         raise DataError(f"{where}: {rows} is not a square map with one start and one goal", "correct the line")
     if shortest_plan(rows) is None:
         raise DataError(f"{where}: {rows} has no way from start to goal", "remove the line")
-    if not found.picture.resolve().is_relative_to(folder.resolve()) or not found.picture.is_file():
-        raise DataFileError(f"{where}: no picture {data['image']!r} in {folder}", EXPECTED)
+    if not found.file.resolve().is_relative_to(folder.resolve()) or not found.file.is_file():
+        raise DataFileError(f"{where}: no image {data['image']!r} in {folder}", EXPECTED)
     return found
 
 
-def _picture(item: PublishedMap, keep_size: bool) -> bytes:
+def _encoded_image(item: PublishedMap, keep_size: bool) -> bytes:
     """Return the image's bytes as published, or a PNG of it at 28 pixels per cell."""
-    encoded = item.picture.read_bytes()
+    encoded = item.file.read_bytes()
     if keep_size:
         return encoded
     side = CELL_PIXELS * len(item.rows)
     try:
-        with PillowImage.open(io.BytesIO(encoded)) as picture:
-            resized = picture.convert("RGB").resize((side, side), PillowImage.Resampling.BICUBIC)
+        with PillowImage.open(io.BytesIO(encoded)) as opened:
+            resized = opened.convert("RGB").resize((side, side), PillowImage.Resampling.BICUBIC)
     except (UnidentifiedImageError, OSError) as error:
-        raise DataFileError(f"{item.picture} cannot be read: {error}", "fetch the picture again") from error
+        raise DataFileError(f"{item.file} cannot be read: {error}", "fetch the image again") from error
     out = io.BytesIO()
     resized.save(out, "PNG", compress_level=6)
     return out.getvalue()

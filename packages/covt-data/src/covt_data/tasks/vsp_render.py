@@ -83,8 +83,8 @@ def _draw(
     shapes: Sequence[Shape], shift: tuple[float, float], scale: float, ground: PillowImage.Image
 ) -> PillowImage.Image:
     """The shapes, scaled about the middle of the tile and shifted (in pixels), on a copy of `ground`."""
-    picture = ground.copy()
-    draw = ImageDraw.Draw(picture)
+    image = ground.copy()
+    draw = ImageDraw.Draw(image)
     middle = CELL_PIXELS / 2
     for kind, coordinates, color in shapes:
         placed = [
@@ -92,28 +92,28 @@ def _draw(
             for axis, value in enumerate(coordinates)
         ]
         {"ellipse": draw.ellipse, "box": draw.rectangle, "polygon": draw.polygon}[kind](placed, fill=color)
-    return picture
+    return image
 
 
 def _ice(random_: random.Random) -> PillowImage.Image:
     """Snow with pale streaks and a thin edge, at the supersampled size."""
     size = CELL_PIXELS * SUPERSAMPLING
-    picture = PillowImage.new("RGB", (size, size), SNOW)
+    image = PillowImage.new("RGB", (size, size), SNOW)
     streaks: list[Shape] = []
     for _ in range(8):
         x, y, length = random_.uniform(0, 22), random_.uniform(2, 26), random_.uniform(5, 11)
         streaks.append(("polygon", (x, y, x + length, y + 2.0, x + length, y + 4.0, x + length / 2, y + 3.4), STREAK))
-    picture = _draw(streaks, (0, 0), 1.0, picture)
+    image = _draw(streaks, (0, 0), 1.0, image)
     edge: list[Shape] = [
         ("box", (0, 0, 28, 0.9), EDGE), ("box", (0, 0, 0.9, 28), EDGE),
         ("box", (27.4, 0, 28, 28), EDGE), ("box", (0, 27.6, 28, 28), EDGE),
     ]  # fmt: skip
-    return _draw(edge, (0, 0), 1.0, picture)
+    return _draw(edge, (0, 0), 1.0, image)
 
 
-def _small(picture: PillowImage.Image, gain: np.ndarray) -> np.ndarray:
+def _small(image: PillowImage.Image, gain: np.ndarray) -> np.ndarray:
     """[28, 28, 3] uint8: the image averaged down to the tile's size, its channels multiplied by `gain` [3]."""
-    pixels = np.asarray(picture.resize((CELL_PIXELS, CELL_PIXELS), PillowImage.Resampling.BOX), np.float64)
+    pixels = np.asarray(image.resize((CELL_PIXELS, CELL_PIXELS), PillowImage.Resampling.BOX), np.float64)
     return np.clip(np.rint(pixels * gain), 0, 255).astype(np.uint8)
 
 
@@ -130,7 +130,7 @@ def look(number: int) -> Look:
     drawn["A"] = _draw(ELF, shift, scale, ice)
     blank = PillowImage.new("RGB", ice.size, (0, 0, 0))
     covered = _small(_draw([(kind, xy, (255, 255, 255)) for kind, xy, _ in ELF], shift, scale, blank), np.ones(3))
-    atlas = PillowImage.fromarray(np.hstack([_small(picture, gain) for picture in drawn.values()]))
+    atlas = PillowImage.fromarray(np.hstack([_small(image, gain) for image in drawn.values()]))
     indexed = atlas.quantize(COLORS_PER_LOOK, PillowImage.Quantize.MEDIANCUT, dither=PillowImage.Dither.NONE)
     colors = np.array(indexed.getpalette(), np.uint8).reshape(-1, 3)
     palette = np.zeros((COLORS_PER_LOOK + 1, 3), np.uint8)

@@ -23,7 +23,7 @@ def moves_shown(length: int) -> list[int]:
     return [round(h * length / HELPER_IMAGES) for h in range(1, HELPER_IMAGES + 1)]
 
 
-def prompt_row(rows: Sequence[str], row_id: str, split: str, picture: Image, steps: list[Step], **more: object) -> Row:
+def prompt_row(rows: Sequence[str], row_id: str, split: str, image: Image, steps: list[Step], **more: object) -> Row:
     """Build the row of a map from its image. `more` is added to the metadata `rows`, `plan` and `path`."""
     plan = shortest_plan(rows)
     assert plan is not None, f"{row_id} has no solution"
@@ -34,7 +34,7 @@ def prompt_row(rows: Sequence[str], row_id: str, split: str, picture: Image, ste
         split=split,
         category=f"level {len(rows)}",
         question=QUESTION,
-        images=[picture],
+        images=[image],
         answer=",".join(plan),
         grader="vsp",
         steps=steps,
@@ -71,5 +71,5 @@ def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool, word
             steps.append(Step(type="text", text=plan_in_words(plan)))
         steps.append(Step(type="text", text=f"\\boxed{{{','.join(plan)}}}"))
         focus["focus"] = [[cell_box(path[n]) for n in shown]]
-    picture = Image(bytes=draw_vsp(rows, path[:1], [], look))
-    return prompt_row(rows, f"vsp-{split}-{index:06d}", split, picture, steps, **focus)
+    image = Image(bytes=draw_vsp(rows, path[:1], [], look))
+    return prompt_row(rows, f"vsp-{split}-{index:06d}", split, image, steps, **focus)
