@@ -49,7 +49,7 @@ def test_a_number_is_freed_from_its_unit(text: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "2x", "3 sin x", "5 or more", "3e", "1 23", "12 34 56", "3 1/2/4", r"\frac{1}{2}", "(1, 2)", "$x", "5 m"],
+    ["", "x", "2x", "5 or more", "3e", "1 23", "12 34 56", "3 1/2/4", r"\frac{1}{2}", "(1, 2)", "$x", "5 m"],
 )
 def test_everything_else_stays_as_it_is(text: str) -> None:
     assert respell(text) == text

@@ -26,7 +26,9 @@ def test_vision_reasoner_is_equal_number_for_number(shared_data: Path) -> None:
         for part in ("format", "accuracy", "non_repeat"):
             assert result.parts[part] == pytest.approx(row[part], abs=1e-6), row
         assert result.value == pytest.approx(row["total"], abs=1e-6)
-        (accuracy,) = AccuracyReward(grader="boxes")(Group(row["ground_truth"], (Rollout(row["predict_str"]),)))
+        (accuracy,) = AccuracyReward(grader="boxes", lenient=False)(
+            Group(row["ground_truth"], (Rollout(row["predict_str"]),))
+        )
         assert accuracy.parts["points"] == pytest.approx(row["accuracy"], abs=1e-6)
         count += 1
     assert count == 589

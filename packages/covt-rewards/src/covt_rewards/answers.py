@@ -16,7 +16,7 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\.|[{}]", re.DOTALL)
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _PHRASE = re.compile(
     r"(?:final\s{1,4}answer|answer|option|choice)\s{0,4}(?:is|are|(?:would|should|must|will)\s{1,4}be|=|:|：)\s{0,4}:?\s{0,4}"
-    r"([^\n]{1,400})|(?:答案|结果)(?:应该|应)?(?:是|为|：|:)\s{0,4}[:：]?\s{0,4}([^\n]{1,400})",
+    r"(?=([^\n]{1,400}))|(?:答案|结果)(?:应该|应)?(?:是|为|：|:)\s{0,4}[:：]?\s{0,4}(?=([^\n]{1,400}))",
     re.IGNORECASE,
 )
 _END_OF_SENTENCE = re.compile(r"[.;!?](?=\s|$)|。")

@@ -14,6 +14,7 @@ from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.algebra.worker_pool import Verdict, shared_pool
 from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
 from covt_rewards.expressions.constants import compare_constants, read_constant
+from covt_rewards.expressions.intervals import as_interval
 from covt_rewards.expressions.latex import strip_text_commands
 from covt_rewards.expressions.notations import compare_notations
 from covt_rewards.expressions.quantities import Quantity, compare_quantities, read_quantity
@@ -23,6 +24,7 @@ from covt_rewards.reward_errors import GoldError
 
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
 _BOLD_NUMBER = re.compile(r"\*\*\s{0,4}\$?(-?\d[\d,]{0,20}(?:\.\d{1,15})?)\s{0,4}\.?\s{0,4}\*\*")
+_IN_DOLLARS = re.compile(r"\$[^$]{1,300}\$")
 _PROSE = re.compile(r"[A-Za-z]{2,}\s[A-Za-z]{2,}")
 _TIGHT_EQUALS = re.compile(r"(?<=\d)=(?=[-\d])")  # math-verify reads the first 9 of "9+9=18"
 _CONNECTED = re.compile(r"[^\n]{0,40}?(?:,|\band\b|\bor\b)[^\n]{0,20}")
@@ -49,7 +51,9 @@ class GoldExpression:
     @classmethod
     def read(cls, gold: str) -> GoldExpression:
         respelled = respell(gold)
-        quantity = read_quantity(gold) if read_constant(respelled) is None else None
+        # `$5` is five dollars, though read as a constant it is 5 with half of its delimiters.
+        is_price = gold.lstrip("-\\ ").startswith("$") and not gold.rstrip().endswith("$")
+        quantity = read_quantity(gold) if is_price or read_constant(respelled) is None else None
         return cls(gold, respelled, respelled if quantity is None else quantity.text, quantity)
 
 
@@ -85,9 +89,19 @@ def _text_for_algebra(answer: FinalAnswer, respelled: str, text: str) -> str:
     """
     if answer.kind == "tag" and _PROSE.search(strip_text_commands(respelled)):
         return respelled  # "The answer is 42": not mathematics as a whole
-    if answer.kind in ("tag", "boxed", "bold") and not _in_several_boxes(answer, text):
+    is_mathematics = (
+        answer.kind in ("tag", "boxed", "bold")
+        or (answer.kind == "phrase" and _is_expression(respelled))
+        or (answer.kind == "line" and _IN_DOLLARS.fullmatch(answer.text) is not None)
+    )
+    if is_mathematics and not _in_several_boxes(answer, text):
         return "\\boxed{" + _without_full_stop(respelled) + "}"
     return _TIGHT_EQUALS.sub("= ", strip_special_tokens(text)[-MAX_CHARACTERS:].replace("−", "-"))
+
+
+def _is_expression(phrase: str) -> bool:
+    """Whether what follows "the answer is" is one number as a whole."""
+    return read_constant(phrase) is not None or read_quantity(phrase) is not None
 
 
 def _in_several_boxes(answer: FinalAnswer, text: str) -> bool:
@@ -156,7 +170,7 @@ def _grade_or_respell(task: GradingTask, gold: GoldExpression, text: str) -> Gra
     if answer.kind == "none":
         return _text_for_algebra(answer, "", text)
     simple = simplify_answer(answer.text, gold.written)
-    respelled = respell(simple)
+    respelled = as_interval(respell(simple), gold.respelled)
     verdict, comparable = _compare(gold, simple, respelled, task.precision)
     if verdict is None or _in_several_boxes(answer, text):
         return _text_for_algebra(answer, comparable, text)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.answers import final_answer, strip_special_tokens
-from covt_rewards.tasks.vsp_plan import MAX_PLAN_CHARACTERS, check_map, parse_plan, walk_plan
+from covt_rewards.tasks.plan_reading import MAX_PLAN_CHARACTERS, parse_plan
+from covt_rewards.tasks.vsp_plan import check_map, walk_plan
 
 _LABEL = re.compile(
     r"[^:：\n]{0,40}\b(?:plan|path|moves|actions|sequence|directions)\b[^:：\n]{0,20}[:：](.*)", re.IGNORECASE
@@ -24,10 +25,10 @@ def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
     grades: list[Grade] = []
     for text in texts:
         answer = final_answer(text, task.lenient)
-        plan = None if answer.kind == "none" else parse_plan(answer.text)
+        plan = None if answer.kind in ("none", "open") else parse_plan(answer.text)
         if plan is None and task.lenient and answer.kind in ("none", "line", "phrase"):
             plan = _find_unmarked_plan(text)
-        if answer.kind == "none" and plan is None:
+        if not answer.text and plan is None:
             grades.append(Grade(0.0, "no answer found"))
         elif plan is None:
             grades.append(Grade(0.0, f"not a plan: {answer.text[:80]!r}"))

@@ -5,6 +5,9 @@ with `{"equal", "reason"}` or `{"gold_problem"}`. A byte on the control pipe kil
 child takes its place within milliseconds, where importing sympy again would take a second, and sends `{"ready"}`.
 """
 
+# Sympy and math-verify, imported in worker processes only, are not typed strictly.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false
 from __future__ import annotations
 
 import gc
@@ -38,7 +41,7 @@ def _limit_memory() -> None:
 
 def _load() -> None:
     """Import sympy and math-verify and fill their caches, once for all children."""
-    from math_verify import verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+    from math_verify import verify
 
     from covt_rewards.algebra.extraction import extract
 
@@ -48,13 +51,22 @@ def _load() -> None:
     gc.freeze()  # children share these pages as long as nobody writes to them
 
 
-def _differ_though_small(gold: list[Any], found: list[Any]) -> bool:
-    """Whether two numbers agree only because their decimals are all 0, such as 1.6e-19 and 1.7e-18."""
-    try:
-        a, b = float(gold[0]), float(found[0])
-    except (TypeError, ValueError):
+def _differ_though_small(gold: list[Any], found: list[Any], precision: int) -> bool:
+    """Whether two numbers below 1 differ though math-verify takes them for equal.
+
+    Their decimals may all be 0, as of 1.6e-19 and 1.7e-18. Of numbers beyond a float's range, such as 1/2010!, it
+    compares nothing.
+    """
+    from sympy import Expr, Float, N
+
+    sides = gold[0], found[0]
+    if not all(isinstance(side, Expr) and side.is_number and side.is_real for side in sides):
         return False
-    return 0 < abs(a) < SMALL and abs(a - b) > SMALL_TOLERANCE * abs(a)
+    a, b = (N(side, 30) for side in sides)
+    if not (a.is_Float and b.is_Float) or not (abs(a) < 1 and abs(b) < 1):
+        return False
+    is_apart = abs(a - b) > 2 * Float(10) ** -precision
+    return bool(is_apart or (0 < abs(a) < SMALL and abs(a - b) > SMALL_TOLERANCE * abs(a)))
 
 
 def serve(requests: TextIO, replies: TextIO, asked: bool) -> None:
@@ -66,7 +78,7 @@ def serve(requests: TextIO, replies: TextIO, asked: bool) -> None:
         asked: whether the pool asked for this child; False when it replaces one that crashed.
     """
     # math-verify ships no types.
-    from math_verify import verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+    from math_verify import verify
 
     from covt_rewards.algebra.extraction import extract
 
@@ -85,7 +97,7 @@ def serve(requests: TextIO, replies: TextIO, asked: bool) -> None:
         if not found:
             return {"equal": False, "reason": "no answer found"}
         equal = bool(verify(gold, found, float_rounding=request["precision"], timeout_seconds=None))
-        if equal and _differ_though_small(gold, found):
+        if equal and _differ_though_small(gold, found, request["precision"]):
             equal = False
         return {"equal": equal, "reason": "" if equal else f"answered {str(found[-1])[:80]}"}
 

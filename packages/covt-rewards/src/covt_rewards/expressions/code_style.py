@@ -35,6 +35,8 @@ _LETTERS = ["pi", "alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "s
 _CALL = re.compile(rf"(?<![A-Za-z\\])({'|'.join(_FUNCTIONS)})\s?\(")
 _NAME = re.compile(rf"(?<![A-Za-z\\])({'|'.join(_LETTERS)})(?![A-Za-z])")
 _INFINITY = re.compile(r"(?<![A-Za-z\\])(?:inf|infinity|oo)(?![A-Za-z])", re.IGNORECASE)
+_BARE_CALL = re.compile(r"(?<![A-Za-z\\])(ln|log|sin|cos|tan)\s(?=\d{1,6}(?!\d)|[a-z](?![a-z])|\\)")
+_IMAGINARY = re.compile(r"(?<=\d)\s?\*\s?i(?![A-Za-z])")
 _POWER = re.compile(r"\^\s?(-?\d+(?:\.\d+)?|[+-]\s?[A-Za-z](?![A-Za-z]))")
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
 _UNION = re.compile(r"(?<=[)\]])\s?(?:U|u|∪|union)\s?(?=[(\[])")
@@ -47,10 +49,11 @@ _PROSE = re.compile(r"[A-Za-z]{2,}\s[A-Za-z]{2,}")
 
 def from_code(text: str) -> str:
     """Rewrite an expression in code style; any other text, LaTeX included, is returned unchanged."""
+    text = _BARE_CALL.sub(r"\\\1 ", text)
     if not _CODE.search(text) or _PROSE.search(text) or "$" in text:
         return text
     text = _UNION.sub(r" \\cup ", _TIMES_TEN.sub(r" \\times ", text.replace("**", "^")))
-    text = _rewrite_calls(text)
+    text = _rewrite_calls(_IMAGINARY.sub("i", text))
     text = _NAME.sub(r"\\\1 ", _INFINITY.sub(r"\\infty ", text))
     text = _POWER.sub(r"^{\1}", _brace_powers(text))
     return re.sub(r"\s?\*\s?", r" \\cdot ", text)

@@ -98,10 +98,12 @@ def is_words(gold: str) -> bool:
     plain = strip_text_commands(gold).strip(" $")
     if plain.casefold() == "no":
         return True
-    if len(plain) <= MAX_CHARACTERS and (plain.casefold() == "infinity" or read_number_words(plain) is not None):
+    if len(plain) <= MAX_CHARACTERS and (
+        plain.casefold() in ("infinity", "inf") or read_number_words(plain) is not None
+    ):
         return False
     return _WORDS.fullmatch(plain) is not None and any(
-        len(word) >= 3 and not word.isupper() and not _CONSONANTS.fullmatch(word)
+        not word.isascii() or (len(word) >= 3 and not word.isupper() and not _CONSONANTS.fullmatch(word))
         for word in re.split(r"[\s/'’-]+", plain)
     )
 

@@ -25,6 +25,9 @@ _REPLACED = (
     (re.compile(r"\\frac\s?\{([A-Za-z]{1,3})\}\s?\{([A-Za-z]{1,3}(?:\^\{?\d\}?)?)\}"), r"\1/\2"),
     (re.compile(r"\\[,;:!\s]|\\q?quad(?![A-Za-z])|~|\\ "), " "),
     (re.compile(r"(?<=[A-Za-z])\s?\\(?:cdot|times)\s?(?=[A-Za-z])"), "·"),
+    (re.compile(r"\\Omega(?![A-Za-z])"), "Ω"),
+    (re.compile("℃"), "°C"),
+    (re.compile("℉"), "°F"),
     (re.compile(r"(?:°|\bdegrees?)\s?(?:celsius|centigrade|C\b)", re.IGNORECASE), "°C"),
     (re.compile(r"(?:°|\bdegrees?)\s?(?:fahrenheit|F\b)", re.IGNORECASE), "°F"),
 )
@@ -35,7 +38,7 @@ _APPROXIMATELY = re.compile(
 _CURRENCY = re.compile(r"(-?)\s?(US\s?\$|\\?\$|€|£|¥|₹|USD|EUR|GBP|Rs\.?)\s?(-?\d.*)")
 _ANGLE = re.compile(r"(\d{1,4})\s?°\s?(\d{1,2})\s?(?:'|\\prime|′)(?:\s?(\d{1,2})\s?(?:\"|''|″))?")
 _MIXED = re.compile(r"(-?)(\d{1,6})\s?\\[dt]?frac\s?\{?(\d{1,6}|\d(?=\d))\}?\s?\{?([1-9]\d{0,5})\}?")
-_WORD_OR_COMMAND = re.compile(r"\\[A-Za-z]+|[A-Za-zµμΩ]+|[°$€£¥₹¢\"'一-鿿]")
+_WORD_OR_COMMAND = re.compile(r"\\[A-Za-z]+|(?<=\s)[({]?[A-Za-zµμΩ]+|[A-Za-zµμΩ]+|[°$€£¥₹¢\"'一-鿿]")
 _SHAPE = re.compile(
     r"\s(?:long|wide|tall|high|deep|thick|apart|away|old|in (?:length|width|height|total|all|area|volume))$"
 )
@@ -138,6 +141,8 @@ def _with_unit(value: Value, text: str, rest: str, is_attached: bool) -> Quantit
             return Quantity(scaled, text)
         value = scaled
     rest = _SHAPE.sub("", rest)
+    if rest.startswith(("(", "{")) and rest.endswith((")", "}")):
+        rest = rest[1:-1].strip()
     is_letter = is_attached and len(rest) == 1 and rest.isascii() and rest.isalpha()
     units = read_unit(rest)
     if units:

@@ -44,6 +44,7 @@ _TOKENS = (
     (re.compile(r"√\s?(\d+(?:\.\d+)?|[a-zA-Z]|\([^()]{1,80}\))"), r"\\sqrt{\1}"),
     (re.compile(r"(\\sqrt\[[^\[\]{}]{1,9}\])\s?(\d)"), r"\1{\2}"),
     (re.compile(r"\\degree(?:s(?![a-z])|(?![a-zA-Z]))"), r"^{\\circ}"),
+    (re.compile(r"\\(?:mathrm|text)\s?\{\s?([eid])\s?\}"), r"\1"),
     (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r"\\over(?:line|rightarrow)\s?\{([A-Z]{1,3})\}"), r"\1"),
     (re.compile(r"(?<=\d)\s?\\text\s?\{\s?to\s?\}\s?(?=\d)|(?<=\d) to (?=\d)"), ":"),

@@ -108,6 +108,7 @@ _PLAIN: dict[str, tuple[Unit, ...]] = {
     "ha hectare hectares": (_unit(1e4, m=2),),
     "acre acres": (_unit(4046.8564224, m=2),),
     "gal gallon gallons": (_unit(3.785411784e-3, m=3),),
+    "Nm": (_unit(1, **_ENERGY),),
     "cc": (_unit(1e-6, m=3),),
     "atm": (_unit(101325, **_PRESSURE),),
     "bar bars": (_unit(1e5, **_PRESSURE),),

@@ -21,7 +21,10 @@ _REMARK = re.compile(
     re.DOTALL,
 )
 _DECIMAL_COMMA = re.compile(r"-?(?:\d{1,9},(?:\d{1,2}|\d{4,9})|0,\d{1,9}|\d{1,3}(?:\.\d{3})+,\d{1,9})")
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _PARENTHESES = re.compile(r"\(\s?(-?[\d.,/]{1,20})\s?\)")
+_Y_IS = re.compile(r"\s*y\s?=")
+_F_IS = re.compile(r"\s*[fg]\(x\)\s?=")
 _DOTS = re.compile(r"\\(?:ldots|dots|cdots|dotsc|dotsb)(?![a-z])|…|\.\.\.")
 _ANGLE = re.compile(r"\\angle\s?\{?([A-Z]{1,3})\}?|∠\s?([A-Z]{1,3})")
 _AT_LEAST = re.compile(
@@ -33,6 +36,7 @@ _AT_LEAST = re.compile(
 _BOUNDED = re.compile(
     r".{1,40}(?:\b(?:or|and) (?:more|less|fewer|greater|above|below|up)\b|\+\s*$|\bto\b.{1,40})", re.IGNORECASE
 )
+_ORDINAL = re.compile(r"\d{1,9}\s?(?:st|nd|rd|th)", re.IGNORECASE)
 _PLAIN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -46,8 +50,11 @@ def simplify_answer(answer: str, gold: str) -> str:
     if len(answer) > MAX_CHARACTERS or _PLAIN_NUMBER.fullmatch(answer):
         return _read_decimal_comma(answer, gold) if "," in answer else answer
     answer = answer.strip()
-    if not answer.startswith(("\\", "$", "-", "(", "{", "[")) and not answer[:1].isdigit():
+    is_bare = answer.startswith(("\\", "$", "-", "(", "{", "[")) or answer[:1].isdigit()
+    if not is_bare or " is " in answer:
         answer = strip_sentence(answer)
+    if _Y_IS.match(gold):
+        answer = _F_IS.sub("y=", answer, count=1)
     if "=" not in gold and answer.count("=") + answer.count("≈") + answer.count("\\approx") == 1 and "," not in answer:
         answer = _NAME_IS.sub("", answer, count=1)
     if gold.startswith("(") and _POINT.match(answer) and not _POINT.match(gold):
@@ -63,15 +70,9 @@ def simplify_answer(answer: str, gold: str) -> str:
 def _read_decimal_comma(answer: str, gold: str) -> str:
     """Read `1,22` as 1.22 where the gold answer is one number; a comma that may mark thousands stays."""
     plain = answer.strip(" $.")
-    if not _DECIMAL_COMMA.fullmatch(plain) or read_quantity(_from_decimal_comma(gold)) is None:
+    is_list = "," in gold and not _THOUSANDS.fullmatch(gold.strip(" $"))
+    if is_list or not _DECIMAL_COMMA.fullmatch(plain) or read_quantity(gold) is None:
         return answer
-    return _from_decimal_comma(plain)
-
-
-def _from_decimal_comma(text: str) -> str:
-    plain = text.strip(" $.")
-    if not _DECIMAL_COMMA.fullmatch(plain):
-        return text
     return plain.replace(".", "").replace(",", ".")
 
 
@@ -104,11 +105,12 @@ def _compare_angles(gold: str, answer: str) -> bool | None:
 
 
 def _compare_bounds(gold: str, answer: str) -> bool | None:
-    """A bound or a range, `at least 5`, `5 to 6`, is no number."""
+    """A bound, a range or an ordinal, `at least 5`, `5 to 6`, `5th`, is no number."""
     if not _PLAIN_NUMBER.fullmatch(gold.strip(" $")):
         return None
     plain = answer.strip(" $")
-    return False if _AT_LEAST.fullmatch(plain) or _BOUNDED.fullmatch(plain) else None
+    is_other = any(pattern.fullmatch(plain) for pattern in (_AT_LEAST, _BOUNDED, _ORDINAL))
+    return False if is_other else None
 
 
 def _compare_numbers_apart(gold: str, answer: str) -> bool | None:

@@ -10,11 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from covt_rewards.answers import marked_answers, strip_special_tokens
+from covt_rewards.answers import find_boxed, marked_answers, strip_special_tokens
+from covt_rewards.expressions.latex import strip_text_commands
 from covt_rewards.latents import LatentFormat, check_rollout_spans
 from covt_rewards.types import Group, RewardResult, Rollout
 
 _THINK = re.compile(r"</?think>", re.IGNORECASE)
+_THOUGHT = re.compile(r"\s{0,100}<think>.*?</think>", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,16 @@ class FormatReward:
         return RewardResult(float(not reason), parts, reason)
 
     def _answer_problem(self, text: str) -> str:
-        marked = marked_answers(strip_special_tokens(text))
+        marked = marked_answers(_without_thinking(strip_special_tokens(text)))
         if marked.problems:
             return "; ".join(marked.problems)
         if len(marked.candidates) != 1:
             return f"{len(marked.candidates)} final answers" if marked.candidates else "no final answer"
         (found,) = marked.candidates
-        if self.answer not in ("any", found.kind):
+        is_boxed = found.kind == "boxed" or len(find_boxed(found.content)[0]) == 1
+        if self.answer not in ("any", found.kind) and not (self.answer == "boxed" and is_boxed):
             return f"the final answer is a {found.kind}, not a {self.answer}"
-        return "" if found.content.strip() else "the final answer is empty"
+        return "" if strip_text_commands(found.content).strip(" \t\r\n{}") else "the final answer is empty"
 
     def _latent_problem(self, rollout: Rollout) -> str:
         report = check_rollout_spans(rollout, self.latent)
@@ -69,3 +72,9 @@ def _think_problem(text: str) -> str:
         return "not exactly one <think>…</think>"
     answers = marked_answers(text).candidates
     return "the answer stands before the end of <think>" if answers and answers[-1].start < tags[1][1] else ""
+
+
+def _without_thinking(text: str) -> str:
+    r"""Remove a whole `<think>…</think>` at the beginning: it may mention `\boxed{}` or try answers out."""
+    match = _THOUGHT.match(text)
+    return text[match.end() :] if match else text

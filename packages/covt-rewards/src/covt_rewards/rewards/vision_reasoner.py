@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from covt_rewards.accuracy.boxes import MAX_CHARACTERS, read_gold, read_objects, score_matching
+from covt_rewards.accuracy.boxes import read_gold, score_matching
+from covt_rewards.accuracy.located_objects import MAX_CHARACTERS, read_objects
 from covt_rewards.answers import first_tag
 from covt_rewards.types import Group, RewardResult
 

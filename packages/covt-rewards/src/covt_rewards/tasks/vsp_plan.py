@@ -10,13 +10,15 @@ fails the plan. The two variants differ on plans that reach the goal and continu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, cast, get_args
 
 from covt_rewards.reward_errors import GoldError, RewardError
+from covt_rewards.tasks.plan_reading import parse_plan
+
+__all__ = ["Cell", "PlanOutcome", "PlanVariant", "PlanWalk", "check_map", "find_cell", "parse_plan", "walk_plan"]
 
 Cell = tuple[int, int]
 """Row and column, both from 0, the first row on top."""
@@ -24,13 +26,6 @@ Cell = tuple[int, int]
 PlanVariant = Literal["stop_at_goal", "end_on_goal"]
 VARIANTS: tuple[PlanVariant, ...] = get_args(PlanVariant)
 MOVES: dict[str, Cell] = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
-MAX_PLAN_CHARACTERS = 20_000
-"""`parse_plan` reads no more of a text than this; the longest published plans have a few dozen moves."""
-
-_ARROWS = {"←": "L", "→": "R", "↑": "U", "↓": "D"}
-_LATEX_ARROWS = {"\\leftarrow": "←", "\\rightarrow": "→", "\\uparrow": "↑", "\\downarrow": "↓"}
-_MOVE = re.compile(r"left|right|up|down|[lrud←→↑↓]", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[\s,;.\-\[\]()\"'`$]*")
 
 
 class PlanOutcome(StrEnum):
@@ -69,32 +64,6 @@ class PlanWalk:
     def failed_move(self) -> int | None:
         """The index of the move that entered the hole; None when no hole was entered."""
         return len(self.cells) - 2 if self.outcome is PlanOutcome.FELL_INTO_HOLE else None
-
-
-def parse_plan(text: str) -> list[str] | None:
-    r"""Read the moves of `R,U,L`, `RUL`, `Right, Up`, `→ ↑` or `\text{R, U}`.
-
-    Returns:
-        Moves as `L`, `R`, `U`, `D`; None when anything but moves and separators stands in the text.
-    """
-    text = text[:MAX_PLAN_CHARACTERS].replace("\\text{", "").replace("}", "").replace("->", " ")
-    for command, arrow in _LATEX_ARROWS.items():
-        text = text.replace(command, arrow)
-    moves: list[str] = []
-    position = _skip_separators(text, 0)
-    while position < len(text):
-        match = _MOVE.match(text, position)
-        if match is None:
-            return None
-        token = match.group()
-        moves.append(_ARROWS.get(token, token[0].upper()))
-        position = _skip_separators(text, match.end())
-    return moves
-
-
-def _skip_separators(text: str, position: int) -> int:
-    match = _SEPARATORS.match(text, position)
-    return position if match is None else match.end()
 
 
 def walk_plan(rows: Sequence[str], moves: Sequence[str], variant: PlanVariant = "stop_at_goal") -> PlanWalk:

@@ -8,8 +8,8 @@ from covt_rewards.expressions.characters import fold_characters, strip_markup
 
 MAX_CHARACTERS = 200
 _WORD = r"(?:(?:options?|choices?|answers?)\s{0,3})?"
-_BRACKETED = rf"{_WORD}[(\[<{{\"']{{0,2}}\s?(?<![A-Za-z])([A-Za-z])(?![A-Za-z])\s?[)\]>}}\"']{{0,2}}"
-_SEPARATOR = r"\s{0,3}(?:[,;/&+|.]|\n|\band\b|\s)?\s{0,3}(?:\band\b)?\s{0,3}"
+_BRACKETED = rf"{_WORD}[(\[<{{\"']{{0,2}}\s?(?<![A-Za-z])([A-Za-z])(?![A-Za-z])\s?[)\]>}}\"']{{0,2}}(?:选?项)?"
+_SEPARATOR = r"\s{0,3}(?:[,;/&+|.和与及]|\n|\band\b|\s)?\s{0,3}(?:\band\b)?\s{0,3}"
 _ONE = re.compile(rf"{_BRACKETED}\s?[.:,;!)]{{0,2}}", re.IGNORECASE)
 _SEVERAL = re.compile(
     rf"(?:both\s)?[(\[{{]?{_BRACKETED}(?:{_SEPARATOR}{_BRACKETED}){{1,9}}[.,;\s]{{0,3}}[)\]}}]?[.]?", re.IGNORECASE
@@ -34,7 +34,7 @@ def read_letters(text: str) -> tuple[str, ...]:
     if not _SEVERAL.fullmatch(plain):
         return ()
     letters = _LETTER.findall(plain)
-    if not all(letter.isupper() for letter in letters) and not re.search(r"[,;/&+|()\[\]]|\band\b", plain):
+    if not all(letter.isupper() for letter in letters) and not re.search(r"[,;/&+|()\[\]和与及]|\band\b", plain):
         return ()
     return tuple(dict.fromkeys(letter.upper() for letter in letters))
 

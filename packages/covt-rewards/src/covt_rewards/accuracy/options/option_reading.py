@@ -23,6 +23,10 @@ _LETTER_SPACE_TEXT = re.compile(r"([A-Z])\s{1,4}(\S.*)", re.DOTALL)
 _REASON = re.compile(r"(?:because|since|as|due|given|for|where|which|from|based)(?![a-z])", re.IGNORECASE)
 _MORE_LETTERS = re.compile(r"\s{0,3}(?:,|/|;|&|or|and|,?\snot)?\s{0,3}(?:option\s)?[(\[]?[A-Z][)\]]?(?![A-Za-z'])")
 _IN_WORDS = re.compile(r"[(\[]([A-Z])[)\]]|\b(?:option|choice|answer)\s{1,4}[(\[]?([A-Z])\b", re.IGNORECASE)
+_DENIED = re.compile(r"[\s,;(]{0,3}(?:and )?not\s(?:option\s)?[(\[]?[A-Z][)\]]?\.?[\s)]{0,3}", re.IGNORECASE)
+_OTHER = re.compile(
+    r"(?:\bit(?:'s| is| must be)|\banswer is)\s[(\[]?([A-Z])\b(?! [a-z])|[(\[]([A-Z])[)\]]", re.IGNORECASE
+)
 _SEGMENTS = re.compile(r"\s*(?:[;,\n&+]|\band\b)\s*")
 _ENUMERATES = re.compile(r"\b(?:or|either|maybe|perhaps|possibly|both)\b", re.IGNORECASE)
 
@@ -60,6 +64,9 @@ def _read(answer: str, texts: OptionTexts) -> Named:
     equal = texts.find_equal(strip_sentence(plain))
     if equal is not None:
         return frozenset((equal,))
+    for statement in reversed(find_statements(plain)):
+        if statement and statement != plain and (named := _read_letters(strip_markup(statement), texts)):
+            return named
     in_words = {_index(a or b, texts) for a, b in _IN_WORDS.findall(plain)} - {None}
     if len(in_words) == 1 and not NEGATIONS.search(plain.lower()) and not _ENUMERATES.search(plain):
         return frozenset(each for each in in_words if each is not None)
@@ -88,6 +95,8 @@ def _read_letters(text: str, texts: OptionTexts) -> Named | None:
         at = _index(letter, texts)
         if at is None:
             return None
+        if _DENIED.fullmatch(rest):
+            return frozenset((at,))
         if _MORE_LETTERS.match(rest) and not _REASON.match(rest):
             return None
         if _REASON.match(rest) or (texts.find_equal(rest) == at and letter not in "AI"):
@@ -102,15 +111,17 @@ def _check_letter(letter: str, rest: str, texts: OptionTexts) -> Named | None:
         return None
     if not rest.strip():
         return frozenset((at,))
+    if _DENIED.fullmatch(rest):
+        return frozenset((at,))
+    if any(_index(a or b, texts) not in (None, at) for a, b in _OTHER.findall(rest)):
+        return _read_several_texts(f"{letter}. {rest}", texts)
     rest = rest.strip().strip("()")
     equal = texts.find_equal(rest)
     value = equal if equal is not None else find_same_value(rest, texts.raw)
     if value is not None:
         return frozenset((at,)) if texts.plain[value] == texts.plain[at] else NOTHING
     if _MORE_LETTERS.match(rest) and not re.match(r"\s{0,3}[AI]\s[a-z]", rest):
-        several = _read_several_texts(f"{letter}. {rest}", texts)
-        denied = re.fullmatch(r"\s{0,3}not\s.{1,40}", rest, re.IGNORECASE)
-        return frozenset((at,)) if denied else several
+        return _read_several_texts(f"{letter}. {rest}", texts)
     several = _read_several_texts(f"{letter}. {rest}", texts)
     return several if len(several) > 1 else frozenset((at,))
 
