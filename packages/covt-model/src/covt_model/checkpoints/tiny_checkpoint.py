@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import interpolate
 
 from covt_model.checkpoints.latent_checkpoint import quiet_progress
 from covt_model.encoding.latent_tokens import add_latent_tokens, rows_needed
@@ -95,14 +96,26 @@ def _write_text_files(out: Path, tiny: TinyFamily, tokenizer: Any) -> None:
 
 
 def distinct_cells(images: Iterable[torch.Tensor], family: str = DEFAULT_FAMILY) -> list[torch.Tensor]:
-    """List the different cells, uint8 [3, side, side] each, of images made of whole cells, in order of appearance."""
+    """List the different whole cells, uint8 [3, side, side] each, of images [3, H, W], in order of appearance.
+
+    A side shorter than a cell is stretched to one.
+    """
     side = find_family(family).tiny().cell
     found: dict[bytes, torch.Tensor] = {}
     for image in images:
-        rows = image.unfold(1, side, side).unfold(2, side, side)
+        size = [max(side, length) for length in image.shape[1:]]
+        whole = image if size == list(image.shape[1:]) else interpolate(image[None], size)[0]
+        rows = whole.unfold(1, side, side).unfold(2, side, side)
         for cell in rows.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side):
             found.setdefault(cell.numpy().tobytes(), cell)
     return list(found.values())
+
+
+def random_cells(count: int, seed: int, family: str = DEFAULT_FAMILY) -> list[torch.Tensor]:
+    """Draw cells of noise, uint8 [3, side, side] each, for data with too few images to scale a vision tower with."""
+    side = find_family(family).tiny().cell
+    generator = torch.Generator().manual_seed(seed)
+    return list(torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator))
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

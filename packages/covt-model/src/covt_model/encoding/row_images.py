@@ -61,7 +61,7 @@ def decode(data: bytes, box: Box | None = None) -> torch.Tensor:
             array = np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise ModelError(f"a picture can't be decoded: {error}", "prepare the data again") from error
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    return torch.from_numpy(array.transpose(2, 0, 1).copy())
 
 
 def _check_box(box: Box, width: int, height: int) -> None:

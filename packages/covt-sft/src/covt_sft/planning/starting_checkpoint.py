@@ -15,6 +15,7 @@ TINY = "tiny"
 INIT = "init"
 """Name of the folder in a run that holds a starting checkpoint made for it."""
 TINY_SAMPLES = 200
+RANDOM_CELLS = 64
 """Rows whose text trains the tiny tokenizer, and whose images center the tiny vision tower."""
 
 
@@ -90,17 +91,20 @@ def write_starting_checkpoint(
 
 def build_tiny_checkpoint(config: SftConfig, data: Path, out: Path) -> Path:
     """Write a tiny model from scratch whose tokenizer and vision tower fit this data."""
-    from covt_model.checkpoints.tiny_checkpoint import build_tiny, distinct_cells
+    from covt_model.checkpoints.tiny_checkpoint import build_tiny, distinct_cells, random_cells
     from covt_model.encoding.row_images import decode
 
     rows = list(PreparedSet(data).rows(config.data.split, TINY_SAMPLES))
     texts = [text for row in rows for text in (row.question, row.answer, *(step.text or "" for step in row.steps))]
     images = [image for row in rows for image in (*row.images, *(i for step in row.steps for i in step.images or ()))]
+    cells = distinct_cells([decode(image.bytes) for image in images])
+    if len(cells) < 2:  # rows without images, or of one color
+        cells += random_cells(RANDOM_CELLS, config.run.seed)
     tiny = config.model.tiny
     return build_tiny(
         out,
         texts,
-        distinct_cells([decode(image.bytes) for image in images]),
+        cells,
         hidden=tiny.hidden,
         layers=tiny.layers,
         heads=tiny.heads,
