@@ -15,8 +15,10 @@ TINY = "tiny"
 INIT = "init"
 """Name of the folder in a run that holds a starting checkpoint made for it."""
 TINY_SAMPLES = 200
-RANDOM_CELLS = 64
 """Rows whose text trains the tiny tokenizer, and whose images center the tiny vision tower."""
+
+RANDOM_CELLS = 64
+"""Cells of noise that center it when these rows have no images."""
 
 
 def find_checkpoint(path: str) -> Path:
