@@ -60,6 +60,16 @@ def test_a_gold_answer_that_the_accuracy_reward_can_t_read_is_named(good: Path, 
     assert "prepare the data again" in caught.value.remedy
 
 
+def test_all_gold_answers_that_cannot_be_read_are_named_at_once(good: Path):
+    class Two(Rows):
+        def rows(self, split: str, limit: int | None = None) -> Iterator[Row]:
+            yield from super().rows(split, limit)
+            yield Row(id="r2", answer="???", grader="math", source="s", split=split, question="q", metadata="{}")
+
+    with pytest.raises(RlError, match=r"^2 gold answers cannot be read: row r1 of prompts: .*; row r2 of prompts: "):
+        check(Two())
+
+
 def test_so_is_one_of_a_set_that_is_mixed_in(good: Path, monkeypatch: pytest.MonkeyPatch):
     own = PreparedSet(good)
     monkeypatch.setattr(checks, "PreparedSet", lambda _path: Rows())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -13,6 +14,8 @@ from covt_rewards.accuracy.gold_kinds import choose_grader
 
 OPEN_GRADERS = ("boxes", "vsp")
 """Graders whose answers need not be one of the options."""
+
+EXAMPLES = 10
 
 _ACCURACY = AccuracyReward()
 
@@ -64,3 +67,14 @@ def row_problem(row: Row) -> str:
     return find_gold_problem(
         Group(row.answer, (), grader=row.grader, options=tuple(row.options), metadata=row.meta, id=row.id)
     )
+
+
+def describe_bad_golds(problems: Sequence[tuple[str, str]]) -> str:
+    """Return one line about gold answers that cannot be read: their number, and place and reason of the first ten.
+
+    Args:
+        problems: pairs of a place, such as `row a of train`, and a reason.
+    """
+    listed = "; ".join(f"{place}: {reason}" for place, reason in problems[:EXAMPLES])
+    more = f"; and {len(problems) - EXAMPLES} more" if len(problems) > EXAMPLES else ""
+    return f"{len(problems)} gold answer{'' if len(problems) == 1 else 's'} cannot be read: {listed}{more}"

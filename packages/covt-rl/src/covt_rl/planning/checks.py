@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+from covt_data.records.gold_answers import describe_bad_golds
 from covt_data.schema import Row
 from covt_data.store.prepared_set import PreparedSet
 from covt_model.encoding.encode import Encoder
@@ -22,22 +23,25 @@ PROBE = 64
 
 
 def check_golds(prepared: PreparedSet, config: RlConfig, rewards: Sequence[ConfiguredReward]) -> None:
-    """Raise RlError for a gold answer, of the run's set or of one mixed in, that its accuracy reward can't read.
+    """Raise RlError for the gold answers, of the run's set or of one mixed in, that its accuracy reward can't read.
 
     ν is the accuracy's change without the latents, so a run whose rewards leave accuracy out needs them too.
     """
     accuracy = next((one.reward for one in rewards if isinstance(one.reward, AccuracyReward)), AccuracyReward())
     sets = [(prepared, config.data.split, config.data.limit)]
     sets += [(PreparedSet(other.path), other.split, None) for other in config.data.mix]
+    problems: list[tuple[str, str]] = []
     for number, (rows, split, limit) in enumerate(sets):
+        where = f"{split} of {config.data.mix[number - 1].path}" if number else split
         for row in islice(rows.rows(split, limit), GOLDS):
             try:
                 accuracy.check_gold(to_group(row, [], []))
             except GoldError as error:
-                where = f"{split} of {config.data.mix[number - 1].path}" if number else split
-                raise RlError(
-                    f"row {row.id} of {where}: {error}", "prepare the data again without such rows, or name its grader"
-                ) from error
+                problems.append((f"row {row.id} of {where}", error.message))
+    if problems:
+        raise RlError(
+            describe_bad_golds(problems), "prepare the data again, which leaves such rows out, or name their grader"
+        )
 
 
 def check_prompts(rows: Sequence[Row], mine: Iterable[int], encoder: Encoder, config: RlConfig) -> None:

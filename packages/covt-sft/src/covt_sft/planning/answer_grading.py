@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from covt_data.records.gold_answers import describe_bad_golds
 from covt_data.schema import Row
 from covt_rewards import GoldError, Group, Rollout
 from covt_rewards.accuracy import AccuracyReward
@@ -20,15 +21,18 @@ def check_golds(rows: Iterable[Row]) -> None:
     """Refuse rows whose gold answer the grader can't read.
 
     Raises:
-        SftError: naming the first such row.
+        SftError: with the number of such rows, and the first ten.
     """
+    problems: list[tuple[str, str]] = []
     for row in rows:
         try:
             GRADER.check_gold(_group(row))
         except GoldError as error:
-            raise SftError(
-                f"row {row.id}: {error}", "prepare the data again without such rows, or set eval.rows=0"
-            ) from error
+            problems.append((f"row {row.id}", error.message))
+    if problems:
+        raise SftError(
+            describe_bad_golds(problems), "prepare the data again, which leaves such rows out, or set eval.rows=0"
+        )
 
 
 def _group(row: Row, *rollouts: Rollout) -> Group:
