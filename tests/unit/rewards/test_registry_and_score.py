@@ -9,7 +9,6 @@ import pytest
 
 from covt_rewards import (
     ConfiguredReward,
-    GoldError,
     Group,
     LatentFormat,
     RewardError,
@@ -245,12 +244,13 @@ def test_a_reward_that_raises_costs_its_own_items_of_that_group_only() -> None:
     assert "KeyError" in scores.groups[1].reasons["odd"][0]
 
 
-def test_an_unreadable_gold_answer_is_counted_in_training_and_raised_when_checking_data() -> None:
+def test_an_unreadable_gold_answer_is_counted_in_training_and_named_to_those_who_check_data() -> None:
     bad = Group(" ", GROUP.rollouts, id="bad", grader="text")
     rewards = parse_rewards("accuracy")
-    assert score_groups([bad], rewards).failures == {"accuracy": 1}
-    with pytest.raises(GoldError):
-        list(iter_scores([bad], rewards, raise_gold=True))
+    scores = score_groups([bad, GROUP], rewards)
+    assert scores.failures == {"accuracy": 1}
+    assert "is empty text" in scores.groups[0].gold_problem
+    assert not scores.groups[1].gold_problem
 
 
 @pytest.mark.parametrize("workers", [1, 3])

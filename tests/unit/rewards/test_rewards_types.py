@@ -75,7 +75,7 @@ def test_plain_texts_numbers_and_json_metadata_are_accepted() -> None:
         ({"answer": "1", "completions": [{"text": "", "latent_spans": [[2, 1]]}]}, r"latent_spans\[0\] is \[2, 1\]"),
         ({"answer": "1", "completions": [{"text": "", "ablated": [3]}]}, r"ablated\[0\] is int"),
         ({"answer": "1", "completions": ["x"], "metadata": "{"}, "row.metadata is not JSON"),
-        ({"answer": "1", "completions": ["x"], "options": [1]}, r"row.options\[0\] is int"),
+        ({"answer": "1", "completions": ["x"], "options": [None]}, r"row.options\[0\] is missing"),
     ],
 )
 def test_a_malformed_row_names_the_field(row: object, named: str) -> None:

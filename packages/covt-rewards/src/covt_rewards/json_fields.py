@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -48,8 +49,37 @@ def parent(value: object, where: str) -> str | int | None:
     return value if isinstance(value, str) else integer(value, where)
 
 
-def strings(value: object, where: str) -> tuple[str, ...]:
-    return tuple(string(item, f"{where}[{i}]") for i, item in enumerate(items(value, where)))
+def options(value: object, where: str) -> tuple[str, ...]:
+    """Read the texts of options from a list of texts or numbers, or from an object with their letters."""
+    if isinstance(value, Mapping):
+        record = cast("Mapping[str, object]", value)
+        value = [record[letter] for letter in sorted(record)]
+    return tuple(_text(item, f"{where}[{i}]") for i, item in enumerate(items(value, where)))
+
+
+def gold_answer(value: object, where: str) -> str:
+    """Read a gold answer: text, a number, a list of texts such as several letters, or JSON of boxes as text."""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if not isinstance(value, list | tuple):
+        return _text(value, where)
+    several = cast("Sequence[object]", value)
+    if not several:
+        raise RewardError(f"{where} is an empty list", "give the gold answer as text")
+    if isinstance(several[0], Mapping | list) or (len(several) > 1 and isinstance(several[0], int | float)):
+        return json.dumps(several)
+    return ", ".join(_text(item, f"{where}[{i}]") for i, item in enumerate(several))
+
+
+def _text(value: object, where: str) -> str:
+    """Read text, or a number or a boolean as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RewardError(f"{where} is {value}, which is no answer", "give text or a finite number")
+    if isinstance(value, int | float):
+        return str(value)
+    if not isinstance(value, str):
+        raise RewardError(f"{where} is {kind(value)}, not a string", "give text")
+    return value
 
 
 def integers(value: object, where: str) -> tuple[int, ...]:

@@ -27,12 +27,14 @@ class GroupScore:
         totals: weighted sum of the rewards, per rollout.
         results: per reward, one result per rollout.
         failures: the cause, per reward that failed on this group.
+        gold_problem: why the gold answer cannot be read; empty when it can.
     """
 
     id: str
     totals: tuple[float, ...]
     results: Mapping[str, tuple[RewardResult, ...]]
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    gold_problem: str = ""
 
     @property
     def values(self) -> dict[str, list[float]]:
@@ -95,23 +97,23 @@ class Scores:
         return means | {f"reward/{name}/failures": float(count) for name, count in self.failures.items()}
 
 
-def score_group(group: Group, rewards: Sequence[ConfiguredReward], raise_gold: bool = False) -> GroupScore:
+def score_group(group: Group, rewards: Sequence[ConfiguredReward]) -> GroupScore:
     """Score one group with all rewards; never raises for what a reward does.
 
     Args:
         group: the rollouts of one prompt.
         rewards: from `parse_rewards`.
-        raise_gold: let `GoldError` through, for callers that check data rather than train.
     """
     results: dict[str, tuple[RewardResult, ...]] = {}
     failures: dict[str, str] = {}
+    gold_problem = ""
     for configured in rewards:
         try:
             given = tuple(configured.reward(group))
             problem = _problem(given, len(group.rollouts))
         except Exception as error:
-            if raise_gold and isinstance(error, GoldError):
-                raise GoldError(f"row {group.id!r}: {error.message}", error.remedy) from error
+            if isinstance(error, GoldError):
+                gold_problem = error.message
             # Rewards may be foreign code, and one reward's fault must not end a training run. It is reported.
             given, problem = (), f"{type(error).__name__}: {error}"
         if problem:
@@ -122,7 +124,7 @@ def score_group(group: Group, rewards: Sequence[ConfiguredReward], raise_gold: b
         sum(configured.weight * results[configured.name][i].value for configured in rewards)
         for i in range(len(group.rollouts))
     )
-    return GroupScore(group.id, totals, results, failures)
+    return GroupScore(group.id, totals, results, failures, gold_problem)
 
 
 def _problem(results: Sequence[RewardResult], expected: int) -> str:
@@ -136,25 +138,22 @@ def _problem(results: Sequence[RewardResult], expected: int) -> str:
     return ""
 
 
-def iter_scores(
-    groups: Iterable[Group], rewards: Sequence[ConfiguredReward], workers: int = 1, raise_gold: bool = False
-) -> Iterator[GroupScore]:
+def iter_scores(groups: Iterable[Group], rewards: Sequence[ConfiguredReward], workers: int = 1) -> Iterator[GroupScore]:
     """Score groups one after the other, in their order and in constant memory.
 
     Args:
         groups: any iterable; it is read as scores are taken.
         rewards: from `parse_rewards`.
         workers: groups scored at once, in threads; computer algebra runs in as many processes.
-        raise_gold: as in `score_group`.
     """
     if workers <= 1:
         for group in groups:
-            yield score_group(group, rewards, raise_gold)
+            yield score_group(group, rewards)
         return
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[GroupScore]] = deque()
         for group in groups:
-            pending.append(pool.submit(score_group, group, rewards, raise_gold))
+            pending.append(pool.submit(score_group, group, rewards))
             if len(pending) >= 4 * workers:
                 yield pending.popleft().result()
         while pending:

@@ -121,7 +121,8 @@ class Group:
     def from_json(cls, value: object, where: str = "row") -> Group:
         """Read `{"id", "answer", "completions": [...], "prompt"?, "grader"?, "options"?, "metadata"?}`.
 
-        `completions` may also be called `rollouts`.
+        `completions` may also be called `rollouts`. A gold answer may be a number, a list of letters or JSON of boxes;
+        options may be numbers, or an object with their letters.
 
         Args:
             value: parsed JSON.
@@ -131,23 +132,18 @@ class Group:
             RewardError: for a field that is missing or of the wrong type.
         """
         record = read.mapping(value, where)
-        answer = record.get("answer")
-        if isinstance(answer, int | float) and not isinstance(answer, bool):
-            answer = str(answer)
-        if not isinstance(answer, str):
-            raise RewardError(f"{where}.answer is {read.kind(answer)}, not a string", "give the gold answer as text")
         name = "rollouts" if "rollouts" in record else "completions"
         rollouts = _rollouts(record.get(name), f"{where}.{name}")
         if not rollouts:
             raise RewardError(f"{where}.{name} is missing or empty", "give a list of texts or completion objects")
         identifier = record.get("id")
         return cls(
-            answer=answer,
+            answer=read.gold_answer(record.get("answer"), f"{where}.answer"),
             rollouts=rollouts,
             prompt=read.string(record.get("prompt"), f"{where}.prompt"),
             id=str(identifier) if isinstance(identifier, int) else read.string(identifier, f"{where}.id"),
             grader=read.string(record.get("grader"), f"{where}.grader"),
-            options=read.strings(record.get("options"), f"{where}.options"),
+            options=read.options(record.get("options"), f"{where}.options"),
             metadata=read.metadata(record.get("metadata"), f"{where}.metadata"),
         )
 

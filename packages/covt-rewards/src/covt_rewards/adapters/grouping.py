@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -31,19 +32,37 @@ def _configure_cached(rewards: str, settings: str) -> list[ConfiguredReward]:
     return parse_rewards(rewards, cast("dict[str, dict[str, object]]", json.loads(settings)))
 
 
-def read_row(row: Mapping[str, Any], where: str) -> Group:
+def read_row(row: Mapping[str, Any], where: str, may_lack_gold: bool = False) -> Group:
     """Read a row with one completion as a group.
 
     Args:
-        row: `completion`; `answer`, `solution` or `ground_truth`; and optionally the other fields of `Group`.
+        row: `completion`; `answer`, `solution` or `ground_truth`; and optionally the other fields of `Group`. The
+            prompt may be messages.
         where: what errors call the row.
+        may_lack_gold: read a missing gold answer as empty text, on which rewards that need one fail.
 
     Raises:
         RewardError: for a field that is missing or of the wrong type.
     """
-    answer = next((row[name] for name in ANSWER_NAMES if row.get(name) is not None), None)
+    answer = next((row[name] for name in ANSWER_NAMES if not _is_missing(row.get(name))), "" if may_lack_gold else None)
     fields = {name: _plain(row.get(name)) for name in ("id", "prompt", "grader", "options", "metadata")}
+    fields["prompt"] = message_text(fields["prompt"])
     return Group.from_json({**fields, "answer": _plain(answer), "completions": [row["completion"]]}, where)
+
+
+def _is_missing(value: object) -> bool:
+    """Whether a cell is None, or NaN as data frames write it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def message_text(message: Any) -> str:
+    """Return the text of a string, a message or a list of messages, without the images in them."""
+    if isinstance(message, Mapping):
+        record = cast("Mapping[str, Any]", message)
+        return message_text(record["content"] if "content" in record else record.get("text") or "")
+    if isinstance(message, list):
+        return "\n".join(filter(None, (message_text(part) for part in cast("list[Any]", message))))
+    return message if isinstance(message, str) else ""
 
 
 def _plain(value: Any) -> Any:
@@ -90,9 +109,10 @@ def gather_groups(rows: Sequence[Group]) -> tuple[list[Group], list[tuple[int, i
 def score_and_warn(
     groups: Sequence[Group], rewards: Sequence[ConfiguredReward], workers: int = 1
 ) -> tuple[GroupScore, ...]:
-    """Score groups in order; a reward that fails counts 0 and is logged as a warning."""
+    """Score groups in order; a reward that fails counts 0 and is logged, unless the row has no gold answer."""
     scores = score_groups(groups, rewards, workers).groups
     for number, score in enumerate(scores):
         for name, problem in score.failures.items():
-            logger.warning("reward %s failed on group %s: %s", name, score.id or number, problem)
+            if not (score.gold_problem and not groups[number].answer):
+                logger.warning("reward %s failed on group %s: %s", name, score.id or number, problem)
     return scores

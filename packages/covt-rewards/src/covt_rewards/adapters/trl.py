@@ -9,9 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
-from covt_rewards.adapters.grouping import configure_rewards, join_neighbors, read_row, score_and_warn
+from covt_rewards.adapters.grouping import (
+    ANSWER_NAMES,
+    configure_rewards,
+    join_neighbors,
+    message_text,
+    read_row,
+    score_and_warn,
+)
 from covt_rewards.registry import ConfiguredReward
 from covt_rewards.types import RewardResult
 
@@ -39,13 +46,14 @@ class RewardFunc:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Score a batch; None for the completions of a group on which the reward failed.
+        """Score a batch; None for the completions of a row without a gold answer and of a group on which it failed.
 
         Raises:
             RewardError: for a column that is missing or of the wrong type.
         """
+        has_gold = any(name in columns for name in ANSWER_NAMES)
         rows = [
-            read_row(_row(i, prompt, completion, completion_ids, columns), f"example {i}")
+            read_row(_row(i, prompt, completion, completion_ids, columns), f"example {i}", has_gold)
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
         values: list[float | None] = []
@@ -85,22 +93,12 @@ def _row(
     i: int, prompt: Any, completion: Any, ids: Sequence[Sequence[int]] | None, columns: Mapping[str, Any]
 ) -> dict[str, Any]:
     row: dict[str, Any] = {name: columns[name][i] for name in _COLUMNS if name in columns}
-    record: dict[str, Any] = {"text": _text(completion), "token_ids": list(ids[i]) if ids is not None else []}
+    record: dict[str, Any] = {"text": message_text(completion), "token_ids": list(ids[i]) if ids is not None else []}
     for name in ("ablated", "control"):
         if columns.get(name) is not None:
             continuations: list[Any] = columns[name][i] or []
-            record[name] = [_text(each) for each in continuations]
-    return {**row, "prompt": _text(prompt), "completion": record}
-
-
-def _text(message: Any) -> str:
-    """Return the text of a string, a message or a list of messages, without the images in them."""
-    if isinstance(message, Mapping):
-        record = cast("Mapping[str, Any]", message)
-        return _text(record["content"] if "content" in record else record.get("text") or "")
-    if isinstance(message, list):
-        return "\n".join(filter(None, (_text(part) for part in cast("list[Any]", message))))
-    return message if isinstance(message, str) else ""
+            record[name] = [message_text(each) for each in continuations]
+    return {**row, "prompt": message_text(prompt), "completion": record}
 
 
 def _log_parts(name: str, results: Sequence[RewardResult], log_metric: Callable[[str, float], None]) -> None:

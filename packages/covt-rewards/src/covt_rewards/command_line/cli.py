@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from covt_rewards.accuracy.graders import GRADERS
 from covt_rewards.command_line.explain import explain
-from covt_rewards.command_line.rows import read_rows
+from covt_rewards.command_line.rows import Row, RowProblems, name_source, read_rows
 from covt_rewards.command_line.settings import parse_settings, read_latent_format
 from covt_rewards.command_line.summary import Summary
 from covt_rewards.registry import BUILTIN, available, load, parse_rewards
@@ -29,6 +30,9 @@ from covt_rewards.types import Group
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for a closed pipe, 2 for a user error, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
+    stdout: TextIO = sys.stdout
+    if isinstance(stdout, TextIOWrapper):
+        stdout.reconfigure(errors="backslashreplace")  # a reason may quote half a surrogate pair
     try:
         options.run(options)
     except RewardError as error:
@@ -93,27 +97,32 @@ def _score(options: argparse.Namespace) -> None:
     common = {"latent": read_latent_format(options.latents_of)} if options.latents_of else {}
     rewards = parse_rewards(options.rewards, settings, common)
     summary = Summary(rewards)
-    identifiers: deque[object] = deque()
-    groups = _queue_ids(read_rows(options.rows, options.grader), identifiers)
+    problems = RowProblems()
+    rows: deque[Row] = deque()
+    groups = _queue_rows(read_rows(options.rows, problems, options.grader), rows)
     with _open_output(options) as out:
-        for score in iter_scores(groups, rewards, options.workers, raise_gold=True):
+        for score in iter_scores(groups, rewards, options.workers):
+            row = rows.popleft()
+            if score.gold_problem:
+                problems.add(f"{row.where} (id {row.id!r}): {score.gold_problem}", "correct or drop the row")
+                continue
             if out is not None:
-                out.write(_format_row(score, identifiers[0]) + "\n")
-            identifiers.popleft()
+                out.write(_format_row(score, row.id) + "\n")
             summary.add(score)
             summary.show_progress(sys.stderr, time.monotonic())
-    summary.end_progress(sys.stderr)
+        summary.end_progress(sys.stderr)
+        problems.check(name_source(options.rows))
     if options.out and options.json:
         print(json.dumps(summary.to_json()))
     else:
         print(summary.table(), file=sys.stderr if options.json else sys.stdout)
 
 
-def _queue_ids(rows: Iterable[tuple[object, Group]], identifiers: deque[object]) -> Iterator[Group]:
-    """Yield the groups and queue each row's own id for the output; scores come back in the same order."""
-    for identifier, group in rows:
-        identifiers.append(identifier)
-        yield group
+def _queue_rows(rows: Iterable[Row], queue: deque[Row]) -> Iterator[Group]:
+    """Yield the groups and queue the rows, whose place and id the output names; scores come back in the same order."""
+    for row in rows:
+        queue.append(row)
+        yield row.group
 
 
 def _format_row(score: GroupScore, identifier: object) -> str:
