@@ -39,8 +39,8 @@ class Shown(Progress):
 
 # Ours beside the names of TRL's trainer; loss, gradient and learning rate are those of Transformers' trainer below it.
 OWN = re.compile(
-    r"(time|perf|latent|necessity)/.*|rewards/.*/failures|sampling/(kl|staleness)|step|phase|loss|grad_norm"
-    r"|learning_rate|frac_trained"
+    r"(time|perf|latent|necessity)/.*|rewards/.*/failures|sampling/(kl|staleness|resent|masked)|skipped/steps|step|phase"
+    r"|loss|grad_norm|learning_rate|frac_trained"
 )
 
 
@@ -78,7 +78,7 @@ def test_trainer_and_server_agree_while_the_policy_moves(
 def test_a_server_with_other_weights_is_noticed(
     latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
 ):
-    config = settings(latent_server, data, tmp_path, algorithm={"steps": 1, "gap_limit": 1e-9})
+    config = settings(latent_server, data, tmp_path, algorithm={"steps": 3, "gap_limit": 1e-9})
     with pytest.raises(WorkerUserError, match="trainer and server disagree"):
         run(config, workers)
 

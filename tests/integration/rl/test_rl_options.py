@@ -52,7 +52,7 @@ def test_several_updates_with_reference_correction_and_token_budget(
     latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
 ):
     algorithm = {
-        "steps": 2,
+        "steps": 3,
         "mini_batches": 3,
         "epochs": 2,
         "kl_weight": 0.01,
@@ -71,11 +71,11 @@ def test_several_updates_with_reference_correction_and_token_budget(
             algorithm=algorithm,
             rollout={"dynamic": 1},
             eval={"every": 1, "split": "prompts", "rows": 3},
-            log={"completions_every": 1, "completions": 3},
+            log={"completions_every": 1, "completions": 3, "save_every": 1, "keep": 1},
         ),
         workers,
     )
-    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
     trained = [line for line in lines[1:] if "loss" in line]
     assert trained
     assert all(line["latent/logprob_gap"] <= GAP for line in trained)
@@ -84,6 +84,10 @@ def test_several_updates_with_reference_correction_and_token_budget(
     assert all("eval/accuracy" in line and "eval/accuracy_drop_latents" in line for line in lines)
     (best,) = (folder / "checkpoints" / "best").read_text().split()
     assert (folder / "checkpoints" / best).is_dir()
+    if best != "step_3":
+        # A resumed run begins at the newest checkpoint: what lies between it and the best one is not read again.
+        assert sorted(path.name for path in (folder / "checkpoints").glob("step_*")) == [best, "step_3"]
+    assert list((folder / "rollouts").iterdir()) == []
     table = [json.loads(line) for line in (folder / "completions" / "step_1.jsonl").read_text().splitlines()]
     assert len(table) == 3 and {"image", "completion", "rewards/evenness", "advantage"} <= set(table[0])
 
@@ -112,6 +116,43 @@ def test_rollouts_one_step_ahead(latent_server: RunningServer, data: Path, worke
         groups = json.loads((folder / "rollouts" / f"step_{number}.json").read_text())["groups"]
         versions = {one["weight_version"] for group in groups for one in group["completions"]}
         assert len(versions) == 1
+
+
+# Two of three prompts have no spread, so that an epoch is over before its planned steps.
+MOSTLY_FLAT = """
+from covt_rewards import RewardResult
+
+def uneven(group):
+    flat = int(group.id.rpartition("-")[2]) % 3 > 0
+    return [RewardResult(0.0 if flat else float(number % 2)) for number, _ in enumerate(group.rollouts)]
+"""
+
+
+def test_an_epoch_that_ends_early_ends_with_validation_and_checkpoint(
+    latent_server: RunningServer, data: Path, workers: WorkerGroup, tmp_path: Path
+):
+    reward = tmp_path / "flat.py"
+    reward.write_text(MOSTLY_FLAT)
+    config = settings(
+        latent_server,
+        data,
+        tmp_path,
+        algorithm={"steps": None},
+        rewards={"use": f"{reward}:uneven"},
+        rollout={"prompts": 2, "dynamic": 2},
+        eval={"every": 100, "split": "prompts", "rows": 3},
+        log={"every": 100},
+    )
+    planned = plan(config)
+    result = train(config, planned, progress=Progress(quiet=True), workers=workers)
+    folder = Path(result["run"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < result["steps"] < planned.steps
+    assert lines[-1]["step"] == result["steps"] and "eval/accuracy" in lines[-1]
+    assert (folder / "checkpoints" / "latest").read_text().strip() == f"step_{result['steps']}"
+    # Resuming what is over does nothing more.
+    again = train(config, planned, progress=Progress(quiet=True), resume=True, workers=workers)
+    assert again["steps"] == result["steps"]
 
 
 class KillAfter(Progress):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_data.schema import Row
+from covt_model.encoding.encode import EncodedPrompt
 from covt_model.latent_config import LatentConfig
 from covt_rewards import GroupScore, RewardResult, Scores
 from covt_rl.algorithms.advantage_registry import ADVANTAGES, load_advantage
 from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
-from covt_rl.scoring.score_groups import ScoredGroup, build_rewards, metrics, with_advantages
+from covt_rl.scoring.group_advantages import with_advantages
+from covt_rl.scoring.score_groups import ScoredGroup, build_rewards, metrics
+from covt_rl.scoring.train_groups import TrainGroup, to_train_group
 from covt_rollout.client.completions import Completion
 from covt_runtime.recipe_schema import PromptSection
 
@@ -49,9 +51,12 @@ def scored(totals: list[float], values: dict[str, list[float]], lengths: list[in
         completions=completions,
         ablated=((),) * len(totals),
         totals=tuple(totals),
-        advantages=(),
         values=values,
     )
+
+
+def trained(group: ScoredGroup) -> TrainGroup:
+    return to_train_group(group, EncodedPrompt("r", np.zeros(0, np.int64), np.zeros(0, np.int64), (), ()))
 
 
 @pytest.mark.parametrize("name", GROUPWISE)
@@ -104,7 +109,7 @@ def test_a_scored_group_without_spread_has_advantages_of_exactly_0_in_both_norma
     assert not flat.has_spread and spread.has_spread
     algorithm = AlgorithmSection.model_validate({"advantage": name, "normalize": normalize})
     penalties = None if penalty is None else [[penalty] * size, [0.0] * size]
-    first, second = with_advantages([flat, spread], REWARDS, algorithm, penalties)
+    first, second = with_advantages([trained(flat), trained(spread)], REWARDS, algorithm, penalties)
     assert first.advantages == (0.0,) * size
     assert any(second.advantages)
 
@@ -120,7 +125,5 @@ def test_a_group_whose_totals_differ_by_rounding_only_has_no_spread():
 
 def test_the_documented_case_is_0():
     """Eight rollouts of reward 1.2 each, which float32 and an epsilon of 1e-6 turned into advantages of 0.1057."""
-    row = Row(id="r", source="s", split="p", question="?", answer="B", grader="text", metadata=json.dumps({}))
-    group = scored([1.2] * 8, {}, [5] * 8)
-    (found,) = with_advantages([replace(group, row_id=row.id)], REWARDS, AlgorithmSection())
+    (found,) = with_advantages([trained(scored([1.2] * 8, {}, [5] * 8))], REWARDS, AlgorithmSection())
     assert found.advantages == (0.0,) * 8

@@ -2,19 +2,24 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from covt_data.schema import Row
+from covt_model.encoding.encode import EncodedPrompt
 from covt_model.latent_config import LatentConfig
 from covt_rewards import RewardError
 from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
 from covt_rl.scoring.collected import Collected
-from covt_rl.scoring.score_groups import build_rewards, metrics, score, with_advantages
+from covt_rl.scoring.group_advantages import with_advantages
+from covt_rl.scoring.score_groups import build_rewards, metrics, score
+from covt_rl.scoring.train_groups import to_train_group
 from covt_rollout.client.completions import Completion
 from covt_runtime.recipe_schema import PromptSection
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 SPAN = (100, 101, 101, 102)
+NO_PROMPT = EncodedPrompt("r", np.zeros(0, np.int64), np.zeros(0, np.int64), (), ())
 
 
 def row(answer: str = "B3") -> Row:
@@ -39,7 +44,8 @@ def scored(use: str, completions, ablated, **algorithm):
     """One group with its advantages, and the metrics of its scores."""
     rewards = build_rewards(RewardsSection(use=use), PromptSection(), LATENT)
     groups, scores = score([row()], Collected([completions], [ablated]), rewards)
-    return with_advantages(groups, rewards, AlgorithmSection(**algorithm)), metrics(scores)
+    trained = [to_train_group(group, NO_PROMPT) for group in groups]
+    return with_advantages(trained, rewards, AlgorithmSection(**algorithm)), metrics(scores)
 
 
 RIGHT, WRONG = "\\boxed{B3}", "\\boxed{A1}"

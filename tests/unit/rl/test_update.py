@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +14,9 @@ import torch
 from PIL import Image as PilImage
 
 from covt_data.schema import Image, Row
-from covt_model.checkpoints.latent_checkpoint import load_split
+from covt_model.checkpoints.split_load import load_split
 from covt_model.checkpoints.tiny_checkpoint import build_tiny
-from covt_model.encoding.encode import Encoder
+from covt_model.encoding.encode import IGNORE, Encoder
 from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
@@ -24,7 +25,9 @@ from covt_rl.planning.checks import check_prompts
 from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import ScoredGroup
+from covt_rl.scoring.train_groups import TrainGroup, to_train_group
 from covt_rl.training.objective import GrpoObjective
+from covt_rl.training.step_plan import StepPlanner, train_samples
 from covt_rl.training.update import Updater
 from covt_rollout.client.completions import Completion
 from covt_runtime.engine.zero_engine import StepResult
@@ -40,6 +43,7 @@ class OneProcess:
     def __init__(self, module: torch.nn.Module, rank: int = 0, world_size: int = 1, lr: float = 0.0) -> None:
         self.module, self.rank, self.world_size, self.lr = module, rank, world_size, lr
         self.gradients: list[torch.Tensor] = []
+        self.skipped = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -50,11 +54,20 @@ class OneProcess:
     def step(self) -> StepResult:
         flat = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.module.parameters()]
         self.gradients.append(torch.cat([gradient.flatten() for gradient in flat]))
+        norm = float(self.gradients[-1].norm())
         with torch.no_grad():
             for p, gradient in zip(self.module.parameters(), flat, strict=True):
-                p -= self.lr * gradient
+                # As the real engine, which leaves the weights alone where the norm is not finite.
+                if norm < float("inf"):
+                    p -= self.lr * gradient
                 p.grad = None
-        return StepResult(len(self.gradients), self.lr, float(self.gradients[-1].norm()))
+        return StepResult(len(self.gradients), self.lr, norm)
+
+    def skip_step(self) -> StepResult:
+        for p in self.module.parameters():
+            p.grad = None
+        self.skipped += 1
+        return StepResult(self.skipped, self.lr, float("nan"))
 
     @contextmanager
     def forwards(self) -> Iterator[None]:
@@ -81,9 +94,10 @@ class Setting:
         self.encoder = Encoder(self.checkpoint)
         model, visual = load_split(self.checkpoint, torch.float32)
         self.features = VisionFeatures(visual, self.encoder.settings)
+        self.notes: list[str] = []
         self.groups = [self._sample(cast("Any", model), number) for number in range(2)]
 
-    def _sample(self, model: Any, number: int) -> ScoredGroup:
+    def _sample(self, model: Any, number: int) -> TrainGroup:
         prompt = self.encoder.encode_prompt(self.rows[number])
         features = self.features(list(prompt.pictures)) * SAMPLES
         latent = LatentConfig.read(self.checkpoint)
@@ -106,15 +120,15 @@ class Setting:
             )
             for index, one in enumerate(answers)
         )
-        return ScoredGroup(
+        group = ScoredGroup(
             row_id=self.rows[number].id,
             completions=completions,
             ablated=((),) * SAMPLES,
             totals=(1.0, 0.0, 0.5, 0.0),
-            advantages=(1.0, -0.7, 0.4, -0.7),
             values={},
             latents=tuple(one.latents.numpy().astype(np.float32) for one in answers),
         )
+        return replace(to_train_group(group, prompt), advantages=(1.0, -0.7, 0.4, -0.7))
 
     def updater(
         self, rank: int = 0, world_size: int = 1, lr: float = 0.0, **sections: Any
@@ -123,8 +137,7 @@ class Setting:
         model, _ = load_split(self.checkpoint, torch.float32)
         policy = LatentPolicy(model, self.encoder.latent, "latent")
         engine = OneProcess(GrpoObjective(policy, config.algorithm, 1.0, TOKENS), rank, world_size, lr)
-        row_of = {row.id: row for row in self.rows}
-        return Updater(cast("Any", engine), policy, self.encoder, self.features, config, row_of), engine
+        return Updater(cast("Any", engine), policy, self.encoder, self.features, config, self.notes.append), engine
 
     def gradient(self, rank: int = 0, world_size: int = 1, **sections: Any) -> torch.Tensor:
         updater, engine = self.updater(rank, world_size, **sections)
@@ -187,7 +200,7 @@ def test_mini_batches_are_optimizer_steps_of_their_own(setting: Setting, whole: 
     updater.update(setting.groups)
     assert len(engine.gradients) == 4
     torch.testing.assert_close(engine.gradients[0], engine.gradients[2])
-    counts = [sum(item.counted for item in updater._items(group)) for group in setting.groups]
+    counts = [sum(item.counted for item in train_samples(group)) for group in setting.groups]
     together = sum(g * n for g, n in zip(engine.gradients[:2], counts, strict=True)) / sum(counts)
     assert_close(cast("torch.Tensor", together), whole)
 
@@ -223,41 +236,112 @@ def test_truncated_completions_are_left_out(setting: Setting, whole: torch.Tenso
     assert float((setting.gradient(algorithm={"mask_truncated": True}) - whole).norm()) > 0
 
 
-def test_a_gap_over_the_limit_stops_a_fresh_step_only(setting: Setting):
-    other = [
-        ScoredGroup(
-            row_id=group.row_id,
-            completions=tuple(
-                Completion.from_json(one.to_json() | {"logprobs": [value - 1 for value in one.logprobs]})
-                for one in group.completions
-            ),
-            ablated=group.ablated,
-            totals=group.totals,
-            advantages=group.advantages,
-            values={},
-        )
+def shifted(group: TrainGroup, by: float, samples: range = range(SAMPLES)) -> TrainGroup:
+    """A group whose server says other log-probabilities of some samples."""
+    completions = [
+        replace(one, logprobs=one.logprobs - by if number in samples else one.logprobs)
+        for number, one in enumerate(group.completions)
+    ]
+    return replace(group, completions=tuple(completions))
+
+
+def test_a_step_on_which_the_server_disagrees_is_skipped_and_the_third_in_a_row_ends_the_run(setting: Setting):
+    other = [shifted(group, 0.1) for group in setting.groups]
+    updater, engine = setting.updater(lr=0.5)
+    before = [shard.clone() for shard in engine.trainable_shards().values()]
+    for steps in (1, 2):
+        metrics = updater.update(other)
+        assert metrics["latent/logprob_gap"] == pytest.approx(0.1, rel=0.3)
+        assert (metrics["skipped/steps"], metrics["frac_trained"], engine.skipped) == (steps, 0, steps)
+    assert "the step is skipped" in setting.notes[-1] and "trainer and server disagree" in setting.notes[-1]
+    with pytest.raises(RlError, match=r"trainer and server disagree.*3rd step in a row") as caught:
+        updater.update(other)
+    assert "algorithm.gap_limit" in caught.value.remedy
+    assert engine.gradients == []
+    for ours, theirs in zip(before, engine.trainable_shards().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_step_on_which_every_completion_disagrees_is_skipped_too(setting: Setting):
+    updater, engine = setting.updater()
+    assert updater.update([shifted(group, 3.0) for group in setting.groups])["sampling/masked"] == 1
+    assert (engine.skipped, len(engine.gradients)) == (1, 0)
+
+
+def test_a_good_step_ends_the_trend(setting: Setting):
+    other = [shifted(group, 0.1) for group in setting.groups]
+    updater, engine = setting.updater()
+    for groups in (other, other, setting.groups, other, other):
+        updater.update(groups)
+    assert (engine.skipped, len(engine.gradients)) == (4, 1)
+
+
+def test_rollouts_of_older_weights_are_not_held_to_the_limit(setting: Setting):
+    updater, engine = setting.updater()
+    other = [shifted(group, 1.0) for group in setting.groups]
+    assert updater.update(other, fresh=False)["latent/logprob_gap"] > 0.5
+    assert len(engine.gradients) == 1
+
+
+def test_single_completions_on_which_the_server_disagrees_are_left_out(setting: Setting):
+    """As if they had no advantage: the counts of the batch stay."""
+    wrong = range(1, 2)
+    other = [shifted(group, 3.0, wrong) for group in setting.groups]
+    updater, engine = setting.updater()
+    metrics = updater.update(other)
+    assert metrics["sampling/masked"] == 2 / 8
+    assert metrics["latent/logprob_gap"] > 0.1
+    without = [
+        replace(group, advantages=tuple(0.0 if n in wrong else a for n, a in enumerate(group.advantages)))
         for group in setting.groups
     ]
-    with pytest.raises(RlError, match="trainer and server disagree"):
-        setting.updater()[0].update(other)
-    assert setting.updater()[0].update(other, fresh=False)["latent/logprob_gap"] > 0.5
+    expected_updater, expected = setting.updater()
+    expected_updater.update(without)
+    assert_close(engine.gradients[0], expected.gradients[0])
+
+
+def test_a_gradient_that_is_not_finite_is_refused_or_skipped(setting: Setting):
+    poisoned = [replace(group, advantages=(float("nan"), *group.advantages[1:])) for group in setting.groups]
+    with pytest.raises(RlError, match="gradient of optimizer step 1 is not finite") as caught:
+        setting.updater()[0].update(poisoned)
+    assert "data.on_bad=skip" in caught.value.remedy
+    updater, engine = setting.updater(lr=0.5, data={"on_bad": "skip"})
+    before = [shard.clone() for shard in engine.trainable_shards().values()]
+    metrics = updater.update(poisoned)
+    assert (metrics["skipped/steps"], metrics["frac_trained"]) == (1, 0)
+    assert "loss" not in metrics and "grad_norm" not in metrics
+    for ours, theirs in zip(before, engine.trainable_shards().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    updater.update(poisoned)
+    with pytest.raises(RlError, match="3rd step in a row"):
+        updater.update(poisoned)
 
 
 def test_nothing_to_learn_is_no_step(setting: Setting):
-    flat = [
-        ScoredGroup(
-            row_id=group.row_id,
-            completions=group.completions,
-            ablated=group.ablated,
-            totals=(0.0,) * SAMPLES,
-            advantages=(0.0,) * SAMPLES,
-            values={},
-        )
-        for group in setting.groups
-    ]
+    flat = [replace(group, advantages=(0.0,) * SAMPLES) for group in setting.groups]
     updater, engine = setting.updater()
-    assert updater.update(flat) == {"skipped_updates": 1.0}
+    assert updater.update(flat) == {"frac_trained": 0.0}
     assert engine.gradients == []
+
+
+def test_what_is_planned_without_encoding_is_what_the_encoder_gives(setting: Setting):
+    for item in [item for group in setting.groups for item in train_samples(group)]:
+        sample = setting.encoder.completion(item.prompt, item.completion.token_ids.tolist())
+        assert (item.length, item.segments) == (len(sample), len(sample.spans))
+        assert item.counted == int((sample.labels != IGNORE).sum())
+
+
+def test_a_completion_with_many_segments_slows_its_own_micro_batch_only(setting: Setting):
+    """Where each module gathers its parameters, the k-th forwards of all ranks have the same number."""
+    items = [item for group in setting.groups for item in train_samples(group)]
+    most = max(item.segments for item in items)
+    assert most > min(item.segments for item in items)
+    config = RlConfig.model_validate({"data": {"micro_batch": 1}, "zero": {"gather": "module"}})
+    found = [[micro.segments for micro in StepPlanner(config, rank, 2).micro_batches(items)] for rank in range(2)]
+    assert found[0] == found[1]
+    assert max(found[0]) == most and sum(found[0]) < most * len(found[0])
+    alone = config.model_copy(update={"zero": config.zero.model_copy(update={"gather": "step"})})
+    assert {micro.segments for micro in StepPlanner(alone, 0, 2).micro_batches(items)} == {None}
 
 
 def test_prompts_without_room_for_an_answer_are_refused(setting: Setting):

@@ -109,8 +109,9 @@ class AlgorithmSection(Section):
     mask_truncated: bool = False
     """Leave completions that reached `rollout.max_tokens` out of the loss."""
     gap_limit: float = Field(default=0.05, gt=0)
-    """Largest mean |trainer − server| log-probability of a step. Past it, the two no longer compute the same model and
-    the run stops."""
+    """Largest mean |trainer − server| log-probability of a step. Past it the two no longer compute the same model: the
+    step's update is skipped, and the third one in a row ends the run. Single completions with ten times as much are
+    left out of the loss."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "AlgorithmSection":
@@ -148,6 +149,16 @@ class RlLogSection(LogSection):
     """Completions per table."""
 
 
+class RlDataSection(DataSection):
+    """`[data]` of a reinforcement training."""
+
+    split: str = "prompts"
+    """Split of the set whose rows are the prompts."""
+    on_bad: Literal["refuse", "skip"] = "refuse"
+    """What happens to a prompt that leaves no room for `rollout.max_tokens`, and to a step whose gradient is not
+    finite. `refuse` ends the training and names it; `skip` leaves it out, says so and counts it."""
+
+
 class RlConfig(Section):
     """One GRPO training: the sections of its recipe."""
 
@@ -155,7 +166,7 @@ class RlConfig(Section):
     """Where the run is stored and what makes it repeatable."""
     model: ModelSection = ModelSection()
     """The checkpoint to start from."""
-    data: DataSection = DataSection(split="prompts")
+    data: RlDataSection = RlDataSection()
     """The prepared set whose rows are the prompts."""
     lora: LoraSection = LoraSection()
     """Low-rank adapters instead of full fine-tuning."""

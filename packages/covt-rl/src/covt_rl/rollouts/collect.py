@@ -89,7 +89,8 @@ class Collector:
         return replace(collected, resent=transport.resent - before)
 
     async def _collect(self, rows: Sequence[Row], step: int, turn: int) -> Collected:
-        prompts = [build_request(self.encoder.encode_prompt(row), row) for row in rows]
+        encoded = [self.encoder.encode_prompt(row) for row in rows]
+        prompts = [build_request(prompt, row) for prompt, row in zip(encoded, rows, strict=True)]
         n = self.rollout.samples
         rng = np.random.default_rng((self.seed, step, turn) if turn else (self.seed, step))
         chosen = rng.random((len(prompts), n)) < self.rewards.share
@@ -126,7 +127,7 @@ class Collector:
             found = await run_all(
                 [self._continue(one, step, turn, foreign=own) for one, own in zip(collected, foreign, strict=True)]
             )
-        return self._assemble(collected, found)
+        return replace(self._assemble(collected, found), prompts={prompt.row_id: prompt for prompt in encoded})
 
     async def _rollouts(self, prompt: _Prompt, sampling: Sampling, on_progress: OnProgress | None) -> _Prompt:
         client = self.client.client

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from covt_model.encoding.encode import EncodedPrompt
 from covt_rl.scoring.score_groups import ScoredGroup
 from covt_rollout.client.completions import Completion
 from covt_rollout.vllm_plugin.protocol import Latents
@@ -21,16 +23,18 @@ class StepRollouts:
     """What one step trains on.
 
     Attributes:
-        groups: the scored groups, without advantages.
+        groups: the scored groups.
         metrics: of all groups that were sampled for the step, including dropped ones.
         cursor: prompts taken from the stream up to the end of this step.
         weights: the step whose weights sampled them; the step itself, or the one before.
+        prompts: encoded prompts by row, where they were encoded for sampling; not written down.
     """
 
     groups: list[ScoredGroup]
     metrics: dict[str, float]
     cursor: int
     weights: int
+    prompts: Mapping[str, EncodedPrompt] = field(default_factory=dict[str, EncodedPrompt])
 
 
 class Journal:
@@ -90,7 +94,6 @@ def _from_json(record: dict[str, Any]) -> ScoredGroup:
         completions=tuple(Completion.from_json(one) for one in record["completions"]),
         ablated=nested(record["ablated"]),
         totals=tuple(record["totals"]),
-        advantages=(),
         values=record["values"],
         control=nested(record["control"]),
         latents=tuple(_unpack(latents) for latents in record["latents"]),

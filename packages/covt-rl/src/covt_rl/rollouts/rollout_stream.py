@@ -119,7 +119,8 @@ class RolloutStream:
             groups = kept or flat[:wanted]
         else:
             groups = _in_order(kept + flat, parts)
-        rollouts = StepRollouts(groups, logged, cursor, weights)
+        prompts = {name: prompt for part in parts for name, prompt in part.prompts.items()}
+        rollouts = StepRollouts(groups, logged, cursor, weights, prompts)
         self.journal.write(step, rollouts)
         return rollouts
 

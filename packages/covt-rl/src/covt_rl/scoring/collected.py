@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from covt_model.encoding.encode import EncodedPrompt
 from covt_rollout.client.completions import Completion
 from covt_rollout.vllm_plugin.protocol import Latents
 
@@ -20,6 +21,7 @@ class Collected:
         latents: of each completion, where they were asked for.
         extra_tokens: tokens sampled for the continuations, including those that began too early.
         resent: requests that had to be sent again.
+        prompts: encoded prompts by row.
     """
 
     completions: list[Group]
@@ -28,3 +30,4 @@ class Collected:
     latents: list[list[Latents | None]] = field(default_factory=list)
     extra_tokens: int = 0
     resent: int = 0
+    prompts: dict[str, EncodedPrompt] = field(default_factory=dict[str, EncodedPrompt])

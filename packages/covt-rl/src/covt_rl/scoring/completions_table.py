@@ -8,16 +8,32 @@ from typing import Any
 
 from covt_data.schema import Row
 from covt_rl.scoring.score_groups import ScoredGroup
+from covt_rl.scoring.train_groups import TrainGroup
 from covt_runtime.files import write_text
 
 
-def table_rows(step: int, groups: Sequence[ScoredGroup], row_of: Mapping[str, Row], count: int) -> list[dict[str, Any]]:
-    """The first `count` completions, taking one of each group in turn; pictures are PNG or JPEG bytes."""
-    places = [(number, group) for number in range(max(len(g.completions) for g in groups)) for group in groups]
-    return [_row(step, group, number, row_of[group.row_id]) for number, group in places[:count]]
+def table_rows(
+    step: int,
+    groups: Sequence[ScoredGroup],
+    trained: Sequence[TrainGroup],
+    row_of: Mapping[str, Row],
+    count: int,
+) -> list[dict[str, Any]]:
+    """The first `count` completions, taking one of each group in turn; pictures are PNG or JPEG bytes.
+
+    Args:
+        step: number of the step.
+        groups: its rollouts.
+        trained: the same groups as they were trained on, with advantages.
+        row_of: rows by their ids.
+        count: number of completions.
+    """
+    most = max(len(group.completions) for group in groups)
+    places = [(number, *pair) for number in range(most) for pair in zip(groups, trained, strict=True)]
+    return [_row(step, group, own, number, row_of[group.row_id]) for number, group, own in places[:count]]
 
 
-def _row(step: int, group: ScoredGroup, number: int, row: Row) -> dict[str, Any]:
+def _row(step: int, group: ScoredGroup, trained: TrainGroup, number: int, row: Row) -> dict[str, Any]:
     one = group.completions[number]
     record: dict[str, Any] = {
         "step": step,
@@ -32,8 +48,8 @@ def _row(step: int, group: ScoredGroup, number: int, row: Row) -> dict[str, Any]
     record |= {f"rewards/{name}": values[number] for name, values in group.values.items()}
     ablated = group.ablated[number]
     return record | {
-        "reward": group.totals[number],
-        "advantage": group.advantages[number],
+        "reward": trained.totals[number],
+        "advantage": trained.advantages[number],
         "without_latents": ablated[0].text if ablated else None,
     }
 

@@ -1,8 +1,8 @@
-"""Completions → rewards → advantages, group by group."""
+"""Completions → rewards, group by group."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -11,9 +11,8 @@ import torch
 from covt_data.schema import Row
 from covt_model.latent_config import LatentConfig
 from covt_rewards import ConfiguredReward, Group, LatentFormat, Rollout, Scores, parse_rewards, score_groups
-from covt_rl.algorithms.advantage_registry import load_advantage
 from covt_rl.algorithms.advantages import group_has_spread
-from covt_rl.rl_recipe import AlgorithmSection, RewardsSection
+from covt_rl.rl_recipe import RewardsSection
 from covt_rl.scoring.collected import Collected
 from covt_rl.scoring.reward_process import guard
 from covt_rollout.client.completions import Completion
@@ -33,7 +32,6 @@ class ScoredGroup:
         completions: the rollouts.
         ablated, control: the continuations of each rollout, with its latents changed and kept.
         totals: weighted sums of the rewards.
-        advantages: empty until `with_advantages`.
         values: unweighted rewards by name, per completion.
         latents: the server's [pads, H] of each completion, where they are to be replayed.
     """
@@ -42,7 +40,6 @@ class ScoredGroup:
     completions: tuple[Completion, ...]
     ablated: tuple[tuple[Completion, ...], ...]
     totals: tuple[float, ...]
-    advantages: tuple[float, ...]
     values: dict[str, list[float]]
     control: tuple[tuple[Completion, ...], ...] = ()
     latents: tuple[Latents | None, ...] = ()
@@ -107,7 +104,7 @@ def to_group(
 
 
 def _rollout(completion: Completion) -> Rollout:
-    return Rollout.from_json(completion.to_json())
+    return Rollout(**{field.name: getattr(completion, field.name) for field in fields(completion)})
 
 
 def score(
@@ -127,7 +124,6 @@ def score(
             completions=tuple(own),
             ablated=tuple(tuple(each) for each in without),
             totals=result.totals,
-            advantages=(),
             values=result.values,
             control=tuple(tuple(each) for each in same),
             latents=tuple(held),
@@ -139,56 +135,10 @@ def score(
     return scored, scores
 
 
-def with_advantages(
-    scored: Sequence[ScoredGroup],
-    rewards: Sequence[ConfiguredReward],
-    algorithm: AlgorithmSection,
-    penalties: Sequence[Sequence[float]] | None = None,
-) -> list[ScoredGroup]:
-    """Compute the advantages of a step's groups.
-
-    Args:
-        scored: the groups.
-        rewards: the recipe's rewards with their weights.
-        algorithm: names the advantage, and says whether it normalizes the total or each reward.
-        penalties: subtracted from the totals, for each rollout (the KL in the reward).
-
-    Raises:
-        RewardError: an advantage of the user's own can't be loaded.
-    """
-    if not scored:
-        return []
-    if penalties is not None:
-        scored = [
-            replace(group, totals=tuple(t - p for t, p in zip(group.totals, each, strict=True)))
-            for group, each in zip(scored, penalties, strict=True)
-        ]
-    groups = torch.tensor([number for number, group in enumerate(scored) for _ in group.totals])
-    lengths = torch.tensor([sampled_tokens(one) for group in scored for one in group.completions])
-    advantage = load_advantage(algorithm.advantage)
-    if algorithm.normalize == "total":
-        totals = torch.tensor([total for group in scored for total in group.totals], dtype=torch.float64)
-        flat = advantage(totals, groups, lengths)
-    else:
-        flat = torch.zeros(len(groups), dtype=torch.float64)
-        for reward in rewards:
-            values = torch.tensor([v for group in scored for v in group.values[reward.name]], dtype=torch.float64)
-            flat += reward.weight * advantage(values, groups, lengths)
-    parts = flat.split([len(group.totals) for group in scored])
-    return [replace(group, advantages=tuple(part.tolist())) for group, part in zip(scored, parts, strict=True)]
-
-
 def _have_spread(totals: Sequence[float]) -> bool:
     """Whether the totals of one group differ by more than rounding."""
     together = torch.zeros(len(totals), dtype=torch.int64)
     return bool(group_has_spread(torch.tensor(totals, dtype=torch.float64), together).any())
-
-
-def sampled_tokens(completion: Completion) -> int:
-    """Tokens that the policy chose: neither pads nor the end marker that is forced after them."""
-    pads = sum(end - start for start, end in completion.latent_spans)
-    ends = sum(end < len(completion.token_ids) for _, end in completion.latent_spans)
-    return len(completion.token_ids) - pads - ends
 
 
 def metrics(scores: Scores) -> dict[str, float]:

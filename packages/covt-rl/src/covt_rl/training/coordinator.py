@@ -9,14 +9,16 @@ from contextlib import ExitStack
 import torch
 
 from covt_data.store.prepared_set import PreparedSet
+from covt_data.stream.lazy_rows import RowsById
 from covt_data.stream.row_stream import RowStream
 from covt_model.encoding.encode import Encoder
 from covt_rewards import ConfiguredReward
 from covt_rl.planning.checks import check_server
 from covt_rl.rl_job import TrainJob
 from covt_rl.rollouts.collect import Collector
-from covt_rl.rollouts.journal import Journal
+from covt_rl.rollouts.journal import Journal, StepRollouts
 from covt_rl.rollouts.rollout_stream import RolloutStream
+from covt_rl.scoring.train_groups import TrainGroup, to_train_group
 from covt_rl.training.gpu_handover import waking
 from covt_rl.training.validate import Validator
 from covt_rollout.client.blocking_client import BlockingClient
@@ -31,6 +33,7 @@ class Coordinator:
 
     Attributes:
         client: the rollout client.
+        row_of: the prompts' rows by their ids.
         publisher: writes and pushes weights.
         rollouts: the rollouts of each step.
         served: the step whose weights the server has; -1 when it has none of this run's.
@@ -78,6 +81,8 @@ class Coordinator:
             note=note,
         )
         stack.callback(self.rollouts.close)
+        self.row_of = RowsById(stream.rows)
+        self._encoder = encoder
         self._validator: Validator | None = None
         if config.eval.every:
             rows = list(PreparedSet(job.data).rows(config.eval.split, config.eval.rows, limits=stream.limits))
@@ -93,6 +98,17 @@ class Coordinator:
             self.client.run(check_server(self.client.client))
             served = self.client.run(self.client.client.weight_version())
         return served + 1 if served or job.config.rollout.base_url else 0
+
+    def collect(self, step: int) -> tuple[StepRollouts, list[TrainGroup]]:
+        """The rollouts of a step, also as the ranks train on them."""
+        rollouts = self.rollouts.take(step, step)
+        assert rollouts is not None, "asked for a step after the epoch's last"
+        # Rollouts that were read from the journal have not been encoded yet.
+        prompts = {
+            group.row_id: rollouts.prompts.get(group.row_id) or self._encoder.encode_prompt(self.row_of[group.row_id])
+            for group in rollouts.groups
+        }
+        return rollouts, [to_train_group(group, prompts[group.row_id]) for group in rollouts.groups]
 
     def push(self, written: WrittenWeights, step: int) -> None:
         """Give the server the weights of a step."""

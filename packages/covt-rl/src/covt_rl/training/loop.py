@@ -7,19 +7,21 @@ the parts of a rank, and `Coordinator` holds what only rank 0 has.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from covt_data.stream.lazy_rows import RowsById
 from covt_model.checkpoints.hf_folder import checkpoint_name, write_checkpoint
 from covt_model.checkpoints.lora import merged
 from covt_rl.rl_job import TrainJob
 from covt_rl.rollouts.journal import StepRollouts
 from covt_rl.rollouts.rollout_stream import training_stream
 from covt_rl.scoring.completions_table import table_rows, write_table
-from covt_rl.scoring.score_groups import ScoredGroup, build_rewards, with_advantages
+from covt_rl.scoring.group_advantages import with_advantages
+from covt_rl.scoring.score_groups import ScoredGroup, build_rewards
+from covt_rl.scoring.train_groups import TrainGroup
 from covt_rl.training.alarms import Alarms
 from covt_rl.training.coordinator import Coordinator
 from covt_rl.training.gpu_handover import GpuHandover
@@ -57,9 +59,8 @@ class Trainer:
         torch.manual_seed(job.config.run.seed)
         self.encoder = build_encoder(job)
         self.stream = training_stream(job.data, job.config)
-        self.row_of = RowsById(self.stream.rows)
         check_own_prompts(job, self.encoder, self.stream, worker)
-        self.updater = build_updater(job, self.encoder, self.row_of, worker)
+        self.updater = build_updater(job, self.encoder, worker)
         self.engine = self.updater.engine
         stack.callback(self.engine.close)
         self.store = CheckpointStore(self.folder.checkpoints, job.config.log.keep)
@@ -90,25 +91,30 @@ class Trainer:
         self.worker.emit(phase_event("rl", self.job.steps))
         if done == 0 and self.config.eval.every:
             self.log.log(0, "rl", self.validate(0))
-        for step in range(done, self.job.steps):
-            with self.profiler.trace(step + 1):
-                has_prompts = self.train_step(step)
-            if not has_prompts:
-                break
+        while not self.is_over(done):
+            with self.profiler.trace(done + 1):
+                self.train_step(done)
+            done += 1
         seconds = time.monotonic() - self.started
         self.take_gpus()
         self.export()
         if self.handover is not None and self.config.rollout.base_url:
             # Whoever started the server gets it back awake, with the last weights.
-            self.publish(self.job.steps, needed=lambda: True)
-        return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": self.job.steps, "seconds": seconds}
+            self.publish(done, needed=lambda: True)
+        return {"run": str(self.folder.path), "hf": str(self.folder.hf), "steps": done, "seconds": seconds}
 
-    def train_step(self, step: int) -> bool:
-        """Train one step, with everything that follows it; False when the epoch has no prompts left."""
+    def is_over(self, done: int) -> bool:
+        """Whether the run ends after `done` steps: it has all of them, or an epoch-long run has used all prompts.
+
+        An epoch may end before the planned number of steps, where `rollout.dynamic` replaces groups or prompts are left
+        out.
+        """
+        return done == self.job.steps or (self.config.algorithm.steps is None and self.cursor >= len(self.stream.rows))
+
+    def train_step(self, step: int) -> None:
+        """Train one step, with everything that follows it."""
         metrics = self.optimize(step)
-        if metrics is None:
-            return False
-        last = step + 1 == self.job.steps
+        last = self.is_over(step + 1)
         best = False
         if self.is_due(self.config.eval.every, step) or (self.config.eval.every and last):
             validated = self.validate(step + 1)
@@ -120,25 +126,17 @@ class Trainer:
         self.report_progress(step, metrics)
         if last or best or self.is_due(self.config.log.save_every, step):
             self.save(step + 1, best=best)
-        return True
 
-    def optimize(self, step: int) -> dict[str, float] | None:
-        """Collect, compute advantages, update and publish.
-
-        Returns:
-            The step's metrics, complete on rank 0; None when there are no prompts left.
-        """
+    def optimize(self, step: int) -> dict[str, float]:
+        """Collect, compute advantages, update and publish; returns the step's metrics, complete on rank 0."""
         self.times = {}
         begun = time.perf_counter()
         with self.timed("wait"):
             self.publish(step, needed=lambda: self.samples_now(step))
-            rollouts = self.collect(step)
-        if rollouts is None:
-            return None
-        self.cursor = rollouts.cursor
+            rollouts, groups = self.collect(step)
         self.take_gpus()
         with self.timed("advantages"):
-            groups = self.compute_advantages(rollouts.groups)
+            groups = self.compute_advantages(groups)
         if self.config.rollout.ahead:
             self.sample_ahead(step)
         with self.timed("update"):
@@ -150,14 +148,22 @@ class Trainer:
             # Where trainer and server share GPUs, the weights are published once the trainer has saved.
             self.publish_next(step, weights=step + 1)
         metrics["sampling/staleness"] = float(step - rollouts.weights)
-        self.write_completions(step + 1, groups)
+        self.write_completions(step + 1, rollouts.groups, groups)
         return metrics | self.time_metrics(metrics, time.perf_counter() - begun)
 
-    def collect(self, step: int) -> StepRollouts | None:
-        """Share rank 0's rollouts of the step with all ranks (collective)."""
-        return self._from_main(lambda coordinator: coordinator.rollouts.take(step, step))
+    def collect(self, step: int) -> tuple[StepRollouts, list[TrainGroup]]:
+        """Collect on rank 0, and give every rank what it trains on (collective).
 
-    def compute_advantages(self, groups: list[ScoredGroup]) -> list[ScoredGroup]:
+        Returns:
+            The rollouts, without their groups on ranks other than 0; and the groups as they are trained on.
+        """
+        found = self.coordinator.collect(step) if self.coordinator is not None else None
+        bare = None if found is None else (replace(found[0], groups=[], prompts={}), found[1])
+        shared, groups = self._from_main(lambda _: bare)
+        self.cursor = shared.cursor
+        return shared if found is None else found[0], groups
+
+    def compute_advantages(self, groups: list[TrainGroup]) -> list[TrainGroup]:
         """Turn rewards, less the KL where the recipe puts it there, into advantages (collective)."""
         algorithm = self.config.algorithm
         found = with_advantages(groups, self.rewards, algorithm)
@@ -176,7 +182,7 @@ class Trainer:
     def publish_next(self, step: int, weights: int) -> None:
         """Serve the weights of step `weights`, if the step after `step` samples with them (collective)."""
         with self.timed("publish"):
-            self.publish(weights, needed=lambda: step + 1 < self.job.steps and self.samples_now(step + 1))
+            self.publish(weights, needed=lambda: not self.is_over(step + 1) and self.samples_now(step + 1))
 
     def publish(self, step: int, needed: Callable[[], bool]) -> None:
         """Serve the current weights as those of `step`, unless they are served or not needed (collective).
@@ -188,7 +194,7 @@ class Trainer:
             step: the step that the weights belong to.
             needed: asked on rank 0.
         """
-        last = step == self.job.steps
+        last = self.is_over(step)
         if not self._from_main(lambda coordinator: coordinator.served != step and (last or needed())):
             return
         tensors = ((checkpoint_name(name), tensor) for name, tensor in self.parameters())
@@ -213,22 +219,25 @@ class Trainer:
         for text in self.alarms.check(metrics):
             self.note(f"step {step + 1}: {text}")
 
-    def write_completions(self, step: int, groups: list[ScoredGroup]) -> None:
+    def write_completions(self, step: int, groups: list[ScoredGroup], trained: list[TrainGroup]) -> None:
         """Write the table of sampled completions on rank 0, in the steps that the recipe chooses."""
         every = self.config.log.completions_every
         if self.coordinator is None or not every or step % every:
             return
-        rows = table_rows(step, groups, self.row_of, self.config.log.completions)
+        rows = table_rows(step, groups, trained, self.coordinator.row_of, self.config.log.completions)
         write_table(rows, self.folder.path / "completions" / f"step_{step}.jsonl")
         self.log.table("completions", rows)
 
     def save(self, step: int, *, best: bool) -> None:
-        """Write a checkpoint (collective), and drop rollouts that no checkpoint needs."""
+        """Write a checkpoint (collective), and drop rollouts that no resumed run reads.
+
+        A run resumes from the newest checkpoint that is whole, so the best one, which may be much older, keeps none.
+        """
         self.take_gpus()
         extra = {"cursor": self.cursor, "best": self.best, "data": self.stream.state()}
         self.store.save(step, self.engine, extra=extra, best=best)
         if self.coordinator is not None:
-            self.coordinator.rollouts.journal.forget_before(min(self.store.steps()))
+            self.coordinator.rollouts.journal.forget_before(min(self.store.steps()[-self.store.keep :]))
 
     def restore(self) -> int:
         """Load the newest checkpoint where the run is resumed (collective).

@@ -27,6 +27,8 @@ class Target:
         tokens, sequences: counts of the global batch.
         old: [B, T], the trainer's at the beginning of the step; None: the weights haven't moved since.
         reference: [B, T], the frozen policy's, for the KL.
+        gap_limit: rows on which the trainer differs by more than this from the server, in the mean over their tokens,
+            carry no weight; None weighs all rows.
     """
 
     server: Tensor
@@ -35,15 +37,17 @@ class Target:
     sequences: float
     old: Tensor | None = None
     reference: Tensor | None = None
+    gap_limit: float | None = None
 
 
 @dataclass(frozen=True)
 class PolicyLoss:
     """This rank's share of the loss, and sums over its sampled tokens for the log.
 
-    `sums` holds, by name: tokens; gap, the |trainer − server| log-probability; kl_server, the k3 estimate of
-    KL(server ‖ trainer); kl, the estimate of KL(policy ‖ reference); entropy; clipped, tokens whose ratio lies outside
-    the clip range; importance, the weights.
+    `sums` holds, by name: rows, and masked, those without weight because of their gap; all_tokens and all_gap, the
+    |trainer − server| log-probability, over all rows; and over the tokens of rows with weight: tokens; gap; kl_server,
+    the k3 estimate of KL(server ‖ trainer); kl, the estimate of KL(policy ‖ reference); entropy; clipped, tokens whose
+    ratio lies outside the clip range; importance, the weights.
     """
 
     loss: Tensor
@@ -100,6 +104,11 @@ class GrpoObjective(nn.Module):
         """logprobs, entropy, mask: [B, T]; mask is 1 on sampled tokens."""
         options = self.algorithm
         current = logprobs.detach() if target.old is None else target.old
+        counts = {"rows": float(mask.any(1).sum()), "masked": 0.0, "all_tokens": float(mask.sum())}
+        counts["all_gap"] = float(((current - target.server).abs() * mask).sum())
+        if target.gap_limit is not None:
+            agree = _agree(current, target.server, mask, target.gap_limit)
+            counts["masked"], mask = float((~agree).sum()), mask * agree[:, None]
         old = target.server if options.importance == "none" else current
         weights = importance_weights(
             current,
@@ -126,7 +135,8 @@ class GrpoObjective(nn.Module):
             sequences=target.sequences,
             max_tokens=self.max_tokens,
         )
-        return PolicyLoss(loss, self._sums(logprobs, old, target.server, entropy, weights, kl, mask))
+        sums = self._sums(logprobs, old, target.server, entropy, weights, kl, mask)
+        return PolicyLoss(loss, sums | counts)
 
     @torch.no_grad()
     def _sums(
@@ -152,3 +162,9 @@ class GrpoObjective(nn.Module):
             "importance": weights,
         }
         return {name: float((value * mask).sum()) for name, value in values.items()}
+
+
+def _agree(current: Tensor, server: Tensor, mask: Tensor, limit: float) -> Tensor:
+    """[B]: whether trainer and server agree on a row; log-probabilities that are not finite never do."""
+    gaps = ((current - server).abs() * mask).sum(1) / mask.sum(1).clamp(min=1)
+    return gaps <= limit

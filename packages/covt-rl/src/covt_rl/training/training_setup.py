@@ -1,8 +1,5 @@
 """The parts that one rank of a reinforcement training is made of, built from its job."""
 
-from collections.abc import Mapping
-
-from covt_data.schema import Row
 from covt_data.stream.row_stream import RowStream
 from covt_model.checkpoints.latent_checkpoint import load_split
 from covt_model.checkpoints.lora import add_lora
@@ -17,6 +14,7 @@ from covt_rl.training.update import Updater
 from covt_runtime.engine.weights import DTYPES
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.launch.distributed import Worker
+from covt_runtime.metrics.progress import note_event
 
 
 def build_encoder(job: TrainJob) -> Encoder:
@@ -35,7 +33,7 @@ def check_own_prompts(job: TrainJob, encoder: Encoder, stream: RowStream, worker
     check_prompts(stream.rows, mine, encoder, job.config)
 
 
-def build_updater(job: TrainJob, encoder: Encoder, row_of: Mapping[str, Row], worker: Worker) -> Updater:
+def build_updater(job: TrainJob, encoder: Encoder, worker: Worker) -> Updater:
     """Load the policy, shard it, and build what updates it (collective)."""
     config = job.config
     model, visual = load_split(job.model, DTYPES[config.zero.dtype], worker.device, attention=config.model.attention)
@@ -48,4 +46,4 @@ def build_updater(job: TrainJob, encoder: Encoder, row_of: Mapping[str, Row], wo
     updates = job.steps * config.algorithm.epochs * config.algorithm.mini_batches
     engine = ZeroEngine(objective, config.optim, config.zero, total_steps=updates)
     features = VisionFeatures(visual, encoder.settings)
-    return Updater(engine, policy, encoder, features, config, row_of)
+    return Updater(engine, policy, encoder, features, config, lambda text: worker.emit(note_event(text)))
