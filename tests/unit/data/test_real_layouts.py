@@ -108,6 +108,19 @@ def test_faults_of_the_original_release_have_their_reasons(tmp_path, changes, re
     assert manifest.rejected == {reason: 1} and [row.id for row in rows] == ["fine"]
 
 
+@pytest.mark.parametrize("original", [False, True])
+def test_all_rows_of_comt_may_be_judged_as_ilvr_does(tmp_path, original):
+    folder = tmp_path / "comt"
+    if original:
+        write_lines(folder / "data.jsonl", [original_line()])
+        write_files(folder, ORIGINAL_IMAGES)
+    else:
+        write_comt(folder, packed=False)
+    _, rows = made("comt", folder, tmp_path / "out", grader="comt")
+    assert {row.grader for row in rows} == {"comt"}
+    assert rows[0].answer == ("A" if original else "70°")
+
+
 # Missing helper images
 
 

@@ -147,7 +147,7 @@ def test_a_gold_answer_that_cannot_be_read_is_an_error(grader: str, answer: str)
 
 
 def test_an_unknown_grader_lists_those_there_are() -> None:
-    with pytest.raises(RewardError, match="boxes, choice, math, text, vsp"):
+    with pytest.raises(RewardError, match="boxes, choice, comt, math, text, vsp"):
         score("x", "y", grader="maths")
 
 

@@ -62,6 +62,7 @@ Grader = Callable[[GradingTask, Sequence[str]], list[Grade]]
 GRADERS: Mapping[str, str] = {
     "boxes": "covt_rewards.accuracy.boxes",
     "choice": "covt_rewards.accuracy.choice",
+    "comt": "covt_rewards.accuracy.comt",
     "math": "covt_rewards.accuracy.math",
     "text": "covt_rewards.accuracy.text",
     "vsp": "covt_rewards.accuracy.vsp",
