@@ -44,9 +44,8 @@ def segments_computed(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     module.plan = recorded
     try:
         loss = StageLoss(trainer.config.stage2, "latent", trainer.engine, trainer.features, trainer.targets)
-        engine = trainer.engine
-        dealt = trainer.data.assign_rows(range(len(rows)), engine.rank, engine.world_size, engine.global_sum)
-        _, metrics = trainer.stepper.step(loss, dealt)
+        loader = trainer.load_steps(trainer.data, lambda _: range(len(rows)), threads=0)
+        _, metrics = trainer.stepper.step(loss, loader.deal(0))
     finally:
         module.plan = plan
         trainer.engine.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from model_samples import png, random_picture
 
 from covt_model.checkpoints.latent_checkpoint import load_model
 from covt_model.encoding.row_images import Picture, decode
-from covt_model.encoding.vision_features import VisionFeatures, forward_pictures
+from covt_model.encoding.vision_features import CELLS, VisionFeatures
 from covt_model.families import read_image_settings
 from covt_model.families.qwen2_5_vl.image_patches import patchify
 from covt_model.model_errors import ModelError
@@ -78,8 +80,8 @@ def test_cached_features_equal_the_tower_and_are_computed_once(tiny, tiny_model,
     first = features(wanted)
     made = len(forwards)
     again = features(wanted)
-    # One forward each. Pictures: four different ones and two crops. Cells: 4 + 1 + 4 + 9.
-    assert made == (6 if whole else 18) and len(forwards) == made
+    # Four different pictures and two crops go together, and so do the 4 + 1 + 4 + 9 cells.
+    assert made == 1 and len(forwards) == made
     with torch.no_grad():
         for picture, ours, second in zip(wanted, first, again, strict=True):
             values, grid = patchify(picture.pixels()[None], settings)
@@ -105,15 +107,38 @@ def test_equal_looking_crops_of_different_pictures_share_a_forward(tiny, attenti
     assert len(forwards) == 1 and torch.equal(one, other)
 
 
-def test_every_rank_runs_the_agreed_number_of_forwards(tiny, tiny_model, forwards):
-    picture = random_picture(torch.Generator().manual_seed(4), 2)
-    forward_pictures(
-        tiny_model.model.visual, [picture] * 3, read_image_settings(tiny), chunk=2, agree=lambda mine: mine + 3
-    )
-    assert len(forwards) == 2 + 3
+@pytest.mark.parametrize(("batch_patches", "made"), [(0, 6), (10**6, 1), (24, 4)])
+def test_pictures_of_any_sizes_go_together_up_to_the_limit(tiny, attentive, forwards, batch_patches, made):
+    """16 + 4 patches; 16; 36, over the limit of 24 alone; the crops' 4 + 4. Features equal those one by one."""
+    settings = read_image_settings(tiny)
+    wanted = some_pictures(6)
+    one_by_one = VisionFeatures(attentive, settings, batch_patches=0)(wanted)
+    forwards.clear()
+    together = VisionFeatures(attentive, settings, batch_patches=batch_patches)(wanted)
+    assert len(forwards) == made
+    for ours, expected in zip(together, one_by_one, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_trainable_vision_has_gradients(tiny, tiny_model):
-    features = VisionFeatures(tiny_model.model.visual, read_image_settings(tiny), frozen=False)
-    (feature,) = features([Picture(png(random_picture(torch.Generator().manual_seed(5), 1)))])
-    assert feature.requires_grad
+def test_a_cells_feature_depends_on_the_cell_alone_to_the_last_bit(tiny, tiny_model, forwards):
+    """So a resumed training, which computes a feature beside others, has the same losses."""
+    settings, visual = read_image_settings(tiny), tiny_model.model.visual
+    generator = torch.Generator().manual_seed(9)
+    pictures = [Picture(png(random_picture(generator, 3))) for _ in range(9)]
+    together = VisionFeatures(visual, settings)(pictures)
+    assert len(forwards) == -(-81 // CELLS)
+    for number in (0, 4, 8):
+        (alone,) = VisionFeatures(visual, settings)([pictures[number]])
+        assert torch.equal(alone, together[number])
+
+
+def test_pictures_decoded_ahead_in_threads_are_not_decoded_again(tiny, attentive, monkeypatch):
+    wanted = some_pictures(7)
+    expected = VisionFeatures(attentive, read_image_settings(tiny))(wanted)
+    features = VisionFeatures(attentive, read_image_settings(tiny))
+    with ThreadPoolExecutor(3) as pool:
+        features.use(features.decoder.decode(wanted, features.known, apply=pool.map))
+    monkeypatch.setattr(Picture, "pixels", lambda self: pytest.fail("decoded in the step"))
+    ours = features(wanted)
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+    assert features.decoder.decode(wanted, features.known) == {}

@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
-from model_samples import random_picture
+from model_samples import png, random_picture
 
 from covt_model.checkpoints.tiny_checkpoint import build_tiny
-from covt_model.encoding.vision_features import forward_pictures
+from covt_model.encoding.row_images import Picture
+from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.families import read_image_settings
 from covt_model.latent_config import LatentConfig
 from covt_model.model_errors import CheckpointError, ModelError
@@ -36,8 +37,8 @@ def test_visual_tokens_of_the_sample_pictures_have_mean_zero_and_deviation_one(t
     from covt_model.checkpoints.latent_checkpoint import load_model
 
     visual = load_model(out).model.visual
-    with torch.no_grad():
-        tokens = torch.cat(forward_pictures(visual, pictures, read_image_settings(out), chunk=4, agree=None))
+    features = VisionFeatures(visual, read_image_settings(out))
+    tokens = torch.cat(features([Picture(png(picture)) for picture in pictures]))
     assert tokens.mean(0).abs().max() < 1e-4
     assert (tokens.std(0) - 1).abs().max() < 1e-3
 

@@ -84,6 +84,13 @@ class SftDataSection(DataSection):
     are computed only once; others once per step."""
     sample_cache_gib: float = Field(default=1.0, ge=0)
     """GiB of host memory on each rank for encoded rows with their image files, so that they are encoded only once."""
+    workers: int = Field(default=2, ge=0)
+    """Threads per rank that read and encode the rows of the next step and decode its images while a step is computed;
+    0 prepares a step's rows when it begins. `perf/data_wait` tells how long a step still waits."""
+    vision_patches: int = Field(default=16_384, ge=0)
+    """Most image patches per forward of the vision tower; a larger image has a forward of its own. 0 takes one image
+    per forward: slower, but then features don't depend even in the last bit on what is computed together, and with
+    cached features a resumed training equals one that never stopped to the last bit."""
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What happens to a row that can't be trained on, and to a step whose loss or gradient is not finite. `refuse` ends
     the training with the row's id; `skip` leaves it out, names it and counts it (`skipped/rows`, `skipped/steps`)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -55,10 +55,18 @@ class Batch:
         return max((len(spans) for spans in self.spans), default=0)
 
     def to(self, device: torch.device | str) -> Self:
-        """A copy with every tensor on `device`."""
+        """A copy with every tensor on `device`; from page-locked memory to a GPU this does not wait."""
+        to_gpu = torch.device(device).type == "cuda"
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=to_gpu))
+
+    def pin(self) -> Self:
+        """A copy with every tensor in page-locked memory."""
+        return self._mapped(torch.Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return replace(self, **moved)
+        changed = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return replace(self, **changed)
 
 
 def collate(

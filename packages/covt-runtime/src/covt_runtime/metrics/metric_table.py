@@ -164,6 +164,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("dynamic/rounds", "rounds", "Rounds of sampling that the step took."),
     Metric("perf/tokens_per_second", "tokens per second", "Throughput of all ranks.", better="higher", live="tokens/s"),
     Metric("perf/memory_gib", "GiB", "Peak memory of the fullest device.", better="lower"),
+    Metric("perf/data_wait", "share of the step", "Time in which the step waited for its rows.", better="lower"),
     Metric("perf/mfu", "share of the peak FLOPs", "Model FLOPs utilization.", better="higher"),
     Metric("perf/padding", "share of positions", "Computed positions that hold padding.", better="lower"),
     Metric("perf/*_idle", "share of the step", "Time in which the server or the trainer waited.", better="lower"),

@@ -20,7 +20,8 @@ from covt_runtime.engine.profiler import StepProfiler
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.launch.distributed import Worker
 from covt_runtime.run_folder import RunFolder
-from covt_sft.batches.sample_source import StepRows
+from covt_sft.batches.sample_source import SampleSource, StepRows
+from covt_sft.batches.step_loader import RowsOfStep, StepLoader
 from covt_sft.losses.objective import Objective
 from covt_sft.losses.stage_loss import StageLoss
 from covt_sft.losses.target_maker import TargetMaker
@@ -74,12 +75,14 @@ class Trainer:
         optim = stage_optimizer(config, self.stages[0].section)
         self.engine = ZeroEngine(Objective(self.policy), optim, config.zero, total_steps=self.stages[0].steps)
         self.targets = TargetMaker(self.engine, self.policy, self.encoder, self.features, config.latent)
+        self.loader = self.load_steps(self.data, self.rows_of_step, threads=config.data.workers)
+        self.held_out_loader = self.load_steps(self.held_out, lambda _: range(len(scored)), threads=0)
         self.stepper = Stepper(self.engine, work, self.noise, skips=config.data.on_bad == "skip")
 
     def run(self) -> dict[str, Any]:
         """Train all stages, each from a fresh optimizer, and export the model."""
         started = time.monotonic()
-        with self.reporter:
+        with self.reporter, self.loader:
             self.prepare_targets()
             position = (self.restore() if self.job.resume else None) or Position(self.stages[0].name)
             names = [stage.name for stage in self.stages]
@@ -102,12 +105,16 @@ class Trainer:
         loss = StageLoss(stage.section, self.config.method, self.engine, self.features, self.targets)
         if loss.aligned is None:
             self.targets.release_teacher()
+        self.loader.helpers = loss.aligned is not None and self.targets.cache is None
         while not position.ended:
             step_began = time.monotonic()
             with self.profiler.trace(position.done + 1):
-                _, metrics = self.stepper.step(loss, self.deal_rows(position.done))
+                rows = self.deal_rows(position.done)
+                waited = time.monotonic() - step_began
+                _, metrics = self.stepper.step(loss, rows)
             position.advance(stage, self.elapsed_seconds(began, limit))
             metrics["time/step"] = time.monotonic() - step_began
+            metrics["perf/data_wait"] = waited / metrics["time/step"]
             if (position.steps - 1) % self.config.log.every == 0 or position.ended:
                 self.reporter.log_metrics(position.done, stage.name, metrics)
             improved = False
@@ -117,11 +124,20 @@ class Trainer:
             if position.ended or improved or (every and position.done % every == 0):
                 self.save(position, best=improved)
 
-    def deal_rows(self, number: int) -> StepRows:
-        """This rank's rows of step `number`, counted from 0 and independent of earlier steps (collective)."""
+    def load_steps(self, source: SampleSource, rows_of_step: RowsOfStep, *, threads: int) -> StepLoader:
+        """A loader for this rank."""
+        engine = self.engine
+        share = engine.global_sum
+        return StepLoader(source, self.features, rows_of_step, engine.rank, engine.world_size, share, threads=threads)
+
+    def rows_of_step(self, number: int) -> list[int]:
+        """The rows of step `number`, counted from 0 and independent of earlier steps."""
         batch = self.config.data.batch_size
-        indices = [self.stream.index(place) for place in range(number * batch, (number + 1) * batch)]
-        rows = self.data.assign_rows(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
+        return [self.stream.index(place) for place in range(number * batch, (number + 1) * batch)]
+
+    def deal_rows(self, number: int) -> StepRows:
+        """This rank's rows of step `number` (collective)."""
+        rows = self.loader.deal(number)
         self.reporter.name_skipped_rows(self.data, rows.skipped)
         return rows
 
@@ -135,9 +151,8 @@ class Trainer:
         if self.probe is not None:
             metrics["eval/accuracy"] = self.probe.measure(self.engine, self.policy)
         if self.held_out.rows:
-            indices = range(len(self.held_out.rows))
-            rows = self.held_out.assign_rows(indices, self.engine.rank, self.engine.world_size, self.engine.global_sum)
-            metrics |= {f"eval/{key}": value for key, value in loss.evaluate(rows).items()}
+            held_out = loss.evaluate(self.held_out_loader.deal(0))
+            metrics |= {f"eval/{key}": value for key, value in held_out.items()}
         if metrics:
             self.reporter.log_metrics(done, stage.name, metrics)
         judge = self.config.eval.best
