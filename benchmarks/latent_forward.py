@@ -9,14 +9,10 @@ recomputed on either side. Memory is the peak over what was held before: allocat
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import harness
@@ -96,42 +92,8 @@ class Comparison:
             partial(latent_forward, *arguments, size=SIZE) if side == "ours" else partial(reference_forward, *arguments)
         )
         self.model.zero_grad()
-        seconds, self.peak[side] = measured(lambda: forward().square().mean().backward(), self.embeds.is_cuda)
+        seconds, self.peak[side] = harness.measured(lambda: forward().square().mean().backward(), self.embeds.is_cuda)
         return seconds
-
-
-def measured(work: Callable[[], None], cuda: bool) -> tuple[float, float]:
-    """Seconds and peak bytes of `work` over what was in use before."""
-    import torch
-
-    gc.collect()
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, so that it is counted when taken again
-        Path("/proc/self/clear_refs").write_text("5")  # the resident peak starts again from here
-        before = _status("VmRSS")
-    begun = time.perf_counter()
-    work()
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - begun
-    return seconds, (torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")) - before
-
-
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-
-def pair(name: str, comparison: Comparison) -> list[Case]:
-    """Time and memory of the same runs: the memory case reports what the time case just saw."""
-    return [
-        Case(f"{name}: time", lambda: comparison.run("ours"), lambda: comparison.run("base")),
-        Case(f"{name}: memory", lambda: comparison.peak["ours"], lambda: comparison.peak["base"], unit="B"),
-    ]
 
 
 @contextmanager
@@ -143,7 +105,7 @@ def cases() -> Iterator[list[Case]]:
             plural = "segment" if segments == 1 else "segments"
             size = f"hidden {shape.hidden}, {shape.layers} layers, {shape.tokens} tokens"
             name = f"{segments} {plural}, batch {batch}, {size}"
-            found += pair(name, Comparison(model, shape, batch, segments))
+            found += harness.time_and_memory(name, Comparison(model, shape, batch, segments))
     yield found
 
 
