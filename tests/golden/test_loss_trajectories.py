@@ -10,7 +10,7 @@ import pytest
 import torch
 from golden_rows import golden_row
 
-from covt_model.checkpoints.latent_checkpoint import load_split
+from covt_model.checkpoints.split_load import load_split
 from covt_model.checkpoints.tiny_checkpoint import build_tiny, distinct_cells
 from covt_model.encoding.batch import collate
 from covt_model.encoding.encode import Encoder

@@ -10,7 +10,7 @@ import torch
 
 def train_and_save_twice(payload: dict[str, Any], worker: Any) -> None:
     """Two steps of the language model on random ids; a checkpoint of ours, and DeepSpeed's own."""
-    from covt_model.checkpoints.latent_checkpoint import load_split
+    from covt_model.checkpoints.split_load import load_split
     from covt_runtime.checkpoints.checkpoint import CheckpointStore
     from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
     from covt_runtime.engine.zero_engine import ZeroEngine

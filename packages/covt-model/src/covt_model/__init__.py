@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from covt_model.checkpoints.hf_folder import write_checkpoint
-    from covt_model.checkpoints.latent_checkpoint import load_model, load_split, prepare_checkpoint
+    from covt_model.checkpoints.latent_checkpoint import load_model, prepare_checkpoint
     from covt_model.checkpoints.lora import add_lora
     from covt_model.checkpoints.model_card import Facts
+    from covt_model.checkpoints.split_load import load_split
     from covt_model.checkpoints.tiny_checkpoint import build_tiny
     from covt_model.encoding.batch import Batch, collate
     from covt_model.encoding.encode import Encoder
@@ -42,7 +43,7 @@ _HOMES = {
     "find_family": "covt_model.families",
     "generate": "covt_model.generation.latent_generation",
     "load_model": "covt_model.checkpoints.latent_checkpoint",
-    "load_split": "covt_model.checkpoints.latent_checkpoint",
+    "load_split": "covt_model.checkpoints.split_load",
     "make_targets": "covt_model.targets.alignment_targets",
     "prepare_checkpoint": "covt_model.checkpoints.latent_checkpoint",
     "write_checkpoint": "covt_model.checkpoints.hf_folder",

@@ -91,6 +91,15 @@ class LatentSection(Section):
     """Probability mass of the features that `ilvr` selects from."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of the selection scores; 1 leaves them as they are."""
+    image_context: Literal["merger", "hidden"] = "merger"
+    """What stands for the prompt's images in `ilvr`'s query, weighted by the attention of the prompt's text: the vision
+    tower's merged features, or as in ILVR's public code the teacher's last hidden states at them."""
+    teacher_pads: Literal["embedding", "helpers"] = "embedding"
+    """What the teacher sees at latent tokens while `ilvr` selects: the pad's own token embedding, as in ILVR's public
+    code, or the means of the helper images' features, which then reach the queries of later segments."""
+    unfilled: Literal["repeat", "unaligned"] = "repeat"
+    """Latent tokens of a segment for which `ilvr` selects nothing, because fewer features were selected than it has
+    tokens: they repeat the best feature, or as in ILVR's public code keep their own embedding and aren't aligned."""
     teacher: Literal["ema", "frozen"] = "ema"
     """The model that `ilvr` selects with: a moving average of the student, or the model as it was before training,
     whose targets are computed once and kept on disk. `frozen` needs no extra memory per step."""

@@ -7,19 +7,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from covt_model.checkpoints.hf_folder import NOT_COPIED, SourceWeights, write_shards
-from covt_model.decoder.flash_attention import check_flash
-from covt_model.decoder.layered_decoder import ATTENTION
+from covt_model.decoder.layered_decoder import check_attention
 from covt_model.encoding.latent_tokens import add_latent_tokens, initialize_rows, rows_needed
 from covt_model.families import find_family
 from covt_model.latent_config import KEY, LatentConfig, read_config
 from covt_model.latents.heads import attach_head, build_head, save_head
-from covt_model.model_errors import ModelError
 
 if TYPE_CHECKING:
     from covt_model.decoder.model_types import VisionLanguageModel
@@ -48,30 +45,12 @@ def load_model(
     """
     config = read_config(checkpoint)
     family = find_family(config, checkpoint)
-    if attention not in ATTENTION:
-        raise ModelError(f"attention is {attention!r}", f"use one of {', '.join(ATTENTION)}")
-    if attention == "flash_attention_2":
-        check_flash(dtype)
+    check_attention(attention, dtype)
     with quiet_progress():
         model = family.model_class().from_pretrained(str(checkpoint), dtype=dtype, attn_implementation=attention).eval()
     if KEY in config:
         attach_head(model, checkpoint, LatentConfig.from_dict(config[KEY]))
     return model
-
-
-def load_split(
-    checkpoint: Path | str, dtype: torch.dtype, device: torch.device | str = "cpu", *, attention: str = "sdpa"
-) -> tuple[VisionLanguageModel, Any]:
-    """Load a checkpoint as (model without its vision tower, frozen vision tower on `device`).
-
-    Raises:
-        ModelError: the checkpoint is of another architecture.
-    """
-    model = load_model(checkpoint, dtype=dtype, attention=attention)
-    visual = model.model.visual
-    model.model.visual = None  # type: ignore[assignment]
-    nn.Module.to(visual.requires_grad_(False), device)
-    return model, visual
 
 
 def prepare_checkpoint(

@@ -84,7 +84,7 @@ def add_lora(model: Any, latent: LatentConfig, *, rank: int, alpha: float, targe
     ids = (latent.start_id, latent.pad_id, latent.end_id)
     embedding, output = language.embed_tokens, model.lm_head
     tied = embedding.weight is output.weight
-    rows = nn.Parameter(torch.zeros(len(ids), embedding.weight.shape[1], dtype=embedding.weight.dtype))
+    rows = nn.Parameter(torch.zeros(len(ids), language.config.hidden_size, dtype=embedding.weight.dtype))
     language.embed_tokens = RowEmbedding(embedding, ids, rows)
     model.lm_head = RowHead(output, ids, rows if tied else nn.Parameter(torch.zeros_like(rows)))
 

@@ -32,6 +32,14 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 ATTENTION = ("sdpa", "flash_attention_2")
 
 
+def check_attention(attention: str, dtype: torch.dtype) -> None:
+    """Raise ModelError if `attention` is not one of `ATTENTION`, or can't run here in this dtype."""
+    if attention not in ATTENTION:
+        raise ModelError(f"attention is {attention!r}", f"use one of {', '.join(ATTENTION)}")
+    if attention == "flash_attention_2":
+        check_flash(dtype)
+
+
 class Decoder:
     """One pass over a batch in one or more stretches, each attending to earlier ones.
 
@@ -145,10 +153,7 @@ def _check(language_model: LanguageModel) -> None:
         raise ModelError(f"hidden_act is {config.hidden_act!r}", "use a checkpoint with hidden_act silu")
     if config.attention_dropout:
         raise ModelError(f"attention_dropout is {config.attention_dropout}", "set it to 0 in the checkpoint's config")
-    if config._attn_implementation not in ATTENTION:
-        raise ModelError(f"attention is {config._attn_implementation!r}", f"use one of {', '.join(ATTENTION)}")
-    if config._attn_implementation == "flash_attention_2":
-        check_flash(language_model.norm.weight.dtype)
+    check_attention(config._attn_implementation, language_model.norm.weight.dtype)
     if any(getattr(layer, "gradient_checkpointing", False) for layer in language_model.layers):
         raise ModelError(
             "Transformers' gradient checkpointing is on; it drops the keys and values that latents need",

@@ -92,6 +92,8 @@ class Family:
     model_class_name: str
     """Its class in Transformers, for texts."""
     model_class: Callable[[], Any]
+    vision_class: Callable[[], Any]
+    """The class of its vision tower in Transformers."""
     image_settings: ImageSettings
     """Settings that hold where a checkpoint's processor config doesn't say otherwise."""
     grid_of: Callable[[int, int, ImageSettings], Grid]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -97,12 +98,12 @@ def load_head(checkpoint: Path | str, latent: LatentConfig, hidden: int) -> nn.M
     return head
 
 
-def attach_head(model: nn.Module, checkpoint: Path | str, latent: LatentConfig) -> None:
+def attach_head(model: Any, checkpoint: Path | str, latent: LatentConfig) -> None:
     """Hang the checkpoint's head on a Transformers model, in that model's dtype, where it has one with weights."""
-    embedding = model.get_input_embeddings().weight  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-    head = load_head(checkpoint, latent, embedding.shape[1])
+    language: Any = model.model.language_model
+    head = load_head(checkpoint, latent, language.config.hidden_size)
     if head is not None:
-        setattr(model, ATTRIBUTE, head.to(embedding.dtype))
+        setattr(model, ATTRIBUTE, head.to(language.norm.weight.dtype))
 
 
 def feedback_rule(model: nn.Module, latent: LatentConfig) -> Callable[[torch.Tensor], torch.Tensor]:

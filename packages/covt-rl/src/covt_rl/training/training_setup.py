@@ -1,8 +1,8 @@
 """The parts that one rank of a reinforcement training is made of, built from its job."""
 
 from covt_data.stream.row_stream import RowStream
-from covt_model.checkpoints.latent_checkpoint import load_split
 from covt_model.checkpoints.lora import add_lora
+from covt_model.checkpoints.split_load import load_split
 from covt_model.encoding.encode import Encoder
 from covt_model.encoding.prompt import PromptConfig
 from covt_model.encoding.vision_features import VisionFeatures
@@ -13,6 +13,7 @@ from covt_rl.training.objective import GrpoObjective
 from covt_rl.training.update import Updater
 from covt_runtime.engine.weights import DTYPES
 from covt_runtime.engine.zero_engine import ZeroEngine
+from covt_runtime.engine.zero_sharding import ZeroSharding
 from covt_runtime.launch.distributed import Worker
 from covt_runtime.metrics.progress import note_event
 
@@ -36,7 +37,13 @@ def check_own_prompts(job: TrainJob, encoder: Encoder, stream: RowStream, worker
 def build_updater(job: TrainJob, encoder: Encoder, worker: Worker) -> Updater:
     """Load the policy, shard it, and build what updates it (collective)."""
     config = job.config
-    model, visual = load_split(job.model, DTYPES[config.zero.dtype], worker.device, attention=config.model.attention)
+    model, visual = load_split(
+        job.model,
+        DTYPES[config.zero.dtype],
+        worker.device,
+        attention=config.model.attention,
+        sharding=ZeroSharding(config.zero),
+    )
     if config.lora.rank:
         add_lora(model, encoder.latent, **config.lora.model_dump())
     policy = LatentPolicy(model, encoder.latent, "latent", checkpoint=config.model.gradient_checkpointing)

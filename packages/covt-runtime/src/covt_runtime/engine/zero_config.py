@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
@@ -113,14 +112,3 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
     import torch
 
     return torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, fused=True)
-
-
-def sharded_init(zero: ZeroConfig) -> AbstractContextManager[Any]:
-    """A context in which models are sharded parameter by parameter while they are built; no rank holds a full model."""
-    import deepspeed
-    import torch
-
-    return deepspeed.zero.Init(
-        dtype=torch.bfloat16 if zero.dtype == "bf16" else torch.float32,
-        config_dict_or_path=deepspeed_config(zero, clip=0.0, trainable=zero.reduce_bucket_size),
-    )

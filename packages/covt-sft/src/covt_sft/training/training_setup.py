@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from covt_data.schema import Row
-from covt_model.checkpoints.latent_checkpoint import load_split
 from covt_model.checkpoints.lora import add_lora
+from covt_model.checkpoints.split_load import load_split
 from covt_model.encoding.encode import Encoder
 from covt_model.encoding.prompt import PromptConfig
 from covt_model.encoding.vision_features import VisionFeatures
@@ -16,6 +16,7 @@ from covt_model.latent_config import LatentConfig
 from covt_model.latents.policy import LatentPolicy
 from covt_runtime.engine.optimizer_settings import OptimConfig
 from covt_runtime.engine.weights import DTYPES
+from covt_runtime.engine.zero_sharding import ZeroSharding
 from covt_runtime.recipe_schema import LatentSection
 from covt_sft.batches.row_checks import RowChecks
 from covt_sft.batches.sample_source import SampleSource
@@ -64,7 +65,13 @@ def build_policy(
     config: SftConfig, encoder: Encoder, checkpoint: Path, device: torch.device
 ) -> tuple[LatentPolicy, VisionFeatures]:
     """The trainable language model, with adapters where the recipe has them, and the frozen vision tower's features."""
-    model, visual = load_split(checkpoint, DTYPES[config.zero.dtype], device, attention=config.model.attention)
+    model, visual = load_split(
+        checkpoint,
+        DTYPES[config.zero.dtype],
+        device,
+        attention=config.model.attention,
+        sharding=ZeroSharding(config.zero),
+    )
     if config.lora.rank:
         add_lora(model, encoder.latent, **config.lora.model_dump())
     # The pause control keeps the pads' own embedding, and its checkpoint says so.

@@ -16,6 +16,12 @@ def _model_class() -> Any:
     return Qwen2_5_VLForConditionalGeneration
 
 
+def _vision_class() -> Any:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+
+    return Qwen2_5_VisionTransformerPretrainedModel
+
+
 def _is_cellwise(vision: Any) -> bool:
     """Whether every block has windows of one cell, as in tiny models."""
     return not vision.fullatt_block_indexes and vision.window_size == vision.patch_size * vision.spatial_merge_size
@@ -57,6 +63,7 @@ FAMILY = Family(
     title="Qwen2.5-VL",
     model_class_name="Qwen2_5_VLForConditionalGeneration",
     model_class=_model_class,
+    vision_class=_vision_class,
     image_settings=DEFAULTS,
     grid_of=grid_of,
     resize=resize,
