@@ -15,9 +15,10 @@ import numpy as np
 import openai
 import pytest
 from latent_oracle import data_url, png
-from server_tools import RunningServer, generate, latents_of, prompt
+from server_tools import TOLERANCE, RunningServer, generate, latents_of, prompt
 
 from covt_model.latent_config import LatentConfig
+from covt_rewards.latents import find_whole_spans
 from covt_rollout.vllm_plugin import cache_salt, latent_args
 
 H = 64
@@ -246,3 +247,27 @@ def test_ended_and_aborted_requests_leave_nothing_behind(latent_server: RunningS
 @pytest.mark.slow
 def test_ten_thousand_requests_leave_nothing_behind(latent_server: RunningServer, latent: LatentConfig) -> None:
     leaves_nothing(latent_server, latent, 10_000)
+
+
+def test_a_limit_of_spans_is_held_by_the_server_and_leaves_the_probabilities_alone(
+    latent_server: RunningServer, latent: LatentConfig
+) -> None:
+    often = {latent.start_id: 5.0}
+    asked: dict[str, Any] = {"bias": often, "temperature": 1.0, "seed": 3, "n": 4, "max_tokens": 80}
+    free = generate(latent_server, [1, 2], ignore_eos=False, **asked)
+    held = generate(latent_server, [1, 2], ignore_eos=False, extra=latent_args(max_spans=2), **asked)
+    assert max(len(find_whole_spans(one.token_ids, latent)) for one in free) > 2
+    cut = 0
+    for whole, one in zip(free, held, strict=True):
+        spans = find_whole_spans(one.token_ids, latent)
+        assert len(spans) <= 2
+        if len(find_whole_spans(whole.token_ids, latent)) <= 2:
+            assert one.token_ids == whole.token_ids
+            continue
+        # The same tokens up to the start of the third span, which is sampled; then the end, which is forced.
+        cut += 1
+        third = [place for place, token in enumerate(whole.token_ids) if token == latent.start_id][2]
+        assert one.token_ids[:-1] == whole.token_ids[: third + 1]
+        assert np.allclose(one.logprobs[:-1], whole.logprobs[: third + 1], atol=TOLERANCE)
+        assert (one.finish_reason, one.logprobs[-1]) == ("stop", 0.0)
+    assert cut

@@ -121,3 +121,40 @@ def test_bad_latent_fields_are_value_errors_in_the_front_end() -> None:
     with pytest.raises(ValueError, match=r"latent_mode is 'sum'.*use one of"):
         LatentLogitsProcessor.validate_params(SamplingParams(extra_args={"latent_mode": "sum"}))
     LatentLogitsProcessor.validate_params(SamplingParams(extra_args={"latent_mode": "zeros"}))
+
+
+STOP = 3
+
+
+def limited(max_spans: int | None, prompt: list[int], output: list[int]) -> set[int]:
+    """Tokens that are open to a request with a limit of spans, whose completions end with STOP."""
+    processor = make()
+    params = SamplingParams(extra_args=None if max_spans is None else {"latent_max_spans": max_spans})
+    params.update_from_generation_config({}, STOP)
+    processor.update_state(BatchUpdate(1, removed=[], added=[(0, params, prompt, output)], moved=[]))
+    return opened(processor, 1)[0]
+
+
+SPAN = [START, PAD, PAD, PAD, END]
+
+
+@pytest.mark.parametrize(
+    ("max_spans", "prompt", "output", "expected"),
+    [
+        (None, [TEXT], [*SPAN * 9, START], {PAD}),
+        (2, [TEXT], [*SPAN, START], {PAD}),
+        # The start of one span too many is sampled, and ends the completion.
+        (2, [TEXT], [*SPAN * 2, TEXT], OUTSIDE),
+        (2, [TEXT], [*SPAN * 2, START], {STOP}),
+        (2, [TEXT], [*SPAN, START, PAD], {PAD}),
+        (0, [TEXT], [], OUTSIDE),
+        (0, [TEXT], [START], {STOP}),
+        # Spans of the prompt are the business of whoever sent it.
+        (1, [*SPAN * 3], [START], {PAD}),
+        (0, [TEXT, START], [], {PAD}),
+    ],
+)
+def test_a_span_over_the_limit_ends_the_completion(
+    max_spans: int | None, prompt: list[int], output: list[int], expected: set[int]
+) -> None:
+    assert limited(max_spans, prompt, output) == expected

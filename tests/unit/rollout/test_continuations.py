@@ -63,6 +63,15 @@ def test_the_cut_is_right_after_a_span_and_leaves_the_rest_of_the_budget(token_i
     assert [token for token in point.prefix if token not in (START, PAD, END)] == visible
 
 
+@given(with_spans, which, st.sampled_from(MODES), st.integers(0, 3))
+def test_a_continuation_may_have_the_spans_that_its_parent_had_left(token_ids, which, mode, left) -> None:
+    """Whatever the mode drops, so that all modes have the same budget."""
+    spans = find_whole_spans(token_ids, LATENT)
+    used = 1 if which == "first" else len(spans)
+    assert made(token_ids, mode, which=which, max_spans=len(spans) + left).max_spans == len(spans) + left - used
+    assert made(token_ids, mode, which=which).max_spans is None
+
+
 @given(with_spans, which)
 def test_dropping_latents_leaves_empty_markers_and_nothing_else_out(token_ids, which) -> None:
     kept, dropped = made(token_ids, "keep", which=which), made(token_ids, "drop_latents", which=which)

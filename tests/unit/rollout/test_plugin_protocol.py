@@ -38,6 +38,11 @@ def test_the_fields_are_read() -> None:
     assert np.array_equal(options.data, LATENTS)
 
 
+@pytest.mark.parametrize("max_spans", [None, 0, 7])
+def test_a_limit_of_spans_is_carried(max_spans: int | None) -> None:
+    assert read_options(latent_args(max_spans=max_spans)).max_spans == max_spans
+
+
 GOOD = encode_latents(LATENTS)
 
 
@@ -54,6 +59,9 @@ GOOD = encode_latents(LATENTS)
         ({"latent_seed": -1}, "latent_seed"),
         ({"latent_seed": True}, "latent_seed"),
         ({"latent_seed": 1.0}, "latent_seed"),
+        ({"latent_max_spans": -1}, "latent_max_spans is -1"),
+        ({"latent_max_spans": True}, "latent_max_spans"),
+        ({"latent_max_spans": "3"}, "latent_max_spans"),
         ({"latent_data": GOOD["latent_data"]}, "latent_shape is None"),
         ({"latent_shape": [3, 4]}, "latent_data is NoneType"),
         (GOOD | {"latent_shape": [3]}, "latent_shape"),

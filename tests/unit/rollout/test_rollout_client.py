@@ -427,3 +427,15 @@ def test_the_session_is_closed_with_the_client() -> None:
         return session
 
     assert run(work()).closed
+
+
+def test_a_completion_that_begins_a_span_too_many_ends_there_as_at_its_greatest_length() -> None:
+    """The server forces an end behind the start, which no policy has sampled."""
+    script = Script(lambda body: completed(body, [7, 100, 101, 101, 102, 100, 5]))
+    ((one,),) = generate(script, Sampling(max_tokens=10, max_spans=1))
+    assert script.bodies[0]["sampling_params"]["extra_args"]["latent_max_spans"] == 1
+    assert one.token_ids == (7, 100, 101, 101, 102, 100)
+    assert len(one.logprobs) == 6
+    assert one.finish_reason == "length"
+    ((other,),) = generate(Script(fine), TEN)
+    assert (len(other.token_ids), other.finish_reason) == (6, "stop")

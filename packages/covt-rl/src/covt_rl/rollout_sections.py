@@ -18,6 +18,9 @@ class RolloutSection(Section):
     """Sampling temperature. At 1.0 the server samples the policy itself, which the loss assumes by default."""
     max_tokens: int = Field(default=64, ge=1)
     """Greatest length of a completion in tokens, latents included. The default fits the generated tasks."""
+    max_spans: int = Field(default=32, ge=0)
+    """Most latent spans of a completion, held by the server. A completion that begins another span ends there, as at
+    `max_tokens`, so that no single one slows all ranks; 0 sets no limit."""
     base_url: str = ""
     """Address of a running `covt serve`; several replicas are separated by commas. Empty starts a server."""
     api_key_env: str = "COVT_API_KEY"

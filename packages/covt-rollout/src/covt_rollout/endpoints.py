@@ -100,6 +100,7 @@ def generate_body(
     mode: str,
     latents: Latents | None,
     latent_seed: int,
+    max_spans: int | None = None,
 ) -> dict[str, Any]:
     """Build the JSON of a generate request.
 
@@ -113,6 +114,7 @@ def generate_body(
         mode: a latent mode of the wire.
         latents: float32 [pads, H], for modes that send some.
         latent_seed: seed of the `noise` mode.
+        max_spans: latent spans that a sample may have; one that begins another is ended there.
 
     Raises:
         ModelError: the latents or their mode are malformed.
@@ -128,7 +130,7 @@ def generate_body(
         "top_p": 1.0,
         "top_k": 0,
         "repetition_penalty": 1.0,
-        "extra_args": latent_args(mode, latents, seed=latent_seed),
+        "extra_args": latent_args(mode, latents, seed=latent_seed, max_spans=max_spans),
     }
     if seed is not None:
         parameters["seed"] = seed

@@ -217,5 +217,9 @@ class Collector:
         words = (self.seed, salt) if salt >= 0 else (self.seed, -salt, 1)
         seed = int(np.random.default_rng((*words, turn, 2) if turn else words).integers(2**31))
         return Sampling(
-            max_tokens=self.rollout.max_tokens, n=n, temperature=self.rollout.temperature, seed=seed + offset
+            max_tokens=self.rollout.max_tokens,
+            n=n,
+            temperature=self.rollout.temperature,
+            seed=seed + offset,
+            max_spans=self.rollout.max_spans or None,
         )

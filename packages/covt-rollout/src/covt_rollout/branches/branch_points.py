@@ -35,6 +35,7 @@ class BranchPoint:
         pads: latent pads up to the point in the parent, before the edit.
         budget: tokens the continuation may still sample.
         fed: what the server feeds at pads.
+        max_spans: latent spans that the continuation may still have; None sets no limit.
     """
 
     prefix: tuple[int, ...]
@@ -42,10 +43,12 @@ class BranchPoint:
     pads: int
     budget: int
     fed: LatentInput
+    max_spans: int | None = None
 
     def same_request(self, other: BranchPoint) -> bool:
         """Whether both ask the server for the same; valid only for modes that send no latents."""
-        return (self.prefix, self.budget, self.fed) == (other.prefix, other.budget, other.fed)
+        mine, theirs = ((one.prefix, one.budget, one.fed, one.max_spans) for one in (self, other))
+        return mine == theirs
 
 
 def continuation_mode(name: str) -> LatentMode:
@@ -70,6 +73,7 @@ def find_branch_point(
     latent: LatentConfig,
     *,
     max_tokens: int,
+    max_spans: int | None = None,
     which: Which = "last",
     own: Latents | None = None,
     foreign: Latents | None = None,
@@ -82,6 +86,7 @@ def find_branch_point(
         mode: what happens to its latents.
         latent: latent settings of the checkpoint.
         max_tokens: what the parent itself was allowed.
+        max_spans: likewise.
         which: the span after which the continuation begins.
         own: the parent's latents [≥ pads, H] in order, for modes that need them (`noise` takes their norms).
         foreign: another completion's latents, for `shuffle`; repeated when there are fewer than pads.
@@ -117,6 +122,7 @@ def find_branch_point(
         budget=max_tokens - end,
         # Pads of a pause checkpoint are fed their own embedding: there is nothing to repeat.
         fed=LatentInput() if latent.head == "none" else _latent_input(mode, pads, own, foreign, seed),
+        max_spans=None if max_spans is None else max_spans - sum(stop < end for _, stop in spans),
     )
 
 

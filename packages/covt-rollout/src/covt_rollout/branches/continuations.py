@@ -90,6 +90,7 @@ async def continue_from(
             one,
             mode,
             max_tokens=sampling.max_tokens - (spent[index] if spent is not None else 0),
+            max_spans=sampling.max_spans,
             which=which,
             own=own[index] if own is not None else None,
             foreign=foreign[index] if foreign is not None else None,
@@ -146,12 +147,13 @@ def merge_equal_prefixes(
             and sampling.temperature > 0
             and last.fed.latents is point.fed.latents is None
             and (last.prompt, last.sampling.max_tokens, last.fed) == (prompt, point.budget, point.fed)
+            and last.sampling.max_spans == point.max_spans
         ):
             indexes = range(last.indexes.start, index + 1)
             requests[-1] = replace(last, indexes=indexes, sampling=replace(last.sampling, n=len(indexes) * sampling.n))
             continue
         seed = None if sampling.seed is None else sampling.seed + index * sampling.n
-        own = replace(sampling, max_tokens=point.budget, seed=seed)
+        own = replace(sampling, max_tokens=point.budget, max_spans=point.max_spans, seed=seed)
         requests.append(BranchRequest(range(index, index + 1), prompt, own, point.fed))
     return requests
 
@@ -203,6 +205,7 @@ def _find_point(
     mode: LatentMode,
     *,
     max_tokens: int,
+    max_spans: int | None,
     which: Which,
     own: Latents | None,
     foreign: Latents | None,
@@ -213,7 +216,15 @@ def _find_point(
     if skip:
         return None
     point = find_branch_point(
-        completion, mode, client.latent, max_tokens=max_tokens, which=which, own=own, foreign=foreign, seed=seed
+        completion,
+        mode,
+        client.latent,
+        max_tokens=max_tokens,
+        max_spans=max_spans,
+        which=which,
+        own=own,
+        foreign=foreign,
+        seed=seed,
     )
     return point if point is not None and client.placeholder_ids.isdisjoint(point.prefix) else None
 

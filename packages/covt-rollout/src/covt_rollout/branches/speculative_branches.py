@@ -155,8 +155,14 @@ class SpeculativeBranches:
 
     def _find_point(self, completion: SampledTokens) -> BranchPoint | None:
         """Where the completion is continued, if it can be."""
-        latent, most = self.client.latent, self.sampling.max_tokens
-        point = find_branch_point(completion, self.mode, latent, max_tokens=most, which=self.which)
+        point = find_branch_point(
+            completion,
+            self.mode,
+            self.client.latent,
+            max_tokens=self.sampling.max_tokens,
+            max_spans=self.sampling.max_spans,
+            which=self.which,
+        )
         if point is None or point.budget <= 0 or not self.client.placeholder_ids.isdisjoint(point.prefix):
             return None
         return point

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -261,6 +261,7 @@ class _Request:
     def _completion(
         self, prompt_ids: Sequence[int], choice: GeneratedChoice, key: str | None, version: int
     ) -> Completion:
+        choice = self._without_stop(choice)
         return Completion(
             group_id=self.prompt.group_id,
             sample_index=choice.index,
@@ -275,3 +276,13 @@ class _Request:
             mode=str(self.mode),
             weight_version=version,
         )
+
+    def _without_stop(self, choice: GeneratedChoice) -> GeneratedChoice:
+        """The sample without the end that the server forces behind a span too many.
+
+        Only a limit of spans ends a completion behind the start of one. It is cut there as at its greatest length.
+        """
+        ids = choice.token_ids
+        if choice.finish_reason != "stop" or len(ids) < 2 or ids[-2] != self.client.latent.start_id:
+            return choice
+        return replace(choice, token_ids=ids[:-1], logprobs=choice.logprobs[:-1], finish_reason="length")

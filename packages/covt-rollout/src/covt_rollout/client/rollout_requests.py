@@ -36,12 +36,15 @@ class Sampling:
         temperature: 0 is greedy.
         seed: sample i draws from seed + i; None is not repeatable. Where one `Sampling` serves several prompts, the
             seed belongs to the first prompt, and prompt p uses seed + p·n.
+        max_spans: most latent spans of a completion. One that begins another span ends there and has the finish reason
+            `length`; None sets no limit.
     """
 
     max_tokens: int
     n: int = 1
     temperature: float = 1.0
     seed: int | None = None
+    max_spans: int | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_tokens < 1 or not self.temperature >= 0:
@@ -87,4 +90,5 @@ def request_body(prompt: PromptRequest, sampling: Sampling, seed: int | None, fe
         mode=fed.mode,
         latents=fed.latents,
         latent_seed=fed.seed,
+        max_spans=sampling.max_spans,
     )

@@ -1,7 +1,12 @@
-"""Decides which tokens may follow: a latent start is followed by K pads and the end, which occur nowhere else."""
+"""Decides which tokens may follow: a latent start is followed by K pads and the end, which occur nowhere else.
+
+A request may limit its spans: a completion that begins one more is ended there, as it is at its greatest length. The
+start itself is sampled as always, so the probabilities stay those of the model.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +21,23 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 CLOSED = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A request in the batch.
+
+    Attributes:
+        prompt: the last tokens of the prompt.
+        output: the engine's own growing list of output tokens.
+        max_spans: spans that the output may have; None sets no limit.
+        stop: the token that ends the completion.
+    """
+
+    prompt: list[int]
+    output: list[int]
+    max_spans: int | None
+    stop: int | None
 
 
 class LatentLogitsProcessor(LogitsProcessor):
@@ -38,8 +60,7 @@ class LatentLogitsProcessor(LogitsProcessor):
         self.start, self.pad, self.end, self.size = latent.start_id, latent.pad_id, latent.end_id, latent.size
         self.inside = (self.start, self.pad)
         self.closed = torch.tensor([self.pad, self.end], device=device)
-        # Batch row → (last tokens of the prompt, the engine's own growing list of output tokens).
-        self.rows: dict[int, tuple[list[int], list[int]]] = {}
+        self.rows: dict[int, Row] = {}
 
     def is_argmax_invariant(self) -> bool:
         """Forcing tokens changes greedy decoding."""
@@ -52,8 +73,12 @@ class LatentLogitsProcessor(LogitsProcessor):
         rows = self.rows
         for row in batch_update.removed:
             rows.pop(row, None)
-        for row, _, prompt, output in batch_update.added:
-            rows[row] = ((prompt or [])[-self.size - 1 :], output)
+        for row, params, prompt, output in batch_update.added:
+            max_spans = (params.extra_args or {}).get("latent_max_spans")
+            stop = params.eos_token_id
+            if stop is None:
+                stop = min(params.all_stop_token_ids, default=None)
+            rows[row] = Row((prompt or [])[-self.size - 1 :], output, max_spans, stop)
         for a, b, direction in batch_update.moved:
             moved, replaced = rows.pop(a, None), rows.pop(b, None)
             if moved is not None:
@@ -67,15 +92,24 @@ class LatentLogitsProcessor(LogitsProcessor):
         rows: list[int] = []
         tokens: list[int] = []
         inside = self.inside
-        for row, (prompt, output) in self.rows.items():
+        for number, row in self.rows.items():
+            prompt, output = row.prompt, row.output
             if (output[-1] if output else prompt[-1] if prompt else -1) in inside:
-                rows.append(row)
-                tokens.append(self.end if self.pads_before(prompt, output) >= self.size else self.pad)
+                rows.append(number)
+                tokens.append(self.next_token(row))
         if rows:
             index = torch.tensor(rows, device=logits.device)
             logits.index_fill_(0, index, CLOSED)
             logits[index, torch.tensor(tokens, device=logits.device)] = 0.0
         return logits
+
+    def next_token(self, row: Row) -> int:
+        """The only token that may follow a start or a pad."""
+        output = row.output
+        is_start = bool(output) and output[-1] == self.start
+        if is_start and row.max_spans is not None and row.stop is not None and output.count(self.start) > row.max_spans:
+            return row.stop
+        return self.end if self.pads_before(row.prompt, output) >= self.size else self.pad
 
     def pads_before(self, prompt: list[int], output: list[int]) -> int:
         """How many pads end prompt + output, counted up to K."""

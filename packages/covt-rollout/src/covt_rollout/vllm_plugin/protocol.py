@@ -19,7 +19,7 @@ Latents = npt.NDArray[np.float32]
 
 GENERATE = "/inference/v1/generate"
 """The path of vLLM's request form that takes token ids."""
-FIELDS = ("latent_mode", "latent_data", "latent_shape", "latent_seed", "latent_key")
+FIELDS = ("latent_mode", "latent_data", "latent_shape", "latent_seed", "latent_key", "latent_max_spans")
 MAX_KEY = 200
 
 
@@ -33,16 +33,22 @@ class LatentOptions:
         data: float32 [n, H], or None.
         key: name under which the latents can be fetched afterwards.
         seed: of `noise`.
+        max_spans: latent spans that the output may have; None sets no limit.
     """
 
     mode: LatentMode = LatentMode.KEEP
     data: Latents | None = None
     key: str | None = None
     seed: int = 0
+    max_spans: int | None = None
 
 
 def latent_args(
-    mode: str = "keep", latents: Latents | None = None, key: str | None = None, seed: int = 0
+    mode: str = "keep",
+    latents: Latents | None = None,
+    key: str | None = None,
+    seed: int = 0,
+    max_spans: int | None = None,
 ) -> dict[str, Any]:
     """Build and check the `extra_args` of a request.
 
@@ -51,6 +57,7 @@ def latent_args(
         latents: float32 [n, H].
         key: name under which the server keeps the latents.
         seed: of `noise`.
+        max_spans: latent spans that the output may have. One that begins another ends there.
 
     Raises:
         ModelError: the mode is unknown, or the latents are not finite numbers [n, H].
@@ -62,6 +69,8 @@ def latent_args(
         extra["latent_key"] = key
     if seed:
         extra["latent_seed"] = seed
+    if max_spans is not None:
+        extra["latent_max_spans"] = max_spans
     read_options(extra)
     return extra
 
@@ -110,10 +119,13 @@ def read_options(extra: Mapping[str, Any] | None) -> LatentOptions:
         raise ModelError(f"latent_key is {key!r:.60}", f"use a string of 1 to {MAX_KEY} characters")
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise ModelError(f"latent_seed is {seed!r}", "use an integer from 0 to 2**63 - 1")
+    max_spans = extra.get("latent_max_spans")
+    if max_spans is not None and (type(max_spans) is not int or max_spans < 0):
+        raise ModelError(f"latent_max_spans is {max_spans!r}", "use an integer from 0 on, or leave it out")
     data = decode_latents(extra) if "latent_data" in extra or "latent_shape" in extra else None
     if mode is LatentMode.GIVEN and data is None:
         raise ModelError("latent_mode 'given' has no latent_data", "send the latents to use")
-    return LatentOptions(mode, data, key, seed)
+    return LatentOptions(mode, data, key, seed, max_spans)
 
 
 def cache_salt(mode: str, latents: Latents | None = None, seed: int = 0) -> str | None:
