@@ -121,6 +121,58 @@ def test_all_rows_of_comt_may_be_judged_as_ilvr_does(tmp_path, original):
     assert rows[0].answer == ("A" if original else "70°")
 
 
+# Rows of Mirage
+
+
+def mirage_line(**changes) -> dict:
+    return {
+        "text_input": "Plan a path.",
+        "image_input": "maps/1.png",
+        "image_output": "maps/1_path.png",
+        "text_output": "We go right twice. <output_image> The plan is \\boxed{R,R}",
+        "map_desc": [[1, 0, 2], [0, -1, 0], [0, 0, 0]],
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer", "grader", "steps"),
+    [
+        ({}, "R,R", "vsp", ["We go right twice.", None, "The plan is \\boxed{R,R}"]),
+        ({"text_output": "So \\boxed{R,R}"}, "R,R", "vsp", [None, "So \\boxed{R,R}"]),
+        ({"text_output": "So.\nThe final answer is: B", "text_input": "Which?\n(A) cat\n(B) dog", "map_desc": None},
+         "B", "choice", [None, "So.\nThe final answer is: \\boxed{B}"]),
+        ({"text_output": "It is so.", "original_final_answer": "Yes", "map_desc": None},
+         "Yes", "text", [None, "It is so.", "\\boxed{Yes}"]),
+    ],
+)  # fmt: skip
+def test_rows_of_mirage_are_read(tmp_path, changes, answer, grader, steps):
+    write_lines(tmp_path / "set" / "train.jsonl", [mirage_line(**changes)])
+    write_files(tmp_path / "set", {"maps/1.png": picture(), "maps/1_path.png": picture((1, 2, 3))})
+    _, (row,) = made("comt", tmp_path / "set", tmp_path / "out")
+    assert (row.answer, row.grader, [step.text for step in row.steps]) == (answer, grader, steps)
+    assert row.meta == ({"rows": ["SFG", "FHF", "FFF"]} if grader == "vsp" else {})
+    assert next(step.images for step in row.steps if step.images)[0].bytes == picture((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"text_output": "We see.", "map_desc": None}, "empty_answer"),
+        ({"image_output": None}, "helper_image_missing"),
+        ({"map_desc": [[1, 7]]}, "wrong_type"),
+        ({"map_desc": "SFG"}, "wrong_type"),
+        ({"text_output": "\\boxed{fly}"}, "bad_gold"),
+        ({"text_output": "\\boxed{D,R,R,U}"}, "bad_gold"),
+        ({"text_output": ""}, "empty_step"),
+    ],
+)
+def test_faults_of_mirages_rows_have_their_reasons(tmp_path, changes, reason):
+    write_lines(tmp_path / "set" / "train.jsonl", [mirage_line(**changes), mirage_line(id="fine")])
+    write_files(tmp_path / "set", {"maps/1.png": picture(), "maps/1_path.png": picture((1, 2, 3))})
+    manifest, rows = made("comt", tmp_path / "set", tmp_path / "out", max_rejected=0.5)
+    assert manifest.rejected == {reason: 1} and [row.id for row in rows] == ["fine"]
+
+
 # Missing helper images
 
 

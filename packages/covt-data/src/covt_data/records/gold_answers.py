@@ -11,6 +11,7 @@ from covt_data.rejects import Reason, Rejected, shorten
 from covt_data.schema import Grader, Row
 from covt_rewards import AccuracyReward, GoldError, Group
 from covt_rewards.accuracy.gold_kinds import choose_grader
+from covt_rewards.tasks.vsp_plan import check_map, parse_plan, walk_plan
 
 OPEN_GRADERS = ("boxes", "vsp")
 """Graders whose answers need not be one of the options."""
@@ -54,12 +55,20 @@ def judge_gold(record: ParsedRecord) -> Judgment:
 
 
 def find_gold_problem(group: Group) -> str:
-    """Return why the grader of a group cannot read its gold answer; empty when it can."""
+    """Return why the grader of a group cannot use its gold answer; empty when it can.
+
+    A plan must solve its map, although the map alone decides about completions.
+    """
     try:
         _ACCURACY.check_gold(group)
     except GoldError as error:
         return error.message
-    return ""
+    return "" if group.grader != "vsp" or _plan_works(group) else "the plan does not solve the map"
+
+
+def _plan_works(group: Group) -> bool:
+    moves = parse_plan(group.answer)
+    return moves is not None and walk_plan(check_map(group.metadata.get("rows")), moves).success
 
 
 def row_problem(row: Row) -> str:

@@ -39,6 +39,12 @@ def end_with_answer(steps: Sequence[ParsedStep], answer: str, options: Sequence[
     return (*steps, ParsedStep(boxed))
 
 
+def find_conclusion(text: str) -> str | None:
+    """Return what the last line of a text says the answer is, or None."""
+    found = CONCLUSION.search(text.rstrip().rpartition("\n")[2])
+    return found.group("answer").strip(" .*$`\"'") or None if found else None
+
+
 def _same(said: str, answer: str, options: Sequence[str]) -> bool:
     """Whether a text says the answer: in the same words, with its letter before it, or by the letter alone."""
     plain = _plain(said)

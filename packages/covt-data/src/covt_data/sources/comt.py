@@ -3,7 +3,7 @@
 A line of TRAIN.jsonl or TEST.jsonl has `text_input`, `image_input` (a path or several), `sequence_plan` (`{"type":
 "text", "content"}` and `{"type": "latent", "helper_image"}`) and `original_final_answer`: the content of an option, not
 its letter. Paths begin with `images_comt/`, so they are relative to the folder above it; the next part is the category.
-`covt_data.sources.comt_original` reads the lines of the original release.
+`covt_data.sources.comt_original` reads the lines of the original release, `mirage_rows` those of Mirage.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from covt_data.records.parsed_record import ParsedRecord, ParsedStep
 from covt_data.records.step_texts import end_with_answer
 from covt_data.records.written_options import find_options
 from covt_data.rejects import Reason, Rejected, shorten
-from covt_data.sources import comt_original
+from covt_data.sources import comt_original, mirage_rows
 from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
 from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
@@ -57,6 +57,8 @@ def parse(data: Fields, place: RecordLocation, options: ComtOptions) -> ParsedRe
     grader = "comt" if options.grader == "comt" else None
     if comt_original.is_original(data):
         return comt_original.parse(data, default_id, options.boxed, grader)
+    if mirage_rows.is_mirage(data):
+        return mirage_rows.parse(data, default_id, options.boxed, grader)
     text = get_text(data, "text_input", Reason.EMPTY_QUESTION)
     refs = get_image_refs(data.get("image_input"), "image_input")
     question, images = place_image_tags(text, refs)
