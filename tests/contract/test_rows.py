@@ -45,7 +45,7 @@ def test_the_columns_are_those_of_the_contract(prepared):
 
 def test_the_graders_are_those_of_the_contract():
     schema = Row.model_json_schema()
-    assert schema["properties"]["grader"]["enum"] == ["math", "choice", "text", "vsp", "boxes"]
+    assert schema["properties"]["grader"]["enum"] == ["math", "choice", "text", "vsp", "boxes", "comt"]
     assert schema["$defs"]["Step"]["properties"]["type"]["enum"] == ["text", "latent"]
 
 

@@ -147,8 +147,8 @@ def test_what_was_done_is_not_done_again(source, whole, tmp_path, monkeypatch):
     interrupted(monkeypatch, out, options, 10)
     work = WorkFolder(out)
     stamps = {path: path.stat().st_mtime_ns for path in work.set.rglob("*.parquet")}
-    pictures = {path: path.stat().st_mtime_ns for path in work.pictures.rglob("*.jpg")}
-    assert len(pictures) == 280
+    unpacked = {path: path.stat().st_mtime_ns for path in work.images.rglob("*.jpg")}
+    assert len(unpacked) == 280
     seen = []
     prepare("virl39k", out, options=options, progress=lambda *call: seen.append(call))
     assert seen[0][1] >= 200, "the records of the complete shards are passed over"

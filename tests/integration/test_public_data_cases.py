@@ -19,7 +19,7 @@ from covt_data.store.prepared_set import PreparedSet
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parents[1] / "public_cases" / "others.jsonl").read_text(encoding="utf-8").splitlines()
+    for line in (Path(__file__).parent / "data" / "failing_inputs.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 
 
