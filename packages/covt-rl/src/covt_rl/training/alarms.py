@@ -1,15 +1,19 @@
-"""Signs that a training is collapsing. Each is reported once, when it appears."""
+"""Signs that a training is collapsing. Each is reported once, when it appears.
+
+Which metrics must not collapse, and what to do when one does, is in the metric table.
+"""
 
 from collections.abc import Mapping
 
+from covt_runtime.metrics.metric_table import METRICS
+
 FLAT_STEPS = 5
 """Steps in a row without a group whose rewards differ."""
-ENTROPY_SHARE = 0.1
-"""Fraction of the first step's entropy below which the policy no longer explores."""
-USED_SHARE = 0.1
-"""Fraction of the first step's rollouts with latents below which latents have been unlearned."""
+COLLAPSED_SHARE = 0.1
+"""Fraction of its first value below which a metric has collapsed."""
 WAIT = 3
-"""Steps in a row before entropy or latents count."""
+"""Steps in a row before a collapse counts."""
+COLLAPSE_REMEDIES = {metric.name: metric.collapse for metric in METRICS if metric.collapse}
 
 
 class Alarms:
@@ -27,15 +31,12 @@ class Alarms:
                 f"no group had rewards that differ for {FLAT_STEPS} steps, so nothing is learned (mean reward "
                 f"{metrics['reward']:.3g}): choose easier or harder prompts, set rollout.dynamic, or sample hotter"
             )
-        for name, share, what in (
-            ("entropy", ENTROPY_SHARE, "lower optim.lr, or set algorithm.entropy_weight or kl_weight"),
-            ("latent/used", USED_SHARE, "raise the weight of necessity or usage; w_redundant suppresses latents"),
-        ):
+        for name, remedy in COLLAPSE_REMEDIES.items():
             if name not in metrics:
                 continue
             first = self._first.setdefault(name, metrics[name])
-            if self._lasts(name, first > 0 and metrics[name] < share * first, WAIT):
-                found.append(f"{name} has fallen from {first:.3g} to {metrics[name]:.3g}: {what}")
+            if self._lasts(name, first > 0 and metrics[name] < COLLAPSED_SHARE * first, WAIT):
+                found.append(f"{name} has fallen from {first:.3g} to {metrics[name]:.3g}: {remedy}")
         return found
 
     def _lasts(self, name: str, now: bool, steps: int) -> bool:

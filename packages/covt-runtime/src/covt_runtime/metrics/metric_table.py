@@ -26,6 +26,7 @@ class Metric:
         better: which direction is an improvement; empty where neither is.
         live: label in the terminal's progress line; empty where it isn't shown there.
         share: whether charts show it on an axis from 0 to 100 %.
+        collapse: what to do when it falls to a tenth of its first value; empty where that is no alarm.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Metric:
     better: Better = ""
     live: str = ""
     share: bool = False
+    collapse: str = ""
 
     def matches(self, name: str) -> bool:
         """Whether `name` is this metric or belongs to this family."""
@@ -129,7 +131,12 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("num_tokens", "tokens", "Tokens sampled in the step, continuations included."),
     Metric("latent/spans", "spans per completion", "Mean number of latent spans.", live="spans"),
-    Metric("latent/used", "share of completions", "Completions with at least one latent span."),
+    Metric(
+        "latent/used",
+        "share of completions",
+        "Completions with at least one latent span.",
+        collapse="raise the weight of necessity or usage; w_redundant suppresses latents",
+    ),
     Metric(
         "latent/logprob_gap",
         "nats, server − trainer",
@@ -138,7 +145,13 @@ METRICS: tuple[Metric, ...] = (
         "lower",
         "gap",
     ),
-    Metric("entropy", "nats per token", "Entropy of the policy.", "Entropy"),
+    Metric(
+        "entropy",
+        "nats per token",
+        "Entropy of the policy.",
+        "Entropy",
+        collapse="lower optim.lr, or set algorithm.entropy_weight or kl_weight",
+    ),
     Metric(
         "kl", "nats per token", "KL divergence from the reference, or from the server without one.", "KL divergence"
     ),
