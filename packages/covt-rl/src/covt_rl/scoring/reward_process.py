@@ -1,4 +1,4 @@
-"""A reward of the user's own, in a process that can be ended: code that hangs costs the group it hangs on, no more."""
+"""A reward of the user's own, in a process that can be ended: code that hangs costs only the group it hangs on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +24,13 @@ class RewardTimeoutError(RuntimeError):
 class ProcessReward:
     """A reward that runs in a child process, started when it is first asked and again after a timeout.
 
-    name: as on the command line. settings: of the reward. time_limit: seconds a group may take; the first answer of a
-    process may take `start_limit` more, in which Python starts.
+    Threads that score groups side by side ask it one after the other.
+
+    Args:
+        name: as on the command line.
+        settings: of the reward.
+        time_limit: seconds that a group may take.
+        start_limit: further seconds for the first answer of a process, in which Python starts.
     """
 
     def __init__(self, name: str, settings: Mapping[str, object], time_limit: float, start_limit: float = 60.0) -> None:
@@ -32,9 +38,14 @@ class ProcessReward:
         self._child: subprocess.Popen[bytes] | None = None
         self._answers = -1
         self._rest = b""
+        self._asking = threading.Lock()
 
     def __call__(self, group: Group) -> Sequence[RewardResult]:
-        """One result a rollout; raises RewardTimeoutError, or RuntimeError with what the reward raised."""
+        """One result per rollout; raises RewardTimeoutError, or RuntimeError with what the reward raised."""
+        with self._asking:
+            return self._score(group)
+
+    def _score(self, group: Group) -> Sequence[RewardResult]:
         limit = self.time_limit
         if self._child is None:
             self._start()
@@ -97,9 +108,13 @@ class ProcessReward:
 def guard(
     reward: ConfiguredReward, settings: Mapping[str, object], names: Sequence[str], time_limit: float
 ) -> ConfiguredReward:
-    """The reward as it is where it is built in (those have limits of their own), else in a process.
+    """Run a reward in a process of its own, unless it is built in and so has limits of its own.
 
-    names: the rewards as they were named: `path/to/file.py:function` is called `function` in the log.
+    Args:
+        reward: the configured reward.
+        settings: its settings.
+        names: the rewards as the recipe names them: `path/to/file.py:function` is called `function` in the log.
+        time_limit: seconds that a group may take.
     """
     spec = next((name for name in names if name.rpartition(":")[2] == reward.name), reward.name)
     if spec in BUILTIN:

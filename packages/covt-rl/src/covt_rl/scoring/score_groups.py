@@ -1,6 +1,7 @@
 """Completions → rewards, group by group."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import fmean, pstdev
@@ -15,12 +16,15 @@ from covt_rl.algorithms.advantages import group_has_spread
 from covt_rl.rl_recipe import RewardsSection
 from covt_rl.scoring.collected import Collected
 from covt_rl.scoring.reward_process import guard
+from covt_rl.scoring.shared_accuracy import share_accuracy
 from covt_rollout.client.completions import Completion
 from covt_rollout.vllm_plugin.protocol import Latents
 from covt_runtime.recipe_schema import PromptSection
 
 ANSWER_MARK = {"boxed": "boxed", "answer": "tag"}
 NECESSITY = "necessity"
+MOST_WORKERS = 8
+"""Groups that are scored side by side; mathematical answers are compared in as many processes."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def build_rewards(
         settings["length"] = {"max_tokens": max_tokens, "buffer": max(1, max_tokens // 4)}
     for name, given in section.settings.items():
         settings[name] = settings.get(name, {}) | given
-    rewards = parse_rewards(spec, settings=settings, common={"latent": ids})
+    rewards = share_accuracy(parse_rewards(spec, settings=settings, common={"latent": ids}))
     return [guard(reward, settings.get(reward.name, {}), names, section.time_limit) for reward in rewards]
 
 
@@ -116,7 +120,7 @@ def score(
         to_group(row, own, without, same)
         for row, own, without, same in zip(rows, collected.completions, collected.ablated, control, strict=True)
     ]
-    scores = score_groups(groups, rewards)
+    scores = score_groups(groups, rewards, workers=min(MOST_WORKERS, os.cpu_count() or 1))
     latents = collected.latents or [[] for _ in rows]
     scored = [
         ScoredGroup(
