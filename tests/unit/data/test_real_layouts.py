@@ -90,6 +90,15 @@ def test_marks_of_the_original_release_may_stand_in_the_question_and_without_an_
     assert [step.text for step in row.steps] == ["See", None, ".\nThe answer is: \\boxed{A}"]
 
 
+def test_options_of_the_original_release_may_be_images(tmp_path):
+    line = original_line(option=["[IMAGE2]", "[IMAGE1:10007_1]"], rationale="Look.", answer="B")
+    write_lines(tmp_path / "comt" / "data.jsonl", [line])
+    write_files(tmp_path / "comt", ORIGINAL_IMAGES)
+    _, (row,) = made("comt", tmp_path / "comt", tmp_path / "out")
+    assert row.question == "<image>How large is the angle?\n(A) <image>\n(B) <image>" and row.grader == "choice"
+    assert [image.bytes for image in row.images] == [list(ORIGINAL_IMAGES.values())[number] for number in (0, 2, 1)]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -49,9 +49,9 @@ def parse(data: Fields, default_id: str, boxed: bool, grader: Grader | None) -> 
     rationale = get_text(data, "rationale")
     options = get_options(data.get("option"), "option")
     answer = get_answer(data, "answer", text, options)
-    question, refs = _question(text, images, {int(mark.group(1)) for mark in MARK.finditer(rationale)})
     if not find_options(text):  # the release keeps the options apart; a model has to see them
-        question += "".join(f"\n({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+        text += "".join(f"\n({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+    question, refs = _question(text, images, {int(mark.group(1)) for mark in MARK.finditer(rationale)})
     steps = _steps(rationale, images)
     return ParsedRecord(
         id=get_id(data, "id", default_id),
