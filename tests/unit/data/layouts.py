@@ -4,20 +4,52 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as PillowImage
+
+from covt_data.ingest.prepare import prepare
+from covt_data.store.prepared_set import PreparedSet
 
 
 def picture(color=(200, 60, 30), size=(48, 32), kind="PNG", **options) -> bytes:
     out = io.BytesIO()
     PillowImage.new("RGB", size, color).save(out, kind, **options)
     return out.getvalue()
+
+
+def noise(kind="PNG", size=(64, 48), mode="RGB", **options) -> bytes:
+    random_ = np.random.default_rng(0)
+    pixels = random_.integers(0, 256, (size[1], size[0], 3), np.uint8)
+    out = io.BytesIO()
+    PillowImage.fromarray(pixels).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def damaged(data: bytes, random_: random.Random) -> bytes:
+    """A few bytes changed, a piece cut out, doubled, or the end missing."""
+    out = bytearray(data)
+    for _ in range(random_.randint(1, 6)):
+        at = random_.randrange(len(out))
+        kind = random_.randrange(5)
+        if kind <= 1:
+            out[at] = random_.randrange(256)
+        elif kind == 2:
+            del out[at : at + random_.randint(1, 64)]
+        elif kind == 3:
+            out[at:at] = out[at : at + random_.randint(1, 64)]
+        elif len(out) > 100:
+            del out[-random_.randint(1, len(out) // 3) :]
+        if not out:
+            return b""
+    return bytes(out)
 
 
 def numbered(number: int) -> tuple[int, int, int]:
@@ -203,6 +235,20 @@ def write_zebra(folder: Path, rows: int = 6, irregular: bool = True) -> Path:
         table = pa.Table.from_pylist(entries, schema=pa.schema(columns))
         pq.write_table(table, folder / subset / "train-00000-of-00001.parquet", row_group_size=4)
     return folder
+
+
+def write_lines(path: Path, lines: list[dict]) -> Path:
+    """Write rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(dump(line) + b"\n" for line in lines))
+    return path
+
+
+def made(source: str, path: Path, out: Path, **options):
+    """Prepare a set; return its manifest and its rows, split after split."""
+    manifest = prepare(source, out, options={"path": str(path), **options})
+    prepared = PreparedSet(out)
+    return manifest, [row for split in prepared.splits for row in prepared.rows(split)]
 
 
 def read_rejections(path: Path) -> list[dict[str, Any]]:
