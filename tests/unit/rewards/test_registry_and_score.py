@@ -193,7 +193,7 @@ def test_one_completion_is_graded_by_one_function(
 
 
 def test_an_unknown_grader_is_refused() -> None:
-    with pytest.raises(RewardError, match=r"'maths', which is no grader .the graders are boxes, choice, math"):
+    with pytest.raises(RewardError, match=r"'maths', which is no grader .the graders are boxes, choice, comt, math"):
         grade("4", "4", grader="maths")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from covt_rewards.expressions.number_words import read_number_words
+
 _SO = (
     r"(?:(?:so|thus|therefore|hence|then|and|but|definitely|clearly|certainly|ok|okay|finally|in conclusion|overall"
     r"|因此|所以|故|综上所述|综上|那么|于是)"
@@ -49,6 +51,22 @@ NEGATIONS = re.compile(
     r"(?<![A-Za-z])(?:not|no|never|neither|nor|none|without|except|unlike|isn't|aren't|wasn't|doesn't|don't|can't|cannot|"
     r"incorrect|wrong|false|rather|instead|excluding)(?![A-Za-z])|n't(?![A-Za-z])|不是|并非|没有|错误"
 )
+_ANY_NUMBER = re.compile(
+    r"(?<![A-Za-z\d_.,^])[-−]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![A-Za-z\d_,])|(?<![A-Za-z\d_.,^])[-−]?\d+(?:\.\d+)?(?![A-Za-z0-9_]|[.,]\d)"
+)
+_WORD_BEHIND = re.compile(r"\s?(?:[A-Za-z]{2,20}(?:\^?\d)?|[°一-鿿]{1,4})")
+_WORD = re.compile(r"[A-Za-z]+")
+_HAS_WORD = re.compile(r"[A-Za-z]{2,}|[一-鿿]")
+_PROSE = re.compile(r"[A-Za-z一-鿿\s.,:;'\"=$！。，：]*(?<!-)")
+_CHANGES_NUMBER = re.compile(
+    r"(?<![A-Za-z])(?:not|no|never|neither|nor|or|half|twice|double|triple|thrice|third|quarter|over|under|above|below"
+    r"|least|most|more|less|fewer|greater|than|between|from|to|up|until|wrong|incorrect|false|hundred|thousand|million"
+    r"|billion|trillion|dozen|dozens|times|squared|cubed|factorial|minus|plus|negative|out|and|per|percent|sqrt|log|ln"
+    r"|sin|cos|tan|pi|mod|power|root|square root|except|without|but|instead|rather|about|maybe|if|multiple|divided"
+    r"|multiplied|st|nd|rd|th|lakh|crore|pairs|pair|score|gross|tenths|hundredths|halves|thirds|quarters|isn't"
+    r"|doesn't|don't|can't|cannot)(?![A-Za-z])|不|非|没|或|万|亿|半|倍|百|千|至|到|分之|以上|以下"
+)
+MAX_SENTENCE = 120
 MAX_CHARACTERS = 400
 
 
@@ -71,3 +89,38 @@ def strip_sentence(text: str) -> str:
 def find_statements(text: str) -> list[str]:
     """Find what follows "the answer is", "I choose", 答案, 选 at the beginning of a sentence or clause, in order."""
     return [match.group(1).strip() for match in _STATEMENT.finditer(text)]
+
+
+def find_only_number(sentence: str) -> str:
+    """Find the only number of a short sentence, with the word behind it: `7 objects` in `I see 7 objects in total`.
+
+    Empty where the sentence has none or several, or words that make the number another one: `half of 7`, `7 or more`.
+    """
+    if len(sentence) > MAX_SENTENCE or not _HAS_WORD.search(sentence) or _CHANGES_NUMBER.search(sentence):
+        return ""
+    numbers = list(_ANY_NUMBER.finditer(sentence))
+    if len(numbers) != 1:
+        return ""
+    number = numbers[0]
+    behind = _WORD_BEHIND.match(sentence, number.end())
+    before, after = sentence[: number.start()], sentence[behind.end() if behind else number.end() :]
+    if before.endswith(" (") and after.startswith(")"):
+        before, after = before[:-1], after[1:]
+    if not (_PROSE.fullmatch(before) and _PROSE.fullmatch(after)) or sentence.count("=") > 1:
+        return ""
+    if any(read_number_words(word) is not None for word in _WORD.findall(sentence)) and not _says_twice(sentence):
+        return ""
+    return number.group() + (behind.group() if behind else "")
+
+
+def _says_twice(sentence: str) -> bool:
+    """Whether the words for a number in a sentence, `seven (7)`, are the number in digits."""
+    words = {read_number_words(word) for word in _WORD.findall(sentence)} - {None}
+    digits = _ANY_NUMBER.findall(sentence)[0]
+    return {str(word) for word in words} == {digits}
+
+
+def says_no_number(sentence: str) -> bool:
+    """Whether a short sentence with one number denies or changes it: `not 7`, `half of 7`, `7 is wrong`."""
+    is_short = len(sentence) <= 40 and "\\" not in sentence
+    return is_short and len(_ANY_NUMBER.findall(sentence)) == 1 and bool(_CHANGES_NUMBER.search(sentence))

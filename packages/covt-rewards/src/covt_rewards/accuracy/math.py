@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from covt_rewards.accuracy.graders import Grade, GradingTask
 from covt_rewards.algebra.worker_pool import Verdict, shared_pool
+from covt_rewards.answer_sentences import find_only_number, says_no_number
 from covt_rewards.answers import FinalAnswer, final_answer, marked_answers, strip_special_tokens
 from covt_rewards.expressions.constants import compare_constants, read_constant
 from covt_rewards.expressions.intervals import as_interval
@@ -50,6 +51,7 @@ class GoldExpression:
 
     @classmethod
     def read(cls, gold: str) -> GoldExpression:
+        gold = gold.replace("{,}", ",")
         respelled = respell(gold)
         # `$5` is five dollars, though read as a constant it is 5 with half of its delimiters.
         is_price = gold.lstrip("-\\ ").startswith("$") and not gold.rstrip().endswith("$")
@@ -177,6 +179,10 @@ def _grade_or_respell(task: GradingTask, gold: GoldExpression, text: str) -> Gra
     return Grade(float(verdict), "" if verdict else f"answered {answer.text[:80]}, gold is {task.gold[:80]}")
 
 
+def _is_number(gold: GoldExpression) -> bool:
+    return gold.quantity is not None or read_constant(gold.text) is not None
+
+
 def _compare(gold: GoldExpression, answer: str, respelled: str, precision: int) -> tuple[bool | None, str]:
     """Compare without algebra.
 
@@ -192,9 +198,9 @@ def _compare(gold: GoldExpression, answer: str, respelled: str, precision: int) 
         verdict = compare_written_forms(gold.written, answer)
     if verdict is not None:
         return verdict, respelled
-    quantity = read_quantity(answer)
+    quantity = read_quantity(answer) or read_quantity(find_only_number(answer))
     if quantity is None:
-        return None, respelled
+        return (False, respelled) if says_no_number(answer) and _is_number(gold) else (None, respelled)
     if gold.quantity is not None:
         return compare_quantities(gold.quantity, quantity, precision), quantity.text
     return compare_without_algebra(gold.text, quantity.text, precision), quantity.text

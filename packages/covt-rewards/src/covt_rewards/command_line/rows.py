@@ -67,7 +67,9 @@ class RowProblems:
         if self.count:
             more = [f"and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
             listed = "\n  ".join([*self.first, *more])
-            raise RewardError(f"{self.count} of {self.rows} rows cannot be scored:\n  {listed}", "correct or drop them")
+            raise RewardError(
+                f"{self.count} of {self.rows} rows cannot be scored", f"correct or drop them:\n  {listed}"
+            )
 
 
 def read_rows(path: str, problems: RowProblems, grader: str = "") -> Iterator[Row]:

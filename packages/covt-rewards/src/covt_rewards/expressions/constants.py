@@ -21,6 +21,7 @@ MAX_CHARACTERS = 120
 _LARGEST = 1e15
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3}){1,3}(?:\.\d{1,6})?")
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,6})?(?![\d.,])")
+_SCIENTIFIC = re.compile(r"(-?\d{1,9}(?:\.\d{1,9})?)\s?\\(?:times|cdot)\s{0,2}10\^(?:\{(-?\d{1,2})\}|(\d))")
 _SPACING = re.compile(r"\\[,;:!\s]|\s+")
 _SIZED = re.compile(r"\\left(?=\()|\\right(?=\))")
 _TIMES = ("\\cdot", "\\times")
@@ -38,6 +39,8 @@ def read_constant(text: str) -> Value | None:
     stripped = text.strip().removeprefix("$").removesuffix("$").strip()
     if _THOUSANDS.fullmatch(stripped):
         return Fraction(stripped.replace(",", ""))
+    if match := _SCIENTIFIC.fullmatch(stripped):
+        return Fraction(match.group(1)) * Fraction(10) ** int(match.group(2) or match.group(3))
     reader = _Reader(_SMALL_FRACTION.sub(r"\\frac", _SPACING.sub(" ", _SIZED.sub("", stripped))))
     try:
         value = reader.sum()

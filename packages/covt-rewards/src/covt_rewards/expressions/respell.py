@@ -79,7 +79,7 @@ def respell(text: str) -> str:
         for pattern, replacement in _TOKENS:
             changed = pattern.sub(replacement, changed)
         changed = _REPEATING.sub(_as_fraction, changed)
-    inner = changed.strip()
+    inner = changed.strip().removesuffix(".") if changed.startswith("**") else changed.strip()
     for mark in ("**", "$$", "$"):
         if inner.startswith(mark) and inner.endswith(mark) and inner.count(mark) == 2:
             inner = changed = inner[len(mark) : -len(mark)].strip()

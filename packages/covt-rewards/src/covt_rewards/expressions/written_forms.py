@@ -12,8 +12,8 @@ from covt_rewards.expressions.quantities import read_quantity
 MAX_CHARACTERS = 400
 
 _NAME = r"(?:m\s?)?(?:\\angle\s?|∠\s?|\\triangle\s?|\\vec\s?\{?)?[A-Za-z]{1,3}\}?(?:_\{?\w{1,3}\}?)?(?:\([a-z]\))?"
-_NAME_IS = re.compile(rf"\s*\$?({_NAME})\s?(?:=|≈|\\approx)\s?(?=\S)")
-_POINT = re.compile(r"\s*[A-Z]'?\s?=?\s?(?=(?:\\left)?\()")
+_NAME_IS = re.compile(rf"^\s*\$?({_NAME})\s?(?:=|≈|\\approx)\s?(?=\S)")
+_POINT = re.compile(r"^\s*[A-Z]'?\s?=?\s?(?=(?:\\left)?\()")
 _REMARK = re.compile(
     r"\s{0,4}(?:,\s{0,4})?(?:\\text\{)?\s{0,4}[,(]?\s{0,4}(?:for (?:any|all|some|every|each)|where|with"
     r"|in total|respectively)"
@@ -22,9 +22,10 @@ _REMARK = re.compile(
 )
 _DECIMAL_COMMA = re.compile(r"-?(?:\d{1,9},(?:\d{1,2}|\d{4,9})|0,\d{1,9}|\d{1,3}(?:\.\d{3})+,\d{1,9})")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _PARENTHESES = re.compile(r"\(\s?(-?[\d.,/]{1,20})\s?\)")
 _Y_IS = re.compile(r"\s*y\s?=")
-_F_IS = re.compile(r"\s*[fg]\(x\)\s?=")
+_F_IS = re.compile(r"^\s*[fg]\(x\)\s?=")
 _DOTS = re.compile(r"\\(?:ldots|dots|cdots|dotsc|dotsb)(?![a-z])|…|\.\.\.")
 _ANGLE = re.compile(r"\\angle\s?\{?([A-Z]{1,3})\}?|∠\s?([A-Z]{1,3})")
 _AT_LEAST = re.compile(
@@ -47,6 +48,7 @@ def simplify_answer(answer: str, gold: str) -> str:
         answer: the final answer without its marker.
         gold: the gold answer as written.
     """
+    answer = answer.replace("{,}", ",")
     if len(answer) > MAX_CHARACTERS or _PLAIN_NUMBER.fullmatch(answer):
         return _read_decimal_comma(answer, gold) if "," in answer else answer
     answer = answer.strip()
@@ -55,7 +57,8 @@ def simplify_answer(answer: str, gold: str) -> str:
         answer = strip_sentence(answer)
     if _Y_IS.match(gold):
         answer = _F_IS.sub("y=", answer, count=1)
-    if "=" not in gold and answer.count("=") + answer.count("≈") + answer.count("\\approx") == 1 and "," not in answer:
+    signs = answer.count("=") + answer.count("≈") + answer.count("\\approx")
+    if "=" not in gold and signs == 1 and "," not in _GROUPS.sub("", answer):
         answer = _NAME_IS.sub("", answer, count=1)
     if gold.startswith("(") and _POINT.match(answer) and not _POINT.match(gold):
         answer = _POINT.sub("", answer, count=1)

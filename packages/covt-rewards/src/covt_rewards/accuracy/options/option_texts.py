@@ -12,7 +12,7 @@ from covt_rewards.answer_sentences import NEGATIONS
 from covt_rewards.expressions.latex import compact
 
 _OWN_LETTER = re.compile(r"\s*[(\[]?([A-Ja-j])(?:[)\]]\s{0,3}[.:]?|[.:、．])\s{0,4}(\S.*)", re.DOTALL)
-_NAME_IS = re.compile(r"[A-Za-z](?:\([a-z]\))?=(?=.)")
+_NAME_IS = re.compile(r"^[A-Za-z](?:\([a-z]\))?=(?=.)")
 _NONE = re.compile(r"none of (?:the )?(?:above|these|them|those|other options|options|choices|others)")
 _ALL = re.compile(r"all of (?:the )?(?:above|these|them|those|options|choices)")
 _VERDICTS = {"true": "yes", "false": "no", "correct": "yes", "incorrect": "no", "right": "yes", "wrong": "no"}

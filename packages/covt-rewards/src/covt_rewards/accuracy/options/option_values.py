@@ -10,7 +10,7 @@ from fractions import Fraction
 from covt_rewards.expressions.notations import read_clock
 from covt_rewards.expressions.quantities import Quantity, compare_quantities, read_quantity
 
-_NAME_IS = re.compile(r"\s*(?:\\angle\s?|∠\s?|m\s?\\angle\s?)?[A-Za-z]{1,3}(?:_\{?\w\}?)?\s?(?:=|≈|\\approx)\s?")
+_NAME_IS = re.compile(r"^\s*(?:\\angle\s?|∠\s?|m\s?\\angle\s?)?[A-Za-z]{1,3}(?:_\{?\w\}?)?\s?(?:=|≈|\\approx)\s?")
 _PERCENT = re.compile(r"(.{1,40}?)\s?(?:\\?%|\bpercent)")
 _ROUNDED = re.compile(r"-?\d{0,9}\.(\d{2,9})")
 
