@@ -35,7 +35,7 @@ def settings(place: Path, name: str, *, method: str = "latent", **sections: dict
         "latent": {"normalize": "rms", "selection": "focus", "required": False},
         "data": {"path": str(place / "data"), "batch_size": 8, "micro_batch": 4},
         "zero": {"dtype": "fp32", "gather": "step", "persistence_threshold": 0},
-        "stage1": {"steps": STAGE1, "lr": 1e-3, "noise": 0.0, "warmup_steps": 1},
+        "stage1": {"steps": STAGE1, "lr": 1e-3, "noise_target": 0.0, "warmup_steps": 1},
         "stage2": {"steps": STAGE2, "lr": 1e-3, "warmup_steps": 1},
         "eval": {"rows": 8, "max_tokens": 16},
         "log": {"wandb": "disabled", "every": 1, "save_every": 2, "keep": 10},

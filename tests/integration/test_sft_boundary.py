@@ -47,7 +47,7 @@ def config(place: Path, name: str, ended: str) -> SftConfig:
         place,
         name,
         latent={"selection": "ilvr", "teacher_decay": 0.9},
-        stage1={"noise": 0.01} | stage1,
+        stage1={"noise_input": 0.01, "noise_target": 0.01} | stage1,
         stage2={"steps": 3},
         eval={"rows": 0},
         log={"save_every": 2},

@@ -41,7 +41,7 @@ def latent_rows(place: Path) -> int:
 @pytest.fixture(scope="module")
 def reference(place: Path, two_ranks: WorkerGroup) -> Path:
     """Both stages with ILVR's selection and a moving teacher; the noise of stage 1 makes its generator count."""
-    return run(settings(place, "reference", latent=ILVR, stage1={"noise": 0.01}), two_ranks)
+    return run(settings(place, "reference", latent=ILVR, stage1={"noise_input": 0.01, "noise_target": 0.01}), two_ranks)
 
 
 @pytest.mark.parametrize(("batching", "zero"), [("length", {}), ("packed", {}), ("packed", {"gather": "module"})])
@@ -107,7 +107,7 @@ def test_other_settings_have_other_targets(place: Path, two_ranks: WorkerGroup):
 def test_killed_at_any_step_and_resumed_the_losses_are_the_same_to_the_last_bit(
     place: Path, reference: Path, tmp_path: Path
 ):
-    config = settings(place, "killed", latent=ILVR, stage1={"noise": 0.01})
+    config = settings(place, "killed", latent=ILVR, stage1={"noise_input": 0.01, "noise_target": 0.01})
     progress = Notes()
     with (
         pytest.raises(LaunchError, match="killed"),

@@ -79,7 +79,10 @@ def test_at_temperature_1_top_p_can_not_bind_below_7_of_13(cosines):
 
 
 def test_missing_targets_repeat_the_best_and_helpers_share_the_latents():
-    assert fill(torch.tensor([4, 2]), 5).tolist() == [4, 2, 4, 4, 4]
+    two = torch.tensor([[4.0, 1], [2, 1]])
+    assert fill(two, 5, "repeat")[:, 0].tolist() == [4, 2, 4, 4, 4]
+    assert fill(two, 5, "unaligned")[:, 0].tolist() == [4, 2, 0, 0, 0]
+    assert fill(two, 2, "unaligned").tolist() == two.tolist()
     helpers = [line([0.2, 0.99, 0.1]), line([0.97, 0.0])]
     targets, chosen, selected = select_targets(helpers, torch.tensor([1.0, 0]), 4, top_p=0.9, temperature=0.05)
     assert [c.tolist() for c in chosen] == [[1], [0]]

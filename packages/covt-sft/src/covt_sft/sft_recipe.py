@@ -58,9 +58,12 @@ class Stage1Section(StageSection):
     """Weight of the cross-entropy on text."""
     align_weight: float = Field(default=1.0, ge=0)
     """Weight of the alignment loss, 1 − cosine of hidden state and target."""
-    noise: float = Field(default=0.01, ge=0)
-    """Standard deviation of the Gaussian noise on targets where they are inputs; it keeps stage 2, whose inputs are
-    imperfect, from seeing something new."""
+    noise_target: float = Field(default=0.01, ge=0)
+    """Standard deviation of the Gaussian noise on targets in the alignment loss; the inputs stay clean. 0.01 is the
+    setting of ILVR's public code."""
+    noise_input: float = Field(default=0.0, ge=0)
+    """Standard deviation of the Gaussian noise on targets where they are inputs. It helps small models, because stage
+    2, whose inputs are imperfect, is then nothing new; ILVR has none."""
 
 
 class Stage2Section(StageSection):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH_PATCHES = 16_384
-"""Patches per forward: four of the largest pictures that Qwen2.5-VL takes by default."""
+"""Patches per forward: three pictures of a megapixel, in patches of 14 × 14 pixels."""
 CELLS = 32
 """Cells per forward of a tower that computes each cell apart. Always so many, filled with blanks: then a cell's feature
 depends to the last bit on the cell alone."""

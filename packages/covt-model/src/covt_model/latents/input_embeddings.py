@@ -15,12 +15,14 @@ def input_embeds(
     batch: Batch,
     image_features: Sequence[torch.Tensor],
     latents: torch.Tensor | None = None,
+    has_latent: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[B, T, H] input embeddings.
 
     image_features: one [n_i, H] a picture, in the order of `batch.pictures`. latents: [P, H] for the P pads in order
     (targets of stage 1, or latents given from outside); None leaves the pads' own token embedding, which the latent
-    forward replaces and the pause control keeps.
+    forward replaces and the pause control keeps. has_latent: bool [P], False for pads that keep their own; None means
+    that all have a latent.
     """
     embeds = embed_tokens(batch.input_ids)
     flat = embeds.reshape(-1, embeds.shape[-1])
@@ -30,5 +32,8 @@ def input_embeds(
             raise ValueError(f"{len(features)} visual features for {len(batch.image_index)} places")
         flat = flat.index_copy(0, batch.image_index, features)
     if latents is not None:
-        flat = flat.index_copy(0, batch.pad_index, latents.to(flat.dtype))
+        places = batch.pad_index
+        if has_latent is not None:
+            places, latents = places[has_latent], latents[has_latent]
+        flat = flat.index_copy(0, places, latents.to(flat.dtype))
     return flat.view_as(embeds)

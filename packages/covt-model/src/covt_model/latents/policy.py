@@ -52,15 +52,16 @@ class LatentPolicy(nn.Module):
         features: Sequence[torch.Tensor],
         *,
         latents: torch.Tensor | None = None,
+        has_latent: torch.Tensor | None = None,
         max_segments: int | None = None,
     ) -> torch.Tensor:
         """Final-norm hidden states [B, T, H], in the layout of the batch's ids.
 
         features: one [n_i, H] a picture, in the batch's order. latents: [P, H], the pads' inputs (stage 1, or a
         replay); None lets the model generate as it does when serving: with feedback, or without for the controls.
-        max_segments: the most latent segments of a row on any rank (see `latent_forward`).
+        has_latent: bool [P], which pads take theirs; None means all. max_segments: see `latent_forward`.
         """
-        embeds = input_embeds(self.model.get_input_embeddings(), batch, features, latents)
+        embeds = input_embeds(self.model.get_input_embeddings(), batch, features, latents, has_latent)
         if latents is not None or self.mode != "latent":
             return plain_forward(
                 self.language_model, embeds, batch.position_ids, lengths=batch.packed, checkpoint=self.checkpoint

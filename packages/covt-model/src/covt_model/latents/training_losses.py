@@ -45,13 +45,17 @@ def alignment_loss(
     pad_index: torch.Tensor,
     targets: torch.Tensor,
     rule: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    is_aligned: torch.Tensor | None = None,
 ) -> Sum:
     """ILVR's stage-1 alignment: sum over pads of `1 − cos(h[t−1], target[t])`, in fp32.
 
     hidden: [B, T, H]; pad_index: [P] positions in the flattened [B·T]; targets: [P, H], detached here. A pad is never
     a row's first token, so t − 1 lies in the same row. rule: what makes a latent of a hidden state
-    (`LatentPolicy.feedback`), so that a head with weights learns here too; the identity changes no cosine.
+    (`LatentPolicy.feedback`), so that a head with weights learns here too; the identity changes no cosine. is_aligned:
+    bool [P], which pads count; None means all.
     """
+    if is_aligned is not None:
+        pad_index, targets = pad_index[is_aligned], targets[is_aligned]
     before = hidden.reshape(-1, hidden.shape[-1]).index_select(0, pad_index - 1)
     before = (before if rule is None else rule(before)).float()
     cosine = functional.cosine_similarity(before, targets.detach().float(), dim=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -17,16 +17,31 @@ from covt_model.latent_config import LatentConfig
 from covt_model.latents.feedback import feedback
 from covt_model.latents.input_embeddings import input_embeds
 from covt_model.model_errors import ModelError
-from covt_model.targets.selection import mean_runs, segment_query, select_targets, user_context
+from covt_model.targets.selection import Unfilled, mean_runs, segment_query, select_targets, user_context
 
 if TYPE_CHECKING:
     from covt_model.decoder.model_types import LanguageModel
 
 
+@dataclass(frozen=True, kw_only=True)
+class SelectionRule:
+    """How `ilvr` selects (arXiv 2512.05665). The recipe's `[latent]` describes the fields.
+
+    The defaults are ours; "hidden", "embedding" and "unaligned" are what ILVR's public code does.
+    """
+
+    top_p: float = 0.9
+    temperature: float = 1.0
+    image_context: Literal["merger", "hidden"] = "merger"
+    teacher_pads: Literal["embedding", "helpers"] = "embedding"
+    unfilled: Unfilled = "repeat"
+
+
 @dataclass(frozen=True)
 class Targets:
-    """values: [P, H] for the batch's pads in order, normalized as the feedback is. chosen: per row, segment and helper
-    image the indices of the selected candidates, best first (empty for focus, which selects nothing)."""
+    """values: [P, H] for the batch's pads in order, normalized as the feedback is; zeros for a pad without a target.
+    chosen: per row, segment and helper image the indices of the selected candidates, best first (empty for focus, which
+    selects nothing)."""
 
     values: torch.Tensor
     chosen: list[list[list[torch.Tensor]]]
@@ -42,8 +57,7 @@ def make_targets(
     teacher: LanguageModel | None = None,
     embed_tokens: nn.Module | None = None,
     image_features: Sequence[torch.Tensor] = (),
-    top_p: float = 0.9,
-    temperature: float = 1.0,
+    rule: SelectionRule = SelectionRule(),
 ) -> Targets:
     """Targets of all segments, in order.
 
@@ -64,10 +78,11 @@ def make_targets(
     if teacher is None or embed_tokens is None:
         raise ValueError("selection 'ilvr' needs a teacher and its token embedding")
     _check_helpers(batch, nested, latent.size)
-    states = _teacher_states(teacher, embed_tokens, batch, nested, image_features, latent)
+    stand_ins = _stand_ins(teacher, nested, latent) if rule.teacher_pads == "helpers" else None
+    states = _teacher_states(teacher, embed_tokens, batch, image_features, stand_ins)
     values, chosen = [], []
     for row, segments in enumerate(nested):
-        targets, indices = _row_targets(batch, row, segments, states, latent.size, top_p, temperature)
+        targets, indices = _row_targets(batch, row, segments, states, latent.size, rule)
         values += targets
         chosen.append(indices)
     return Targets(feedback(_joined(values, states.hidden), latent.normalize), chosen)
@@ -104,26 +119,30 @@ def _check_helpers(batch: Batch, nested: list[list[list[torch.Tensor]]], size: i
                 )
 
 
-def _teacher_states(
-    teacher: LanguageModel,
-    embed_tokens: nn.Module,
-    batch: Batch,
-    nested: list[list[list[torch.Tensor]]],
-    image_features: Sequence[torch.Tensor],
-    latent: LatentConfig,
-) -> _States:
-    """One pass with stand-in latents (means of runs of each helper image), since the targets are not known yet."""
-    stand_ins = [
+def _stand_ins(teacher: LanguageModel, nested: list[list[list[torch.Tensor]]], latent: LatentConfig) -> torch.Tensor:
+    """Means of runs of each helper image's features [P, H] for the teacher's pass, whose targets are not known yet."""
+    parts = [
         mean_runs(features.repeat_interleave(-(-share // len(features)), 0), share)
         for row in nested
         for segment in row
         for share in (latent.size // len(segment),)
         for features in segment
     ]
-    # Samples without a segment have their pass too: under ZeRO-3 every rank runs it.
-    inputs = feedback(
-        _joined(stand_ins, teacher.norm.weight.new_zeros(0, teacher.config.hidden_size)), latent.normalize
-    )
+    none = teacher.norm.weight.new_zeros(0, teacher.config.hidden_size)
+    return feedback(_joined(parts, none), latent.normalize)
+
+
+def _teacher_states(
+    teacher: LanguageModel,
+    embed_tokens: nn.Module,
+    batch: Batch,
+    image_features: Sequence[torch.Tensor],
+    inputs: torch.Tensor | None,
+) -> _States:
+    """One pass; pads are fed `inputs` [P, H], or None their own embedding.
+
+    Samples without a segment have their pass too: under ZeRO-3 every rank runs it.
+    """
     embeds = input_embeds(embed_tokens, batch, image_features, inputs)
     recorder = Recorder()
     hidden = plain_forward(teacher, embeds, batch.position_ids, lengths=batch.packed, recorder=recorder)
@@ -141,8 +160,7 @@ def _row_targets(
     segments: list[list[torch.Tensor]],
     states: _States,
     size: int,
-    top_p: float,
-    temperature: float,
+    rule: SelectionRule,
 ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
     first, prompt = batch.starts[row], batch.prompt_lengths[row]
     in_row = batch.image_index[(batch.image_index >= first) & (batch.image_index < first + prompt)]
@@ -151,8 +169,9 @@ def _row_targets(
     text = is_text.nonzero().squeeze(1) + first
     # Consecutive query heads share a key head.
     keys = states.keys[in_row].repeat_interleave(states.queries.shape[1] // states.keys.shape[1], dim=1)
+    image_values = states.image_features[row] if rule.image_context == "merger" else states.hidden[in_row]
     context = user_context(
-        states.queries[text].transpose(0, 1), keys.transpose(0, 1), states.image_features[row], states.hidden[text]
+        states.queries[text].transpose(0, 1), keys.transpose(0, 1), image_values, states.hidden[text]
     )
     values, chosen = [], []
     previous: torch.Tensor | None = None
@@ -160,7 +179,9 @@ def _row_targets(
     for helpers, (start, end) in zip(segments, batch.spans[row], strict=True):
         # Assistant text since the segment before, without the markers around the pads.
         query = segment_query(context, states.hidden[first + since : first + start - 1], previous)
-        targets, indices, previous = select_targets(helpers, query, size, top_p=top_p, temperature=temperature)
+        targets, indices, previous = select_targets(
+            helpers, query, size, top_p=rule.top_p, temperature=rule.temperature, unfilled=rule.unfilled
+        )
         values.append(targets)
         chosen.append(indices)
         since = end + 1

@@ -6,11 +6,14 @@ Pure functions on tensors without a batch dimension, in fp32 inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
 MAX_CANDIDATES = 256
+Unfilled = Literal["repeat", "unaligned"]
+"""What pads get for which nothing was selected: the best feature again, or nothing, which zeros stand for."""
 
 
 def mean_runs(features: torch.Tensor, runs: int) -> torch.Tensor:
@@ -30,19 +33,20 @@ def pool(features: torch.Tensor) -> torch.Tensor:
 
 
 def user_context(
-    queries: torch.Tensor, keys: torch.Tensor, image_features: torch.Tensor, prompt_hidden: torch.Tensor
+    queries: torch.Tensor, keys: torch.Tensor, image_values: torch.Tensor, prompt_hidden: torch.Tensor
 ) -> torch.Tensor:
     """What the user asks about, [H]: the attended part of the picture averaged with the prompt's mean hidden state.
 
     queries: [heads, P, D] of the prompt's text tokens, keys: [heads, I, D] of its visual tokens, both of the last
-    layer; image_features: [I, H] merger outputs; prompt_hidden: [P, H]. A prompt without pictures is its hidden mean.
+    layer; image_values: [I, H], what stands for the visual tokens; prompt_hidden: [P, H]. A prompt without pictures is
+    its hidden mean.
     """
     text = prompt_hidden.float().mean(0)
-    if not len(image_features):
+    if not len(image_values):
         return text
     scores = queries.float() @ keys.float().transpose(1, 2) / queries.shape[-1] ** 0.5
     weights = scores.softmax(-1).mean(dim=(0, 1))
-    return (weights @ image_features.float() + text) / 2
+    return (weights @ image_values.float() + text) / 2
 
 
 def segment_query(context: torch.Tensor, text_hidden: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
@@ -73,18 +77,26 @@ def select(
     return order[: min(max(kept, 1), count)]
 
 
-def fill(indices: torch.Tensor, count: int) -> torch.Tensor:
-    """`count` indices: the selected ones in score order, the rest repeating the best."""
-    return torch.cat([indices, indices[:1].expand(count - len(indices))])
+def fill(selected: torch.Tensor, count: int, unfilled: Unfilled) -> torch.Tensor:
+    """`count` targets [count, H] of the selected features [k, H] in score order; the rest repeats the best, or is 0."""
+    rest = count - len(selected)
+    missing = selected[:1].expand(rest, -1) if unfilled == "repeat" else selected.new_zeros(rest, selected.shape[1])
+    return torch.cat([selected, missing])
 
 
 def select_targets(
-    helpers: Sequence[torch.Tensor], query: torch.Tensor, size: int, *, top_p: float, temperature: float
+    helpers: Sequence[torch.Tensor],
+    query: torch.Tensor,
+    size: int,
+    *,
+    top_p: float,
+    temperature: float,
+    unfilled: Unfilled = "repeat",
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """Targets of one segment from its helper images' features, each [N_i, H]; n images give size/n targets each.
 
-    Returns targets [size, H], per image the indices of its candidates (after `pool`) that were selected, and the
-    selected features without repetition, for the next segment's query.
+    Returns targets [size, H] (see `fill`), per image the indices of its candidates (after `pool`) that were selected,
+    and the selected features without repetition, for the next segment's query.
     """
     if size % len(helpers):
         raise ValueError(f"{len(helpers)} helper images do not divide {size} latents")
@@ -95,5 +107,5 @@ def select_targets(
         indices = select(candidates, query, share, top_p=top_p, temperature=temperature)
         chosen.append(indices)
         selected.append(candidates[indices])
-        targets.append(candidates[fill(indices, share)])
+        targets.append(fill(candidates[indices], share, unfilled))
     return torch.cat(targets), chosen, torch.cat(selected)

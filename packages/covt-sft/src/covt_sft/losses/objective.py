@@ -10,6 +10,7 @@ from covt_model.encoding.batch import Batch
 from covt_model.latents.heads import HEADS
 from covt_model.latents.policy import LatentPolicy
 from covt_model.latents.training_losses import Sum, alignment_loss, token_loss
+from covt_sft.sft_recipe import Stage1Section
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,17 @@ class LossSums:
     ce: Sum
     align: Sum | None
     """1 − cosine over latents; None in stage 2 and for the controls."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise [P, H] on the targets of stage 1, where they are inputs and in the alignment loss; None means none."""
+
+    inputs: Tensor | None = None
+    targets: Tensor | None = None
+
+
+NO_NOISE = Noise()
 
 
 class Objective(nn.Module):
@@ -36,7 +48,7 @@ class Objective(nn.Module):
         features: Sequence[Tensor],
         *,
         targets: Tensor | None = None,
-        noise: Tensor | None = None,
+        noise: Noise = NO_NOISE,
         max_segments: int | None = None,
     ) -> LossSums:
         """Losses of a micro-batch of B rows and P pads.
@@ -44,20 +56,32 @@ class Objective(nn.Module):
         Args:
             batch: the rows.
             features: visual tokens of the rows' images, each [n_i, H].
-            targets: [P, H], used as latents in stage 1; None lets the model generate its own.
-            noise: [P, H], added to the targets where they are inputs.
+            targets: [P, H], used as latents in stage 1; None lets the model generate its own. A pad whose target is
+                zeros has none: it keeps its own embedding and is not aligned.
+            noise: added to the targets.
             max_segments: latent segments to compute, at least the most of a row; None means the most of a row.
         """
-        inputs = targets if targets is None or noise is None else targets + noise
-        hidden = self.policy.hidden(batch, features, latents=inputs, max_segments=max_segments)
-        return LossSums(
-            ce=token_loss(self.policy.model.lm_head, hidden, batch.labels),
-            align=None if targets is None else alignment_loss(hidden, batch.pad_index, targets, self.rule),
-        )
+        given = None if targets is None else has_target(targets)
+        inputs = targets if targets is None or noise.inputs is None else targets + noise.inputs
+        hidden = self.policy.hidden(batch, features, latents=inputs, has_latent=given, max_segments=max_segments)
+        ce = token_loss(self.policy.model.lm_head, hidden, batch.labels)
+        if targets is None:
+            return LossSums(ce, align=None)
+        goals = targets if noise.targets is None else targets + noise.targets
+        return LossSums(ce, alignment_loss(hidden, batch.pad_index, goals, self.rule, given))
 
 
-def target_noise(targets: Tensor, std: float, generator: torch.Generator) -> Tensor | None:
-    """Gaussian noise in the shape of `targets` [P, H]; None where `std` is 0."""
-    if std == 0:
-        return None
-    return torch.randn(targets.shape, generator=generator, dtype=targets.dtype).to(targets.device) * std
+def has_target(targets: Tensor) -> Tensor:
+    """Which pads have a target among targets [P, H]: bool [P]. Zeros stand for none."""
+    return targets.any(dim=-1)
+
+
+def draw_noise(targets: Tensor, stage: Stage1Section, generator: torch.Generator) -> Noise:
+    """Gaussian noise in the shape of `targets` [P, H] for a micro-batch of stage 1."""
+
+    def draw(std: float) -> Tensor | None:
+        if std == 0:
+            return None
+        return torch.randn(targets.shape, generator=generator, dtype=targets.dtype).to(targets.device) * std
+
+    return Noise(inputs=draw(stage.noise_input), targets=draw(stage.noise_target))

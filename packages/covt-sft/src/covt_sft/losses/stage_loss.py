@@ -9,7 +9,7 @@ from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latents.training_losses import Sum
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_sft.batches.sample_source import MicroBatch, StepRows
-from covt_sft.losses.objective import LossSums
+from covt_sft.losses.objective import NO_NOISE, LossSums, Noise, has_target
 from covt_sft.losses.target_maker import TargetMaker
 from covt_sft.sft_recipe import Method, Stage1Section, StageSection
 
@@ -24,7 +24,7 @@ class Counts:
     supervised: int
     """Tokens that carry cross-entropy."""
     latents: int
-    """Latent tokens, which carry the alignment loss."""
+    """Latent tokens with a target, which carry the alignment loss."""
     segments: tuple[int | None, ...]
     """For each micro-batch the latent segments to compute; None computes those that its rows have."""
 
@@ -40,11 +40,13 @@ class StageLoss:
         self.features = features
         self.target_maker = targets
 
-    def count(self, rows: StepRows) -> Counts:
-        """The step's counts over all ranks (collective)."""
-        counted = [micro.batch for micro in rows.micro_batches if micro.counted]
-        supervised = float(sum(batch.supervised for batch in counted))
-        latents = float(sum(len(batch.pad_index) for batch in counted))
+    def count(self, rows: StepRows, targets: Sequence[torch.Tensor | None]) -> Counts:
+        """The step's counts over all ranks, with the targets of its micro-batches (collective)."""
+        counted = [
+            (micro.batch, target) for micro, target in zip(rows.micro_batches, targets, strict=True) if micro.counted
+        ]
+        supervised = float(sum(batch.supervised for batch, _ in counted))
+        latents = float(sum(int(has_target(target).sum()) for _, target in counted if target is not None))
         sums = self.engine.global_sum(torch.tensor([supervised, latents], dtype=torch.float64)).tolist()
         return Counts(int(sums[0]), int(sums[1]), self.count_segments(rows))
 
@@ -73,7 +75,7 @@ class StageLoss:
         counts: Counts,
         segments: int | None,
         target: torch.Tensor | None,
-        noise: torch.Tensor | None = None,
+        noise: Noise = NO_NOISE,
     ) -> list[Part]:
         """One forward: cross-entropy and, in stage 1, alignment.
 
@@ -83,7 +85,7 @@ class StageLoss:
             counts: counts of the whole step.
             segments: this micro-batch's entry in `counts.segments`.
             target: [P, H], or None where the model generates its own latents.
-            noise: [P, H], added to the targets where they are inputs.
+            noise: added to the targets.
         """
         features = self.features([image for row in micro.batch.pictures for image in row])
         losses = call(micro.batch, features, targets=target, noise=noise, max_segments=segments)
@@ -113,7 +115,8 @@ class StageLoss:
     @torch.no_grad()
     def evaluate(self, rows: StepRows) -> dict[str, float]:
         """The stage's mean losses on held-out rows (collective)."""
-        counts, targets = self.count(rows), self.make_targets(rows)
+        targets = self.make_targets(rows)
+        counts = self.count(rows, targets)
         sums = torch.zeros(2, dtype=torch.float64)
         with self.engine.forwards():
             for micro, segments, target in zip(rows.micro_batches, counts.segments, targets, strict=True):

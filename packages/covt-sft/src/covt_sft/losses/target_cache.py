@@ -35,6 +35,9 @@ def settings_digest(weights: str, encoder: Encoder, section: LatentSection, dtyp
         section.selection,
         section.top_p,
         section.temperature,
+        section.image_context,
+        section.teacher_pads,
+        section.unfilled,
     ]
     return blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 

@@ -11,7 +11,7 @@ from covt_model.encoding.batch import Batch, collate
 from covt_model.encoding.encode import Encoder, Sample
 from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latents.policy import LatentPolicy
-from covt_model.targets.alignment_targets import make_targets
+from covt_model.targets.alignment_targets import SelectionRule, make_targets
 from covt_model.targets.momentum_teacher import Teacher
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.recipe_schema import LatentSection
@@ -50,6 +50,13 @@ class TargetMaker:
         self.encoder = encoder
         self.features = features
         self.section = section
+        self.rule = SelectionRule(
+            top_p=section.top_p,
+            temperature=section.temperature,
+            image_context=section.image_context,
+            teacher_pads=section.teacher_pads,
+            unfilled=section.unfilled,
+        )
         selects = section.selection == "ilvr" and policy.mode == "latent"
         self.frozen = selects and section.teacher == "frozen"
         moves = selects and not self.frozen
@@ -160,6 +167,5 @@ class TargetMaker:
             teacher=self.policy.model.model.language_model if self.section.selection == "ilvr" else None,
             embed_tokens=self.policy.model.get_input_embeddings(),
             image_features=self.features(images),
-            top_p=self.section.top_p,
-            temperature=self.section.temperature,
+            rule=self.rule,
         ).values

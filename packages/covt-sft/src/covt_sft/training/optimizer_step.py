@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from covt_model.latents.training_losses import mean_loss
 from covt_runtime.engine.zero_engine import StepResult, ZeroEngine
 from covt_runtime.metrics.performance import DecoderWork, memory_gib, peak_flops
 from covt_sft.batches.sample_source import StepRows
-from covt_sft.losses.objective import target_noise
+from covt_sft.losses.objective import NO_NOISE, draw_noise
 from covt_sft.losses.stage_loss import Counts, StageLoss
 from covt_sft.sft_errors import SftError
 
@@ -85,8 +86,9 @@ class Stepper:
         """
         started = time.monotonic()
         self.skipped_rows += len(rows.skipped)
-        counts = loss.count(rows)
-        sums = self._backward(loss, rows, counts)
+        targets = loss.make_targets(rows)
+        counts = loss.count(rows, targets)
+        sums = self._backward(loss, rows, targets, counts)
         metrics = loss.average(sums.sum(0), counts)
         if math.isfinite(metrics["loss"]):
             result = self.engine.step()
@@ -102,13 +104,15 @@ class Stepper:
             metrics |= {"skipped/rows": float(self.skipped_rows), "skipped/steps": float(self.skipped_steps)}
         return result, metrics
 
-    def _backward(self, loss: StageLoss, rows: StepRows, counts: Counts) -> torch.Tensor:
+    def _backward(
+        self, loss: StageLoss, rows: StepRows, targets: Sequence[torch.Tensor | None], counts: Counts
+    ) -> torch.Tensor:
         """Run the backward passes; returns the summed losses of each micro-batch, [M, 2]."""
         sums = []
-        for micro, segments, target in zip(rows.micro_batches, counts.segments, loss.make_targets(rows), strict=True):
-            noise = None
+        for micro, target, segments in zip(rows.micro_batches, targets, counts.segments, strict=True):
+            noise = NO_NOISE
             if loss.aligned is not None and target is not None and micro.counted:
-                noise = target_noise(target, loss.aligned.noise, self.noise)
+                noise = draw_noise(target, loss.aligned, self.noise)
             parts = loss.compute_parts(self.engine, micro, counts, segments, target, noise)
             self.engine.backward(mean_loss(parts))
             sums.append(loss.sum_losses(micro, parts))

@@ -78,7 +78,8 @@ def build_policy(
     latent = replace(encoder.latent, head="none") if config.method == "pause" else encoder.latent
     policy = LatentPolicy(model, latent, config.method, checkpoint=config.model.gradient_checkpointing)
     capacity = int(config.data.feature_cache_gib * 2**30)
-    return policy, VisionFeatures(visual, encoder.settings, capacity_bytes=capacity)
+    patches = config.data.vision_patches
+    return policy, VisionFeatures(visual, encoder.settings, batch_patches=patches, capacity_bytes=capacity)
 
 
 def build_source(config: SftConfig, encoder: Encoder, rows: Sequence[Row], device: torch.device) -> SampleSource:
