@@ -44,4 +44,17 @@ def test_the_boundary_is_where_the_stage_ended(steps: int, taken: int):
 
 def test_a_position_survives_its_checkpoint():
     position = Position("stage2", first=3, done=5, seconds=1.5, ended=True)
-    assert Position.from_dict(position.as_dict()) == position
+    assert Position.from_checkpoint({"position": position.as_dict()}, {}, []) == position
+
+
+@pytest.mark.parametrize(
+    ("extra", "schedule", "expected"),
+    [
+        ("stage1", {"step": 2, "start": 0, "total": 3}, Position("stage1", 0, 2)),
+        ("stage1", {"step": 3, "start": 0, "total": 3}, Position("stage1", 0, 3, ended=True)),
+        ("stage2", {"step": 4, "start": 3, "total": 2}, Position("stage2", 3, 4)),
+        ("stage2", {"step": 5, "start": 3, "total": 2}, Position("stage2", 3, 5, ended=True)),
+    ],
+)
+def test_an_earlier_checkpoint_names_only_its_stage(extra: str, schedule: dict[str, int], expected: Position):
+    assert Position.from_checkpoint({"stage": extra}, schedule, planned_stages(job(3, 2))) == expected

@@ -193,7 +193,7 @@ class Trainer:
         loaded = self.store.load(self.engine, on_note=self.reporter.note)
         if loaded is None:
             return None
-        position = Position.from_dict(loaded.extra["position"])
+        position = Position.from_checkpoint(loaded.extra, self.engine.schedule_state(), self.stages)
         self.stream.resume(loaded.extra["data"])
         stage = next((stage for stage in self.stages if stage.name == position.stage), None)
         if stage is None:

@@ -1,6 +1,6 @@
 """The stages of a training, and where among them it stands. Importing this needs no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -53,9 +53,22 @@ class Position:
     """Whether this stage is over."""
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Restore what `as_dict` returned."""
-        return cls(**values)
+    def from_checkpoint(cls, extra: Mapping[str, Any], schedule: Mapping[str, int], stages: Sequence[Stage]) -> Self:
+        """Restore the position that a checkpoint stores.
+
+        Earlier checkpoints store only the stage's name. Their stage began where the schedule did, and has ended where its
+        steps are used up.
+
+        Args:
+            extra: the checkpoint's own entries.
+            schedule: the engine's `schedule_state` after loading.
+            stages: the recipe's stages.
+        """
+        if "position" in extra:
+            return cls(**extra["position"])
+        position = cls(extra["stage"], first=schedule["start"], done=schedule["step"])
+        position.ended = any(stage.name == position.stage and position.steps >= stage.steps for stage in stages)
+        return position
 
     def as_dict(self) -> dict[str, Any]:
         """For a checkpoint's JSON."""
