@@ -35,12 +35,14 @@ class Leftovers:
     def _new_memory(self) -> set[str]:
         """Names that are new; what other processes of the machine have made meanwhile, they have mapped or named."""
         from covt_rollout.server import supervisor
-        from covt_rollout.weights.weight_files import PREFIX
+        from covt_rollout.weights.weight_folder import PREFIX
 
         new = {path.name for path in SHARED_MEMORY.iterdir()} - self._memory
         pids = supervisor.processes()
         others = {str(pid) for pid in pids if pid != os.getpid()}
-        named = {name for name in new if name.startswith(PREFIX) and name.split("-")[2] in others}
+        named = {
+            name for name in new if name.startswith(PREFIX) and name.removeprefix(PREFIX).partition("@")[0] in others
+        }
         return new - named - supervisor.shared_memory(pids)
 
 

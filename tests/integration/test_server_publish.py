@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.rollout_errors import StaleWeightsError, WeightPushError
-from covt_rollout.weights.weight_files import PREFIX, SHARED_MEMORY, ServedNames
+from covt_rollout.weights.weight_files import ServedNames
+from covt_rollout.weights.weight_folder import PREFIX, SHARED_MEMORY
 from covt_rollout.weights.weight_sync import Publisher, publish
 
 PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]
@@ -66,7 +67,7 @@ def test_pushed_weights_answer_and_the_old_ones_come_back(latent_server, origina
     assert versions == {7}
     assert all(new != pytest.approx(old, abs=1e-3) for new, old in zip(changed, before, strict=True))
     assert all(new == pytest.approx(old, abs=1e-5) for new, old in zip(after, before, strict=True))
-    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}-*"))
+    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}@*"))
 
 
 def test_a_trainer_with_frozen_vision_publishes_the_rest(latent_server, original_weights) -> None:
@@ -100,7 +101,7 @@ def test_restored_weights_answer_after_the_server_has_lost_them(latent_server, o
     pushed, again, version = asyncio.run(work())
     assert version == 7
     assert all(new == pytest.approx(old, abs=1e-6) for new, old in zip(again, pushed, strict=True))
-    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}-*"))
+    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}@*"))
 
 
 def test_a_push_in_the_middle_leaves_no_completion_behind_and_none_mixed(latent_server, original_weights) -> None:

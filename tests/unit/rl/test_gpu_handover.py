@@ -198,5 +198,4 @@ def test_the_servers_go_on_all_of_the_trainers_gpus_and_are_given_files(tmp_path
     placed = Placement.of(config, gpus=4)
     assert (placed.trainer, placed.server, placed.replicas) == ((0, 1, 2, 3), (), 2)
     assert str(placed) == "4 trainer ranks and 2 servers on GPUs (0, 1, 2, 3) by turns"
-    for url in ("http://127.0.0.1:8000", "http://10.0.0.7:8000"):
-        assert choose_weight_transport("auto", "cuda", [url], tmp_path, sleeps=config.server.sleep) == "files"
+    assert choose_weight_transport("auto", "cuda", ["http://127.0.0.1:8000"], tmp_path, sleeps=True) == "files"

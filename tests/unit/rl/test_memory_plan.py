@@ -83,7 +83,9 @@ def test_a_gpu_that_is_shared_by_turns_never_holds_both_models(checkpoint: Path)
     update, load, sample = found.phases.values()
     assert update == found.trainer.device_total + 2 * CONTEXT
     assert (load, sample) == (1074 * 2 + 2 * CONTEXT, sum(found.server.values()) + 2 * CONTEXT)
-    assert len(found.lines()) == 5
+    assert len(found.lines()) == 6
+    # Two copies wait for the server: the weights that it has, and the new ones.
+    assert (found.published, "weight_folder: 0.00 GiB for 2 copies" in found.lines()[-1]) == (1074 * 2, True)
     assert found.lines()[1] == f"a shared GPU while the server loads weights: {load / GIB:.2f} GiB"
     assert not estimate(checkpoint, config(), Placement.of(config(), gpus=1)).phases
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from covt_model.model_errors import CheckpointError
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, WeightPushError
 from covt_rollout.weights import weight_sync
-from covt_rollout.weights.weight_files import PREFIX, ServedNames, scratch_folder, write_weights
+from covt_rollout.weights.weight_files import ServedNames, write_weights
 from covt_rollout.weights.weight_sync import Publisher, publish, push_weights
 
 SERVED = {"model.layers.0.w": torch.ones(4), "visual.v": torch.zeros(2), "model.norm.weight": torch.ones(3)}
@@ -268,22 +266,3 @@ def test_missing_tensors_are_noticed_before_the_push_and_the_gather_is_finished(
         with_server(server, lambda client: publish(client, gather(), 1, ServedNames({"visual.v": names.folder})))
     assert gathered == 2 * ["model.language_model.layers.0.w", "model.visual.v"]
     assert server.calls == []
-
-
-def test_folders_of_dead_publishers_are_removed_and_those_of_living_ones_kept(tmp_path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead, living = tmp_path / f"{PREFIX}{ended.pid}-x", tmp_path / f"{PREFIX}1-x"
-    dead.mkdir()
-    living.mkdir()
-    with scratch_folder(tmp_path) as folder:
-        assert folder.is_dir()
-        assert not dead.exists()
-        assert living.exists()
-    assert not folder.exists()
-
-
-def test_a_folder_that_can_t_be_written_is_named() -> None:
-    with pytest.raises(WeightPushError, match="/proc/nowhere") as caught, scratch_folder(Path("/proc/nowhere")):
-        pass
-    assert caught.value.remedy

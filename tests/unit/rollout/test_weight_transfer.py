@@ -18,6 +18,7 @@ from covt_rollout.rollout_errors import RolloutError, ServerUnreachableError
 from covt_rollout.weights.weight_transfer import (
     choose_weight_transport,
     describe_tensors,
+    is_this_machine,
     local_address_for,
     read_tensors,
     run_beside_request,
@@ -34,8 +35,8 @@ def test_nccl_is_taken_where_trainer_and_server_have_gpus_each(tmp_path: Path) -
     assert choose(tmp_path, server_gpus=1) == "nccl"
     assert choose(tmp_path, urls=THERE) == "nccl"
     assert choose(tmp_path) == "files", "they share a GPU, which NCCL can't join"
-    assert choose(tmp_path, urls=THERE, sleeps=True) == "files"
-    assert choose(tmp_path, device="cpu", urls=THERE) == "files"
+    assert choose(tmp_path, urls=THERE, sleeps=True, weight_folder="/shared") == "files"
+    assert choose(tmp_path, device="cpu", urls=THERE, weight_folder="/shared") == "files"
     assert choose(tmp_path, "files", server_gpus=1) == "files"
     save_head(tmp_path, {"weight": torch.eye(4)})
     assert choose(tmp_path, server_gpus=1) == "files"
@@ -46,6 +47,26 @@ def test_nccl_that_can_t_be_is_refused(tmp_path: Path, device: str, reason: str)
     with pytest.raises(RolloutError, match=reason) as caught:
         choose(tmp_path, "nccl", device)
     assert "files" in caught.value.remedy
+
+
+@pytest.mark.parametrize("settings", [{"device": "cpu"}, {"sleeps": True}, {"wanted": "files"}])
+@pytest.mark.parametrize("host", ["10.0.0.2", "no-such-host.invalid", "[2001:db8::1]"])
+def test_a_server_on_another_machine_is_not_given_a_folder_of_this_one(
+    tmp_path: Path, host: str, settings: dict[str, Any]
+) -> None:
+    urls = ["http://127.0.0.1:8000", f"http://{host}:8000"]
+    with pytest.raises(RolloutError, match="is on another machine and can't read files in /dev/shm") as caught:
+        choose(tmp_path, urls=urls, **settings)
+    assert host in str(caught.value)
+    assert "rollout.weight_folder" in caught.value.remedy
+    assert choose(tmp_path, urls=urls, weight_folder="/shared", **settings) == "files"
+
+
+def test_this_machine_s_own_addresses_are_not_another_machine() -> None:
+    own = local_address_for("http://10.0.0.2:8000")
+    for host in ("127.0.0.1", "127.0.3.4", "localhost", "::1", own):
+        assert is_this_machine(host), host
+    assert not is_this_machine("192.0.2.1")
 
 
 def test_every_worker_has_a_rank_of_its_own() -> None:

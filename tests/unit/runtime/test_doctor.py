@@ -71,3 +71,16 @@ def test_flash_attention_is_asked_for_on_gpus_only(monkeypatch: pytest.MonkeyPat
     assert doctor.check_flash_attention().status == "pass"
     monkeypatch.setattr(doctor, "visible_gpus", lambda: 1)
     assert doctor.check_flash_attention().status == "warn"
+
+
+@pytest.mark.parametrize(
+    ("gib", "status", "size"), [(0.0625, "warn", "0.0"), (0.25, "warn", "0.1"), (32, "pass", "8.6")]
+)
+def test_shared_memory_is_judged_by_the_models_that_fit_twice(
+    monkeypatch: pytest.MonkeyPatch, gib: float, status: str, size: str
+) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": gib * doctor.GIB})())
+    check = doctor.check_shared_memory()
+    assert (check.status, f"up to {size} billion parameters" in check.detail) == (status, True)
+    assert bool(check.remedy) == (status == "warn")
+    assert not check.remedy or "rollout.weight_folder" in check.remedy

@@ -36,6 +36,9 @@ class RolloutSection(Section):
     transfer: Literal["auto", "files", "nccl"] = "auto"
     """How new weights reach the server: through files in shared memory, or over NCCL. `auto` takes NCCL where trainer
     and server each have GPUs of their own. A server that you start yourself must run `covt serve` on GPUs for NCCL."""
+    weight_folder: str = ""
+    """Folder in which new weights wait for the server; it must hold two copies of the model. Empty means shared memory,
+    /dev/shm. A server on another machine must see the folder under the same path."""
     dynamic: int = Field(default=0, ge=0)
     """Rounds in which groups without spread are replaced by further prompts (DAPO, arXiv 2503.14476); 0 keeps them."""
 

@@ -26,6 +26,8 @@ MEMORY_GIB = (4, 8)
 """Free memory below which runs fail, and below which a check warns."""
 DISK_GIB = (2, 10)
 """Free disk space below which runs fail, and below which a check warns."""
+SHARED_MEMORY_GIB = 12
+"""Free shared memory below which a check warns: two copies of a model of 3 billion parameters in bf16."""
 THREADS = "OMP_NUM_THREADS"
 PLUGIN_MODULES = ("covt_rollout.vllm_plugin.latent_worker", "covt_rollout.vllm_plugin.logits")
 EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
@@ -190,14 +192,22 @@ def check_writable(folder: Path) -> Check:
 
 
 def check_shared_memory() -> Check:
-    """Whether /dev/shm, through which vLLM's processes exchange tensors, is large enough."""
+    """Whether /dev/shm, in which `covt rl` keeps two copies of the model on their way to the server, has room.
+
+    How much it takes depends on the model, so the detail names the largest one that fits.
+    """
     shm = Path("/dev/shm")
+    remedy = (
+        "enlarge it (a container takes --shm-size=16g), or set rollout.weight_folder of covt rl to a folder on a disk"
+    )
     if not shm.is_dir():
-        return Check("shared memory", "warn", "no /dev/shm", "start the container with --shm-size=1g")
-    size = shutil.disk_usage(shm).total / GIB
-    if size < 0.25:
-        return Check("shared memory", "warn", f"{size:.2f} GiB", "start the container with --shm-size=1g")
-    return Check("shared memory", "pass", f"{size:.1f} GiB")
+        return Check("shared memory", "warn", "no /dev/shm", remedy)
+    free = shutil.disk_usage(shm).free
+    # Two copies of two bytes per parameter in bf16.
+    detail = f"{free / GIB:.2f} GiB free: covt rl fits models of up to {free / 4e9:.1f} billion parameters in bf16"
+    if free < SHARED_MEMORY_GIB * GIB:
+        return Check("shared memory", "warn", detail, remedy)
+    return Check("shared memory", "pass", detail)
 
 
 def check_port() -> Check:

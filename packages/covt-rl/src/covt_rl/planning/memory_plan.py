@@ -14,6 +14,7 @@ from covt_model.latent_config import read_config
 from covt_rl.planning.placement import Placement
 from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
+from covt_rollout.weights.weight_folder import COPIES
 from covt_runtime.engine.memory_estimate import (
     BF16_BYTES,
     FP32_BYTES,
@@ -37,23 +38,34 @@ class MemoryPlan:
     Attributes:
         trainer: the parts of one rank.
         server: bytes of one server device, by part.
+        published: bytes of one copy of the weights on their way to the server; `rollout.weight_folder` holds two.
         phases: bytes of a GPU that both use in turn (`server.sleep`), by what happens on it.
     """
 
     trainer: MemoryEstimate
     server: dict[str, float]
+    published: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
-        return {"trainer": self.trainer.as_dict(), "server": self.server, "phases": self.phases}
+        return {
+            "trainer": self.trainer.as_dict(),
+            "server": self.server,
+            "published": self.published,
+            "phases": self.phases,
+        }
 
     def lines(self) -> list[str]:
         """For people, in GiB."""
         phases = [f"a shared GPU while {phase}: {size / GIB:.2f} GiB" for phase, size in self.phases.items()]
         parts = ", ".join(f"{part} {size / GIB:.2f}" for part, size in self.server.items() if size)
         server = f"a server device: {sum(self.server.values()) / GIB:.2f} GiB ({parts})"
-        return [*phases, *self.trainer.lines("a trainer rank"), server]
+        held = COPIES * self.published / GIB
+        published = (
+            f"rollout.weight_folder: {held:.2f} GiB for {COPIES} copies of the weights on their way to the server"
+        )
+        return [*phases, *self.trainer.lines("a trainer rank"), server, published]
 
 
 def checkpoint_shape(checkpoint: Path) -> ModelShape:
@@ -107,7 +119,9 @@ def plan_memory(checkpoint: Path, config: RlConfig, placement: Placement) -> Mem
         copies={"reference": "algorithm.kl_weight=0"} if algorithm.kl_weight else {},
     )
     trainer, server = estimate_memory(shape, settings), _server_memory(shape, checkpoint, config)
-    return MemoryPlan(trainer, server, _phases(trainer, server) if config.server.sleep else {})
+    width = FP32_BYTES if config.zero.dtype == "fp32" else BF16_BYTES
+    phases = _phases(trainer, server) if config.server.sleep else {}
+    return MemoryPlan(trainer, server, (shape.language + shape.vision) * width, phases)
 
 
 def _server_memory(shape: ModelShape, checkpoint: Path, config: RlConfig) -> dict[str, float]:

@@ -24,6 +24,7 @@ from covt_rl.training.validate import Validator
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.weights.weight_files import ServedNames
+from covt_rollout.weights.weight_folder import weights_root
 from covt_rollout.weights.weight_sync import LoadWeights, Publisher, WrittenWeights, load_weight_files
 from covt_rollout.weights.weight_transfer import choose_weight_transport, nccl_loader
 
@@ -67,7 +68,10 @@ class Coordinator:
         self.served = -1
         self._first_version = self._read_first_version(job)
         names = ServedNames.read(job.model).without_vision()
-        self.publisher = stack.enter_context(Publisher(client, names, load=choose_loader(job, client, device)))
+        load = choose_loader(job, client, device)
+        self.publisher = stack.enter_context(
+            Publisher(client, names, folder=weights_root(options.weight_folder), load=load)
+        )
         # A restarted server has the first weights: it gets the newest ones before it is asked anything.
         client.transport.on_down = self.publisher.restore
         replay = config.algorithm.latents == "replay"
@@ -131,6 +135,7 @@ def choose_loader(job: TrainJob, client: RolloutClient, device: torch.device) ->
         job.model,
         server_gpus=job.config.server.gpus,
         sleeps=sleeps,
+        weight_folder=job.config.rollout.weight_folder,
     )
     load = nccl_loader(device) if transport == "nccl" else load_weight_files
     return waking(load) if sleeps else load

@@ -27,7 +27,8 @@ from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.server.server_options import ServerOptions
 from covt_rollout.server.server_process import LatentServer
 from covt_rollout.server.watchdog import ServerWatchdog
-from covt_rollout.weights.weight_files import remove_stale_folders
+from covt_rollout.weights.weight_folder import check_room, remove_stale_folders, weights_root
+from covt_rollout.weights.weight_transfer import choose_weight_transport
 from covt_runtime.engine.profiler import DEFAULT_STEPS
 from covt_runtime.launch.workers import WorkerGroup, launch
 from covt_runtime.metrics.progress import Progress
@@ -124,6 +125,8 @@ def train(
     """
     outside, is_main = launched_from_outside(), is_main_process()
     check_machine(config, planned.placement, planned.memory)
+    if is_main:
+        check_weight_path(config, planned)
     name = run_name(config.run.name, "rl")
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(planned.model), "data": str(planned.data)}}
     run = RunFolder(Path(config.run.out) / name)
@@ -132,7 +135,7 @@ def train(
         run = RunFolder.create(config.run.out, name, stored, resume=resume, overwrite=overwrite)
     with ExitStack() as stack:
         # A killed rank 0 has left the newest weights in shared memory.
-        stack.callback(remove_stale_folders)
+        stack.callback(remove_stale_folders, weights_root(config.rollout.weight_folder))
         if workers is None and not outside:
             env = trainer_environment(planned.placement)
             workers = stack.enter_context(WorkerGroup(planned.placement.ranks, log_dir=run.logs, env=env))
@@ -166,6 +169,25 @@ def train(
         gpus = planned.placement.trainer
         gpu = gpus[place_in_group()[1]] if gpus else None
         return launch(TARGET, payload, log_dir=run.logs, on_event=handle, gpu=gpu) or {}
+
+
+def check_weight_path(config: RlConfig, planned: RlPlan) -> None:
+    """Check that new weights can reach the servers, before anything is started.
+
+    Raises:
+        RolloutError: a server on another machine would be given a folder of this one, or NCCL is impossible.
+        WeightPushError: the folder has no room for two copies of the model.
+    """
+    choose_weight_transport(
+        config.rollout.transfer,
+        "cuda" if planned.placement.trainer else "cpu",
+        config.rollout.base_url.split(",") if config.rollout.base_url else [],
+        planned.model,
+        server_gpus=config.server.gpus,
+        sleeps=config.server.sleep,
+        weight_folder=config.rollout.weight_folder,
+    )
+    check_room(weights_root(config.rollout.weight_folder), planned.memory.published)
 
 
 def sleep_servers(config: RlConfig, model: Path, base_url: str) -> int:

@@ -265,20 +265,21 @@ def free_port(host: str) -> int:
 def free_ports(host: str, count: int) -> list[int]:
     """Different ports on `host` that nothing listens on right now."""
     with contextlib.ExitStack() as stack:
-        return [stack.enter_context(_bound(host, 0)).getsockname()[1] for _ in range(count)]
+        return [stack.enter_context(listen_on(host, 0)).getsockname()[1] for _ in range(count)]
 
 
 def check_port(host: str, port: int) -> None:
     """Raise ServerError naming the port when it can't be listened on."""
     try:
-        _bound(host, port).close()
+        listen_on(host, port).close()
     except OSError as error:
         raise ServerError(
             f"port {port} on {host} can't be used: {error.strerror or error}", "choose another with --port"
         ) from error
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def listen_on(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; raises OSError where it can't be used."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     with contextlib.ExitStack() as undo:

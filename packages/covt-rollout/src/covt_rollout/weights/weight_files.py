@@ -1,24 +1,17 @@
-"""Weights in a folder that a server can read: under the names that it serves, in shared memory, removed at the end."""
+"""Weights as files under the names that a server expects."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covt_model.latents import heads
 from covt_model.model_errors import CheckpointError
-from covt_rollout.rollout_errors import RolloutError, WeightPushError
+from covt_rollout.rollout_errors import RolloutError
 
 if TYPE_CHECKING:
     import torch
-
-SHARED_MEMORY = Path("/dev/shm")
-PREFIX = "covt-weights-"
 
 
 class ServedNames:
@@ -158,35 +151,6 @@ def drain(named_tensors: Iterable[tuple[str, object]]) -> None:
     """Take part in a gather without using it: what every rank but 0 does while rank 0 publishes."""
     for _ in named_tensors:
         pass
-
-
-@contextlib.contextmanager
-def scratch_folder(folder: Path | None = None) -> Iterator[Path]:
-    """An empty folder in shared memory (or in `folder`), removed at the end.
-
-    Folders of publishers that were killed are removed too.
-    """
-    root = folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir()))
-    remove_stale_folders(root)
-    try:
-        path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
-    except OSError as error:
-        raise WeightPushError(f"can't write weights to {root}: {error}", "make room there") from error
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
-def remove_stale_folders(root: Path = SHARED_MEMORY) -> None:
-    """Remove the folders of publishers that were killed."""
-    for left in root.glob(f"{PREFIX}*"):
-        if not _alive(left.name.removeprefix(PREFIX).partition("-")[0]):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(pid: str) -> bool:
-    return not pid.isdigit() or Path("/proc", pid).exists()
 
 
 def _canonical(name: str) -> str:

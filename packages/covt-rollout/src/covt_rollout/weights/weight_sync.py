@@ -20,7 +20,8 @@ from covt_rollout import endpoints
 from covt_rollout.client.http_transport import Transport
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.rollout_errors import RolloutError, ServerError, StaleWeightsError, WeightPushError
-from covt_rollout.weights.weight_files import ServedNames, drain, scratch_folder, write_weights
+from covt_rollout.weights.weight_files import ServedNames, drain, write_weights
+from covt_rollout.weights.weight_folder import scratch_folder
 
 if TYPE_CHECKING:
     import torch
@@ -210,6 +211,7 @@ class Publisher:
 
         Raises:
             RolloutError: there are more or fewer tensors than the server expects.
+            WeightPushError: the folder is full or can't be written.
         """
         pairs = iter(named_tensors)
         with contextlib.ExitStack() as unfinished:

@@ -23,7 +23,8 @@ from covt_rollout.client.http_transport import Transport
 from covt_rollout.rollout_errors import RolloutError, ServerUnreachableError
 from covt_rollout.server.nccl_group import BUCKET_BYTES, BUCKETS, Tensors, connect_nccl, send_nccl
 from covt_rollout.server.server_options import is_loopback
-from covt_rollout.server.server_process import free_port
+from covt_rollout.server.server_process import free_port, listen_on
+from covt_rollout.weights.weight_folder import SHARED_MEMORY
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,7 @@ def choose_weight_transport(
     *,
     server_gpus: int = 0,
     sleeps: bool = False,
+    weight_folder: str = "",
 ) -> WeightTransport:
     """Choose how a run's weights reach its servers; `auto` is NCCL where the trainer and the servers have own GPUs.
 
@@ -58,11 +60,12 @@ def choose_weight_transport(
         checkpoint: folder that they serve.
         server_gpus: GPUs that are set aside for servers on this machine.
         sleeps: the servers sleep while the trainer uses their GPUs.
+        weight_folder: the recipe's `rollout.weight_folder`.
 
     Raises:
-        RolloutError: NCCL is wanted and impossible.
+        RolloutError: NCCL is wanted and impossible, or a server on another machine would be given a folder of this one.
     """
-    remote = any(not is_loopback(urlsplit(url).hostname or "") for url in urls)
+    remote = [url for url in urls if not is_this_machine(urlsplit(url).hostname or "")]
     reason = ""
     if device != "cuda":
         reason = f"the trainer runs on {device}"
@@ -72,7 +75,28 @@ def choose_weight_transport(
         reason = f"the checkpoint has {heads.FILE}, which vLLM's transfer doesn't know"
     if wanted == "nccl" and reason:
         raise RolloutError(f"rollout.transfer = 'nccl', but {reason}", "use rollout.transfer = 'files' or 'auto'")
-    return "files" if wanted == "files" or reason else "nccl"
+    if wanted != "files" and not reason:
+        return "nccl"
+    if remote and not weight_folder:
+        because = f" ({reason})" if reason else ""
+        raise RolloutError(
+            f"the server at {remote[0]} is on another machine and can't read files in {SHARED_MEMORY} of this one"
+            f"{because}",
+            "set rollout.weight_folder to a folder that both machines see under the same path, or train and serve on "
+            "GPUs with rollout.transfer=nccl",
+        )
+    return "files"
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether an address is one of this machine's own, which alone can be listened on."""
+    if is_loopback(host):
+        return True
+    try:
+        listen_on(host, 0).close()
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
