@@ -56,8 +56,8 @@ class Position:
     def from_checkpoint(cls, extra: Mapping[str, Any], schedule: Mapping[str, int], stages: Sequence[Stage]) -> Self:
         """Restore the position that a checkpoint stores.
 
-        Earlier checkpoints store only the stage's name. Their stage began where the schedule did, and has ended where its
-        steps are used up.
+        Earlier checkpoints store only the stage's name. Such a stage began where the schedule did, and has ended where
+        its steps are used up.
 
         Args:
             extra: the checkpoint's own entries.
