@@ -82,7 +82,7 @@ class Ours:
     def __init__(self, checkpoint: str, batching: str) -> None:
         import torch
 
-        from covt_model.checkpoints.latent_checkpoint import load_split
+        from covt_model.checkpoints.split_load import load_split
         from covt_model.encoding.encode import Encoder
         from covt_model.encoding.vision_features import VisionFeatures
         from covt_model.latents.policy import LatentPolicy
@@ -118,9 +118,10 @@ class Ours:
     def step(self, *, forget: bool) -> tuple[float, float, float]:
         """(loss, seconds, tokens) of an epoch: all rows, one optimizer step."""
         if forget:
-            self.loss.features = type(self.features)(self.features.visual, self.features.settings)
+            self.loss.features = type(self.features)(self.features.visual, self.features.decoder.settings)
         begun = time.perf_counter()
-        batch = self.source.assign_rows(range(ROWS), 0, 1, self.engine.global_sum)
+        lengths = [self.source.length(index) for index in range(ROWS)]
+        batch = self.source.build(self.source.deal(range(ROWS), lengths, rank=0, ranks=1))
         _, metrics = self.stepper.step(self.loss, batch)
         seconds = time.perf_counter() - begun
         return metrics["loss"], seconds, float(sum(len(s) for m in batch.micro_batches for s in m.samples))
