@@ -1,43 +1,24 @@
 """Answers after public bug reports, each with a person's verdict: the score by kind, and no wrong answer accepted."""
 
-import json
 from collections import defaultdict
-from pathlib import Path
-from typing import Any
 
+import graders_page
 import pytest
+from graders_page import Case, is_expected
 
-from covt_rewards import GoldError, Group, Rollout, grade
-from covt_rewards.rewards.format import FormatReward
-
-FILE = Path(__file__).parent / "data" / "graded_answers.jsonl"
-
-
-def score(case: dict[str, Any]) -> float | None:
-    """Grade as the accuracy reward does, or check the format; None for a gold answer that is refused."""
-    completion = Rollout(case["completion"])
-    if case["grader"].startswith("format:"):
-        style = case["grader"].removeprefix("format:")
-        reward = FormatReward(think=True) if style == "think" else FormatReward(answer=style)
-        return reward(Group(case["answer"], (completion,)))[0].value
-    try:
-        return grade(completion.text, case["answer"], case["grader"], case.get("metadata"), case.get("options") or ())
-    except GoldError:
-        return None
+Verdicts = list[tuple[Case, float | None]]
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> list[tuple[dict[str, Any], float | None]]:
-    lines = FILE.read_text(encoding="utf-8").splitlines()
-    return [(case, score(case)) for case in map(json.loads, lines)]
+def verdicts() -> Verdicts:
+    return [(case, graders_page.score(case)) for case in graders_page.read_cases()]
 
 
-def test_settled_answers_get_a_persons_verdict(verdicts: list[tuple[dict[str, Any], float | None]]) -> None:
+def test_settled_answers_get_a_persons_verdict(verdicts: Verdicts) -> None:
     by_kind: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
     for case, given in verdicts:
         if case["settled"]:
-            is_right = given == pytest.approx(case["expected"]) or (given is None and case["expected"] == 0)
-            by_kind[case["grader"], case["source"]].append(is_right)
+            by_kind[case["grader"], case["source"]].append(is_expected(case, given))
     for (grader, source), results in sorted(by_kind.items()):
         print(f"{grader or 'chosen':14} {source:45} {sum(results):4} of {len(results)}")
     right = sum(map(sum, by_kind.values()))
@@ -47,6 +28,13 @@ def test_settled_answers_get_a_persons_verdict(verdicts: list[tuple[dict[str, An
     assert right / count >= 0.97
 
 
-def test_no_settled_wrong_answer_is_accepted(verdicts: list[tuple[dict[str, Any], float | None]]) -> None:
+def test_no_settled_wrong_answer_is_accepted(verdicts: Verdicts) -> None:
     accepted = [case["id"] for case, given in verdicts if case["settled"] and (given or 0.0) > case["expected"] + 1e-6]
     assert accepted == []
+
+
+def test_the_page_shows_these_verdicts(verdicts: Verdicts) -> None:
+    """`python tests/integration/graders_page.py` writes the page."""
+    page = graders_page.PAGE.read_text(encoding="utf-8")
+    tables = graders_page.render([case for case, _ in verdicts], [given for _, given in verdicts])
+    assert graders_page.insert(page, tables) == page
