@@ -3,8 +3,10 @@
 import pytest
 
 from covt_data.records.gold_answers import judge_gold
+from covt_data.records.image_tags import place_image_tags
 from covt_data.records.option_fields import get_options
-from covt_data.records.parsed_record import ParsedRecord
+from covt_data.records.parsed_record import ParsedRecord, ParsedStep
+from covt_data.records.step_texts import end_with_answer
 from covt_data.records.written_options import find_options
 from covt_data.rejects import Reason, Rejected
 
@@ -66,6 +68,18 @@ def test_options_written_into_a_question_are_found(case):
 @pytest.mark.parametrize("case", NOT_WRITTEN)
 def test_what_only_looks_like_options_is_none(case):
     assert find_options(NOT_WRITTEN[case]) == ()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    ["A. " * 300_000, "A. x B. y " * 100_000, "(A) x" + " " * 300_000 + "(B) y" + " " * 300_000 + "z", "\n" * 500_000,
+     "A. x\nB. y" + " Please" * 100_000, "<image" + " " * 500_000, "A. x" + "\n " * 200_000 + "B. y"],
+)  # fmt: skip
+def test_no_question_takes_long(text):
+    assert isinstance(find_options(text), tuple)
+    place_image_tags(text, ())
+    end_with_answer([ParsedStep(text)], "x")
 
 
 FIELDS = {

@@ -10,7 +10,7 @@ from covt_data.records.parsed_record import ImageRef
 from covt_data.rejects import Reason, Rejected, shorten
 from covt_data.schema import IMAGE_TAG
 
-TAG = re.compile(r"<image[\s_]*(\d{0,4})\s*/?>|<img\b([^<>]*)>", re.IGNORECASE)
+TAG = re.compile(r"<image[\s_]{0,4}(\d{0,4})\s{0,4}/?>|<img\b([^<>]*)>", re.IGNORECASE)
 SOURCE = re.compile(r"""\bsrc\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>/]+))""", re.IGNORECASE)
 
 

@@ -28,6 +28,12 @@ INSTRUCTION = re.compile(
 """A sentence behind the last option, on the same line, that asks for something."""
 
 
+MAX_CHARACTERS = 20_000
+"""Characters from the end of a question in which options are looked for, so that no question takes long."""
+
+MAX_MARKERS = 200
+
+
 @dataclass(frozen=True)
 class _Marker:
     letter: str
@@ -44,7 +50,8 @@ def find_options(question: str) -> tuple[str, ...]:
 
     The last option ends with its line, so that a sentence on the next line is not part of it.
     """
-    run = _last_run(_markers(question))
+    question = question[-MAX_CHARACTERS:]
+    run = _last_run(_markers(question)[-MAX_MARKERS:])
     if len(run) < 2:
         return ()
     ends = [marker.start for marker in run[1:]]
@@ -57,7 +64,7 @@ def find_options(question: str) -> tuple[str, ...]:
 def _text(part: str) -> str:
     """Return the text of an option up to a blank line, without Markdown around it."""
     text = re.split(r"\n\s*\n", part.strip(), maxsplit=1)[0].strip()
-    text = re.sub(r"\s*[;；,，]?\s*(?:\b(?:or|and))?$", "", text)
+    text = re.sub(r"\s{0,8}[;；,，]?\s{0,8}(?:\b(?:or|and))?$", "", text)
     return text.removesuffix("**").strip() if text.count("**") == 1 else text
 
 
