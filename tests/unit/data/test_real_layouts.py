@@ -184,6 +184,23 @@ def test_rows_as_reinforcement_trainers_write_them_are_read_by_their_inner_colum
     assert (row.id, row.question, row.answer, len(row.images)) == ("3", "<image> How many?", "4", 1)
 
 
+def test_images_under_another_name_are_not_lost_without_a_word(tmp_path):
+    write_files(tmp_path, {"a.png": picture()})
+    rows = write_lines(tmp_path / "rows.jsonl", [{"question": "q", "answer": "5", "image": "a.png"}])
+    with pytest.raises(DataError, match="no 'images', but 'image': read it with columns=images=image, or leave it out"):
+        prepare("jsonl", tmp_path / "out", options={"path": str(rows)})
+    _, (row,) = made("jsonl", rows, tmp_path / "one", columns="images=image")
+    assert len(row.images) == 1
+    _, (row,) = made("jsonl", rows, tmp_path / "two", columns="images=images")
+    assert row.images == []
+
+
+def test_a_record_that_cannot_be_parsed_is_named_by_its_id(tmp_path):
+    rows = write_lines(tmp_path / "rows.jsonl", [{"id": "r7", "question": "q", "answer": {"x": 1}}])
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 \(id 'r7'\) wrong_type"):
+        prepare("jsonl", tmp_path / "out", options={"path": str(rows)})
+
+
 def test_a_rejection_names_the_column_of_the_record(tmp_path):
     lines = [{"problem": "q", "solution": None}, {"problem": 3.5, "solution": {"x": 1}}, {"problem": "q", "rate": 7}]
     write_lines(tmp_path / "rows.jsonl", [line | {"solution": line.get("solution", "5")} for line in lines])

@@ -14,7 +14,7 @@ from covt_data.records.image_tags import place_image_tags
 from covt_data.records.parsed_record import EmbeddedImage, ParsedStep
 from covt_data.records.step_texts import end_with_answer
 from covt_data.rejects import Reason, Rejected
-from covt_data.sources.column_names import has_column, look_up, question_of_turns, suggest_columns
+from covt_data.sources.column_names import find_column, has_column, look_up, question_of_turns, suggest_columns
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -250,12 +250,29 @@ def test_an_image_at_the_end_gets_the_answer_behind_it():
         ),
         ({"prompt": [], "extra_info": {"answer": 1}}, "columns=question=prompt,answer=extra_info.answer"),
         ({"conversations": [], "image": 1}, "stand in the turns of 'conversations'"),
+        ({"messages": [{"role": "user", "content": "q"}], "answer": 1}, "columns=question=messages"),
         ({"messages": [], "images": 1}, "stand in the turns of 'messages'"),
     ],
 )
 def test_the_mapping_of_other_columns_is_suggested(data, suggested):
     absent = [name for name in ("id", "question", "images", "options", "answer") if name not in data]
     assert suggested in suggest_columns(data, absent, [])
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "found"),
+    [
+        ({"image": "a.png"}, "images", "image"), ({"image": ["b/a.JPG"]}, "images", "image"),
+        ({"image": {"bytes": PNG, "path": None}}, "images", "image"), ({"img": PNG}, "images", "img"),
+        ({"file_name": "part3.json"}, "images", None), ({"image": None}, "images", None),
+        ({"image": []}, "images", None),
+        ({"image": UNUSED}, "images", None), ({"choices": ["a", "b"]}, "options", "choices"),
+        ({"choices": {"A": "a"}}, "options", "choices"), ({"choices": None}, "options", None),
+        ({"option": "B"}, "options", None),
+    ],
+)  # fmt: skip
+def test_images_and_options_of_another_name_are_noticed(data, field, found):
+    assert find_column(data, field) == found
 
 
 def test_a_column_inside_a_column_is_found():

@@ -27,6 +27,7 @@ from covt_data.ingest.filters import CountTokens, filtered_by_size, filtered_by_
 from covt_data.ingest.fork_server import start_fork_server
 from covt_data.ingest.record_files import Record
 from covt_data.records.control_tokens import find_control_token, row_texts
+from covt_data.records.field_values import to_text
 from covt_data.records.gold_answers import Judgment, judge_gold
 from covt_data.records.parsed_record import EmbeddedImage, ImageRef, MissingImage, ParsedRecord, ParsedStep
 from covt_data.rejects import Reason, Rejected, Rejection
@@ -35,6 +36,9 @@ from covt_data.sources.source_types import FileOptions, RecordLocation, RecordSo
 
 RECORDS_PER_TASK = 16
 TASKS_PER_PROCESS = 2  # queued or running
+EMBEDDED = "an image inside the record"
+ID_NAMES = ("id", "qid")
+"""Fields that name a record whose source could not parse it."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class _RowImages:
         if isinstance(ref, MissingImage):
             raise Rejected(missing, f"{ref.name} is named in the text, but the row has no such image")
         if isinstance(ref, EmbeddedImage):
-            found = check_image(ref.data, ref.name, self.limits)
+            found = check_image(ref.data, ref.name or EMBEDDED, self.limits)
         elif ref in self.files:
             return self.files[ref]
         else:
@@ -107,8 +111,10 @@ class Converter:
         """Convert one record. `number` is its position in the split."""
         where = number, record.file, record.line
         draft: ParsedRecord | None = None
+        data: dict[str, Any] = {}
         try:
-            draft = self.source.parse(record.data(), place, self.options)
+            data = record.data()
+            draft = self.source.parse(data, place, self.options)
             left_out = filtered_by_text(draft, self.options, self.count_tokens)
             if left_out:
                 return Outcome(*where, filtered=left_out)
@@ -121,7 +127,7 @@ class Converter:
                 return Outcome(*where, filtered=left_out)
             row = self._row(draft, judgment, checked, images)
         except Rejected as error:
-            known = draft.id if draft else None
+            known = draft.id if draft else next((to_text(data[name]) for name in ID_NAMES if name in data), None)
             return Outcome(*where, rejection=Rejection(record.file, record.line, error.reason, error.detail, known))
         looks = [difference_hash(image.bytes) for image in row.images] if self.options.duplicates == "similar" else []
         return Outcome(

@@ -58,9 +58,10 @@ def _named(tags: Sequence[re.Match[str]], images: Sequence[ImageRef]) -> list[in
             return None
         indexes = [index for index in found if index is not None]
     if len(indexes) < len(tags):
-        raise Rejected(Reason.IMAGE_COUNT, f"some image tags name an image and others don't: {_spelled(tags)}")
+        raise Rejected(Reason.IMAGE_COUNT, f"some image tags name an image, others don't: {_spelled(tags)}")
     if set(indexes) != set(range(len(images))):
-        raise Rejected(Reason.IMAGE_COUNT, f"{_spelled(tags)} don't name each of the {len(images)} images")
+        count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
+        raise Rejected(Reason.IMAGE_COUNT, f"the tags {_spelled(tags)} don't name each image of a record with {count}")
     return indexes
 
 

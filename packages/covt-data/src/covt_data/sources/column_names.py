@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from posixpath import splitext
 
-from covt_data.records.field_values import Fields, as_list, as_object
+from covt_data.images.image_checks import SUFFIXES
+from covt_data.records.field_values import Fields, as_list, as_object, is_absent
 
 USUAL_NAMES = {
     "question": ("problem", "prompt", "query", "instruction", "question_text", "text_input", "input", "text"),
@@ -42,6 +44,25 @@ def question_of_turns(value: object) -> object:
     return asked[0] if len(asked) == 1 and not others and isinstance(asked[0], str) else value
 
 
+def find_column(data: Fields, field: str) -> str | None:
+    """Return the column with another usual name that holds the record's images or options, or None."""
+    column = _likeliest(data, USUAL_NAMES[field])
+    if column is None:
+        return None
+    value = look_up(data, column)
+    entries = as_list(value) or ([] if is_absent(value) else [value])
+    if field == "images":
+        return column if any(_is_image(entry) for entry in entries) else None
+    return column if len(entries) > 1 or as_object(value) else None
+
+
+def _is_image(value: object) -> bool:
+    """Whether a value is an image, or a path with the suffix of one."""
+    name = value if isinstance(value, str) else (as_object(value) or {}).get("path")
+    data = value if isinstance(value, bytes) else (as_object(value) or {}).get("bytes")
+    return isinstance(data, bytes) or (isinstance(name, str) and splitext(name)[1].lower() in SUFFIXES)
+
+
 def suggest_columns(data: Fields, absent: Sequence[str], given: Sequence[str]) -> str:
     """Return what to do about a record without our fields: the option `columns` that reads it, or how to write it.
 
@@ -56,6 +77,8 @@ def suggest_columns(data: Fields, absent: Sequence[str], given: Sequence[str]) -
         column = _likeliest(data, (field, *USUAL_NAMES.get(field, ())))
         if column is not None and field not in pairs:
             pairs[field] = column
+    if turns and isinstance(question_of_turns(data[turns]), str):
+        pairs.setdefault("question", turns)
     if "question" in absent and "question" not in pairs and turns:
         return f"question and answer stand in the turns of {turns!r}; write them as fields of their own"
     for field in ("question", "answer"):

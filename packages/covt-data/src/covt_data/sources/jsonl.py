@@ -33,7 +33,7 @@ from covt_data.records.option_fields import get_options
 from covt_data.records.parsed_record import ParsedRecord, ParsedStep
 from covt_data.records.written_options import find_options
 from covt_data.rejects import Reason, Rejected, shorten
-from covt_data.sources.column_names import has_column, look_up, question_of_turns, suggest_columns
+from covt_data.sources.column_names import find_column, has_column, look_up, question_of_turns, suggest_columns
 from covt_data.sources.dataset_files import find_archives, find_record_files, group_by_split
 from covt_data.sources.source_types import DatasetFiles, FileOptions, RecordLocation, RecordSource
 
@@ -100,9 +100,21 @@ def parse(data: Fields, place: RecordLocation, options: JsonlOptions) -> ParsedR
 
 
 def _check_columns(data: Fields, options: JsonlOptions) -> None:
-    """Raise `Rejected` when a record lacks the column of its question or its answer."""
+    """Raise `Rejected` when a record lacks the column of its question or its answer, or has images under another name.
+
+    Images and options are optional, so that a column with another usual name would be lost without a word.
+    """
     absent = [field for field in FIELDS if not has_column(data, options.column[field])]
     needed = [field for field in absent if field in ("question", "answer")]
+    given = {pair.partition("=")[0] for pair in options.columns}
+    for field in ("images", "options"):
+        other = find_column(data, field) if field in absent and field not in given else None
+        if other is not None and not needed:
+            raise Rejected(
+                Reason.MISSING_FIELD,
+                f"no {field!r}, but {other!r}: read it with columns="
+                f"{','.join([*options.columns, f'{field}={other}'])}, or leave it out with columns={field}={field}",
+            )
     if not needed:
         return
     missing = " and no ".join(
