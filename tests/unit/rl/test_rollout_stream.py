@@ -62,7 +62,13 @@ class Sampler:
 
 
 def source(
-    data: Path, folder: Path, sampler: Sampler, notes: list[str], dynamic: int = 0, **algorithm: Any
+    data: Path,
+    folder: Path,
+    sampler: Sampler,
+    notes: list[str],
+    dynamic: int = 0,
+    skip: frozenset[int] = frozenset(),
+    **algorithm: Any,
 ) -> RolloutStream:
     config = RlConfig.model_validate(
         {"rollout": {"prompts": 4, "samples": 2, "dynamic": dynamic}, "algorithm": algorithm}
@@ -76,6 +82,7 @@ def source(
         Journal(folder),
         steps=3,
         note=notes.append,
+        skip=skip,
     )
 
 
@@ -136,3 +143,27 @@ def test_old_journals_are_removed(data: Path, tmp_path: Path):
         rollouts.take(step, step)
     rollouts.journal.forget_before(2)
     assert [rollouts.has(step) for step in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("left_out", [{0}, {3, 7}, {0, 1, 2, 3, 4, 5, 6}])
+def test_an_epoch_without_the_rows_that_are_left_out_ends_with_the_last_good_one(
+    data: Path, tmp_path: Path, left_out: set[int]
+):
+    sampler = Sampler()
+    rollouts = source(data, tmp_path, sampler, [], skip=frozenset(left_out))
+    while rollouts.cursor < len(IDS):
+        assert rollouts.take(step := len(sampler.asked), step) is not None
+    assert rollouts.take(9, 9) is None
+    asked = [name for part in sampler.asked for name in part]
+    assert sorted(asked) == sorted(name for number, name in enumerate(IDS) if number not in left_out)
+    assert all(sampler.asked)
+
+
+def test_a_run_of_a_number_of_steps_goes_through_the_rows_again_without_them(data: Path, tmp_path: Path):
+    sampler = Sampler()
+    rollouts = source(data, tmp_path, sampler, [], skip=frozenset({2, 5}), steps=5)
+    for step in range(5):
+        taken = rollouts.take(step, step)
+        assert taken is not None and len(taken.groups) == 4
+    asked = [name for part in sampler.asked for name in part]
+    assert len(asked) == 20 and {"r2", "r5"}.isdisjoint(asked)

@@ -21,7 +21,6 @@ from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.policy import LatentPolicy
-from covt_rl.planning.checks import check_prompts
 from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import ScoredGroup
@@ -342,14 +341,3 @@ def test_a_completion_with_many_segments_slows_its_own_micro_batch_only(setting:
     assert max(found[0]) == most and sum(found[0]) < most * len(found[0])
     alone = config.model_copy(update={"zero": config.zero.model_copy(update={"gather": "step"})})
     assert {micro.segments for micro in StepPlanner(alone, 0, 2).micro_batches(items)} == {None}
-
-
-def test_prompts_without_room_for_an_answer_are_refused(setting: Setting):
-    config = RlConfig.model_validate({"rollout": {"max_tokens": 64}, "data": {"max_length": 65}})
-    with pytest.raises(RlError, match=r"2 of 2 prompts are too long: .*rollout.max_tokens = 64"):
-        check_prompts(setting.rows, range(2), setting.encoder, config)
-    check_prompts(setting.rows, range(2), setting.encoder, RlConfig.model_validate({"rollout": {"max_tokens": 64}}))
-    config = RlConfig.model_validate({"rollout": {"max_tokens": 64}, "server": {"max_model_len": 65}})
-    with pytest.raises(RlError, match=r"more than server.max_model_len = 65") as caught:
-        check_prompts(setting.rows, range(2), setting.encoder, config)
-    assert caught.value.remedy.startswith("raise server.max_model_len")

@@ -31,6 +31,9 @@ class RunSection(Section):
     """Seed of everything random: row order, noise, sampling and new weights."""
     ranks: int | None = Field(default=None, ge=1)
     """Training processes on this machine; unset means one per GPU, or 2 on a CPU."""
+    collective_minutes: float = Field(default=30.0, gt=0)
+    """Minutes that a rank waits for the others before the run fails. In `covt rl` the other ranks wait while rank 0
+    samples, so it must exceed the time of a step's rollouts."""
 
 
 class TinySection(Section):

@@ -1,12 +1,10 @@
-"""What is refused before a training starts: data the rewards can't use, prompts too long, a server of another model."""
+"""What is refused before a training starts: data that the rewards can't use, and a server of another model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 from covt_data.records.gold_answers import describe_bad_golds
-from covt_data.schema import Row
 from covt_data.store.prepared_set import PreparedSet
-from covt_model.encoding.encode import Encoder
 from covt_rewards import ConfiguredReward, GoldError
 from covt_rewards.accuracy import AccuracyReward
 from covt_rl.rl_errors import RlError
@@ -41,24 +39,6 @@ def check_golds(prepared: PreparedSet, config: RlConfig, rewards: Sequence[Confi
     if problems:
         raise RlError(
             describe_bad_golds(problems), "prepare the data again, which leaves such rows out, or name their grader"
-        )
-
-
-def check_prompts(rows: Sequence[Row], mine: Iterable[int], encoder: Encoder, config: RlConfig) -> None:
-    """Raise RlError when one of `mine` leaves no room for `rollout.max_tokens` in what trainer and server take."""
-    limits = {"data.max_length": config.data.max_length}
-    if config.server.max_model_len is not None:
-        limits["server.max_model_len"] = config.server.max_model_len
-    name_of_limit, limit = min(limits.items(), key=lambda item: item[1])
-    room = config.rollout.max_tokens
-    lengths = [(len(encoder.encode_prompt(row).expanded), row.id) for row in map(rows.__getitem__, mine)]
-    long = [(length, name) for length, name in lengths if length + room > limit]
-    if long:
-        length, name = max(long)
-        raise RlError(
-            f"{len(long)} of {len(lengths)} prompts are too long: {name} has {length} tokens, with rollout.max_tokens "
-            f"= {room} more than {name_of_limit} = {limit}",
-            f"raise {name_of_limit}, lower rollout.max_tokens or the pictures' max_pixels, or leave these rows out",
         )
 
 

@@ -31,6 +31,7 @@ class RolloutStream:
         config: the recipe.
         journal: keeps the rollouts of each step on disk.
         steps: length of the run.
+        skip: indexes of rows that are left out.
         note: called with a sentence when groups were dropped.
     """
 
@@ -44,9 +45,10 @@ class RolloutStream:
         *,
         steps: int,
         note: Note,
+        skip: frozenset[int] = frozenset(),
     ) -> None:
         self.collector, self.rewards, self.stream, self.config = collector, rewards, stream, config
-        self.journal, self.steps, self.note = journal, steps, note
+        self.journal, self.steps, self.note, self.skip = journal, steps, note, skip
         self.cursor = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._ahead: tuple[int, Future[StepRollouts | None]] | None = None
@@ -96,10 +98,9 @@ class RolloutStream:
         scores: list[Scores] = []
         seconds = [0.0, 0.0]
         for turn in range(self.config.rollout.dynamic + 1):
-            rows = self._next(cursor, wanted - len(kept))
+            rows, cursor = self._next(cursor, wanted - len(kept))
             if not rows:
                 break
-            cursor += len(rows)
             began = time.perf_counter()
             parts.append(self.collector.collect(rows, step, turn))
             sampled = time.perf_counter()
@@ -124,11 +125,21 @@ class RolloutStream:
         self.journal.write(step, rollouts)
         return rollouts
 
-    def _next(self, cursor: int, count: int) -> list[Row]:
-        """The next prompts of the stream; where the run is one epoch long, only as many as it has left."""
-        if self.config.algorithm.steps is None:
-            count = min(count, len(self.stream.rows) - cursor)
-        return [self.stream.at(cursor + number) for number in range(count)]
+    def _next(self, cursor: int, count: int) -> tuple[list[Row], int]:
+        """The next prompts of the stream and the position after them; a run of one epoch ends with the rows.
+
+        Rows that are left out are passed, also those behind the last prompt: an epoch is over with its last good one.
+        """
+        end = len(self.stream.rows) if self.config.algorithm.steps is None else None
+        rows: list[Row] = []
+        while cursor != end:
+            index = self.stream.index(cursor)
+            if index not in self.skip:
+                if len(rows) == count:
+                    break
+                rows.append(self.stream.rows[index])
+            cursor += 1
+        return rows, cursor
 
     def _dynamic(self, step: int, kept: int, dropped: int, rounds: int) -> dict[str, float]:
         wanted = self.config.rollout.prompts

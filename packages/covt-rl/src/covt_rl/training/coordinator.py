@@ -52,6 +52,7 @@ class Coordinator:
         rewards: list[ConfiguredReward],
         device: torch.device,
         *,
+        skip: frozenset[int],
         note: Callable[[str], None],
         stack: ExitStack,
     ) -> None:
@@ -82,6 +83,7 @@ class Coordinator:
             config,
             Journal(job.run / "rollouts"),
             steps=job.steps,
+            skip=skip,
             note=note,
         )
         stack.callback(self.rollouts.close)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from covt_model.checkpoints.hf_folder import checkpoint_name, write_checkpoint
 from covt_model.checkpoints.lora import merged
+from covt_rl.rl_errors import RlError
 from covt_rl.rl_job import TrainJob
 from covt_rl.rollouts.journal import StepRollouts
 from covt_rl.rollouts.rollout_stream import training_stream
@@ -26,7 +27,7 @@ from covt_rl.training.alarms import Alarms
 from covt_rl.training.coordinator import Coordinator
 from covt_rl.training.gpu_handover import GpuHandover
 from covt_rl.training.live_view import live_values
-from covt_rl.training.training_setup import build_encoder, build_updater, check_own_prompts
+from covt_rl.training.training_setup import build_encoder, build_updater, find_bad_prompts
 from covt_rollout.weights.weight_files import drain
 from covt_runtime.checkpoints.checkpoint import CheckpointStore
 from covt_runtime.engine.profiler import StepProfiler
@@ -59,7 +60,7 @@ class Trainer:
         torch.manual_seed(job.config.run.seed)
         self.encoder = build_encoder(job)
         self.stream = training_stream(job.data, job.config)
-        check_own_prompts(job, self.encoder, self.stream, worker)
+        self.skip = find_bad_prompts(job, self.encoder, self.stream, worker)
         self.updater = build_updater(job, self.encoder, worker)
         self.engine = self.updater.engine
         stack.callback(self.engine.close)
@@ -82,7 +83,14 @@ class Trainer:
 
     def _build_coordinator(self, stack: ExitStack) -> Coordinator:
         return Coordinator(
-            self.job, self.encoder, self.stream, self.rewards, self.worker.device, note=self.note, stack=stack
+            self.job,
+            self.encoder,
+            self.stream,
+            self.rewards,
+            self.worker.device,
+            skip=self.skip,
+            note=self.note,
+            stack=stack,
         )
 
     def run(self) -> dict[str, Any]:
@@ -313,5 +321,14 @@ class Trainer:
     def _from_main(self, ask: Callable[[Coordinator], Any]) -> Any:
         """What rank 0 finds out, on every rank (collective)."""
         shared: list[Any] = [ask(self.coordinator) if self.coordinator is not None else None]
-        dist.broadcast_object_list(shared, src=0)
+        try:
+            dist.broadcast_object_list(shared, src=0)
+        except RuntimeError as error:
+            if "Timed out" not in str(error):
+                raise
+            minutes = self.config.run.collective_minutes
+            raise RlError(
+                f"rank {self.worker.rank} has waited {minutes:g} minutes for rank 0, which samples",
+                "raise run.collective_minutes over the time of a step's rollouts, or look at the server's log",
+            ) from error
         return shared[0]

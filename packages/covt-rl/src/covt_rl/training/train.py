@@ -138,7 +138,14 @@ def train(
         stack.callback(remove_stale_folders, weights_root(config.rollout.weight_folder))
         if workers is None and not outside:
             env = trainer_environment(planned.placement)
-            workers = stack.enter_context(WorkerGroup(planned.placement.ranks, log_dir=run.logs, env=env))
+            workers = stack.enter_context(
+                WorkerGroup(
+                    planned.placement.ranks,
+                    log_dir=run.logs,
+                    env=env,
+                    collective_minutes=config.run.collective_minutes,
+                )
+            )
         base_url, watches = config.rollout.base_url, []
         if is_main and not base_url:
             servers = [
@@ -168,7 +175,9 @@ def train(
         # The server's GPUs come first, on the machine that has it.
         gpus = planned.placement.trainer
         gpu = gpus[place_in_group()[1]] if gpus else None
-        return launch(TARGET, payload, log_dir=run.logs, on_event=handle, gpu=gpu) or {}
+        minutes = config.run.collective_minutes
+        found = launch(TARGET, payload, log_dir=run.logs, on_event=handle, gpu=gpu, collective_minutes=minutes)
+        return found or {}
 
 
 def check_weight_path(config: RlConfig, planned: RlPlan) -> None:

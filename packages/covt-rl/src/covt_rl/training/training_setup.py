@@ -1,5 +1,7 @@
 """The parts that one rank of a reinforcement training is made of, built from its job."""
 
+import torch.distributed as dist
+
 from covt_data.stream.row_stream import RowStream
 from covt_model.checkpoints.lora import add_lora
 from covt_model.checkpoints.split_load import load_split
@@ -7,7 +9,14 @@ from covt_model.encoding.encode import Encoder
 from covt_model.encoding.prompt import PromptConfig
 from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latents.policy import LatentPolicy
-from covt_rl.planning.checks import check_prompts
+from covt_rl.planning.prompt_lengths import (
+    LongPrompt,
+    describe_long_prompts,
+    find_long_prompts,
+    reachable_rows,
+    refuse_long_prompts,
+    share_of_rank,
+)
 from covt_rl.rl_job import TrainJob
 from covt_rl.training.objective import GrpoObjective
 from covt_rl.training.update import Updater
@@ -24,14 +33,23 @@ def build_encoder(job: TrainJob) -> Encoder:
     return Encoder(job.model, prompt, max_length=job.config.data.max_length)
 
 
-def check_own_prompts(job: TrainJob, encoder: Encoder, stream: RowStream, worker: Worker) -> None:
-    """Check this rank's share of the prompts.
+def find_bad_prompts(job: TrainJob, encoder: Encoder, stream: RowStream, worker: Worker) -> frozenset[int]:
+    """Indexes of the prompts that are left out, since they leave no room for an answer (collective).
+
+    Each rank reads and encodes its own part of the rows that the run can sample.
 
     Raises:
-        RlError: a prompt leaves no room for `rollout.max_tokens`.
+        RlError: there are such prompts, and `data.on_bad` is `refuse` or nothing is left without them.
     """
-    mine = range(worker.rank, len(stream.rows), worker.world_size)
-    check_prompts(stream.rows, mine, encoder, job.config)
+    indexes = reachable_rows(stream, job.config, job.steps)
+    mine = share_of_rank(indexes, worker.rank, worker.world_size)
+    parts: list[list[LongPrompt]] = [[] for _ in range(worker.world_size)]
+    dist.all_gather_object(parts, find_long_prompts(stream.rows, mine, encoder, job.config))
+    found = [one for part in parts for one in part]
+    refuse_long_prompts(found, len(indexes), job.config)
+    if found:
+        worker.emit(note_event(f"{describe_long_prompts(found, len(indexes), job.config)}; they are left out"))
+    return frozenset(one.index for one in found)
 
 
 def build_updater(job: TrainJob, encoder: Encoder, worker: Worker) -> Updater:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 Event = dict[str, Any]
+COLLECTIVE_MINUTES = 30.0
+"""Minutes that a rank waits for the others, unless the caller says otherwise."""
 
 
 def _drop(event: Event) -> None:
@@ -48,7 +50,7 @@ def join_group(
     log_dir: Path,
     init_method: str | None = None,
     emit: Callable[[Event], None] = _drop,
-    timeout_minutes: float = 30,
+    timeout_minutes: float = COLLECTIVE_MINUTES,
     gpu: int | None = None,
 ) -> Worker:
     """Initialize torch.distributed for this process: NCCL on GPUs, gloo with one thread per rank on CPUs.

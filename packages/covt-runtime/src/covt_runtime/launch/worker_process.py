@@ -76,6 +76,7 @@ def main() -> None:
         worker = join_group(
             log_dir=Path(os.environ["COVT_LOG_DIR"]),
             init_method=os.environ["COVT_INIT_METHOD"],
+            timeout_minutes=float(os.environ["COVT_COLLECTIVE_MINUTES"]),
             emit=lambda event: channel.send({"kind": "event", "event": event}),
         )
         for module in os.environ["COVT_PRELOAD"].split(","):

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from covt_runtime.launch.distributed import Event, join_group, leave_group
+from covt_runtime.launch.distributed import COLLECTIVE_MINUTES, Event, join_group, leave_group
 from covt_runtime.launch.worker_process import resolve_target
 from covt_runtime.process_environment import launched_from_outside, visible_gpus
 from covt_runtime.runtime_errors import LaunchError, WorkerUserError
@@ -88,6 +88,7 @@ class WorkerGroup:
         log_dir: folder for each rank's output, `rank_N.log`.
         env: added to the workers' environment.
         preload: modules to import while the workers start.
+        collective_minutes: how long a rank waits for the others in a collective.
     """
 
     def __init__(
@@ -97,11 +98,13 @@ class WorkerGroup:
         log_dir: Path,
         env: Mapping[str, str] | None = None,
         preload: Sequence[str] = ("deepspeed",),
+        collective_minutes: float = COLLECTIVE_MINUTES,
     ) -> None:
         self.ranks = ranks or visible_gpus() or CPU_RANKS
         self.log_dir = Path(log_dir)
         self._env = dict(env or {})
         self._preload = tuple(preload)
+        self._collective_minutes = collective_minutes
         self._workers: list[_Rank] = []
         self._ready = False
         self._rendezvous: Path | None = None
@@ -142,6 +145,7 @@ class WorkerGroup:
             # A file needs no port, which another process could take first.
             COVT_INIT_METHOD=f"file://{self._rendezvous}/store",
             COVT_PRELOAD=",".join(("torch", *self._preload)),
+            COVT_COLLECTIVE_MINUTES=str(self._collective_minutes),
         )
         log = self.log_dir / f"rank_{rank}.log"
         read_end, write_end = os.pipe()
@@ -274,6 +278,7 @@ def launch(
     env: Mapping[str, str] | None = None,
     on_event: OnEvent | None = None,
     gpu: int | None = None,
+    collective_minutes: float = COLLECTIVE_MINUTES,
 ) -> Any:
     """Run `target(payload, worker)` on every rank.
 
@@ -285,16 +290,18 @@ def launch(
         ranks, log_dir, env: as in `WorkerGroup`; another launcher decides the ranks itself.
         on_event: called with each event of rank 0.
         gpu: this rank's GPU under another launcher; None takes the local rank.
+        collective_minutes: as in `WorkerGroup`.
 
     Returns:
         Rank 0's result; None on the other ranks of another launcher.
     """
     if launched_from_outside():
         atexit.unregister(leave_group)
-        worker = join_group(log_dir=Path(log_dir), emit=on_event or (lambda event: None), gpu=gpu)
+        emit = on_event or (lambda event: None)
+        worker = join_group(log_dir=Path(log_dir), emit=emit, timeout_minutes=collective_minutes, gpu=gpu)
         result = resolve_target(target)(payload, worker)
         # Only after a success: destroying an NCCL group may wait for a dead rank.
         atexit.register(leave_group)
         return result if worker.is_main else None
-    with WorkerGroup(ranks, log_dir=log_dir, env=env) as group:
+    with WorkerGroup(ranks, log_dir=log_dir, env=env, collective_minutes=collective_minutes) as group:
         return group.run(target, payload, on_event)

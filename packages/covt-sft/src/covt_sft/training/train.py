@@ -78,4 +78,12 @@ def train(
     payload = job.model_dump(mode="json")
     if workers is not None:
         return workers.run(TARGET, payload, progress.handle)
-    return launch(TARGET, payload, ranks=config.run.ranks, log_dir=run.logs, on_event=progress.handle) or {}
+    result = launch(
+        TARGET,
+        payload,
+        ranks=config.run.ranks,
+        log_dir=run.logs,
+        on_event=progress.handle,
+        collective_minutes=config.run.collective_minutes,
+    )
+    return result or {}
