@@ -184,6 +184,14 @@ def test_rows_as_reinforcement_trainers_write_them_are_read_by_their_inner_colum
     assert (row.id, row.question, row.answer, len(row.images)) == ("3", "<image> How many?", "4", 1)
 
 
+@pytest.mark.parametrize("source", ["comt", "virl39k"])
+def test_records_of_another_layout_are_sent_to_jsonl(tmp_path, source):
+    write_lines(tmp_path / "set" / "rows.jsonl", [{"id": "r1", "problem": "q", "solution": "5"}])
+    with pytest.raises(DataError, match="the record's fields are id, problem, solution") as caught:
+        prepare(source, tmp_path / "out", options={"path": str(tmp_path / "set")})
+    assert "`covt data prepare jsonl` reads records with other fields" in caught.value.remedy
+
+
 def test_images_under_another_name_are_not_lost_without_a_word(tmp_path):
     write_files(tmp_path, {"a.png": picture()})
     rows = write_lines(tmp_path / "rows.jsonl", [{"question": "q", "answer": "5", "image": "a.png"}])

@@ -140,7 +140,7 @@ class Preparation:
             for split in self.published.splits:
                 if split not in progress.done_splits:
                     progress = _Split(self, split, progress, log, keys).run()
-        check_rejections(progress, self.options, self._file_names(), self.work.log)
+        check_rejections(self.source.name, progress, self.options, self._file_names(), self.work.log)
         done = {
             "counts": progress.counts,
             "files": progress.files,

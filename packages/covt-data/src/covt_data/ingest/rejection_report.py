@@ -66,10 +66,13 @@ def _describe(entry: dict[str, object]) -> str:
     return f"{entry['file']}:{entry['line']}{named} {entry['reason']}: {detail}"
 
 
-def check_rejections(progress: Progress, options: FileOptions, files: dict[str, list[str]], log: Path) -> None:
+def check_rejections(
+    source: str, progress: Progress, options: FileOptions, files: dict[str, list[str]], log: Path
+) -> None:
     """Check a preparation whose records are all converted.
 
     Args:
+        source: the name of the source, for remedies.
         progress: the counts.
         options: with `on_bad_gold` and `max_rejected`.
         files: names of the record files of each split.
@@ -102,7 +105,8 @@ def check_rejections(progress: Progress, options: FileOptions, files: dict[str, 
             raise DataError(
                 f"{refused} of {records} records of {split} were rejected ({reasons}); all are in {log}. "
                 f"{found.listing}",
-                f"correct the source, or allow more than {options.max_rejected:.0%} with max_rejected",
+                _remedy(source, found, records)
+                or f"correct the source, or allow more than {options.max_rejected:.0%} with max_rejected",
             )
         left_out = ", ".join(
             f"{name} {count}" for name, count in (found.reasons + Counter(progress.filtered)).most_common(3)
@@ -111,5 +115,12 @@ def check_rejections(progress: Progress, options: FileOptions, files: dict[str, 
             f"no record of {split} is left of {records}"
             + (f" ({left_out})" if left_out else "")
             + (f". {found.listing}" if found.examples else ""),
-            "correct the records, loosen the filters, or check the path",
+            _remedy(source, found, records) or "correct the records, loosen the filters, or check the path",
         )
+
+
+def _remedy(source: str, found: RejectionSummary, records: int) -> str:
+    """Return what to do when no record has the fields of a published dataset; empty in other cases."""
+    if source == "jsonl" or found.reasons[Reason.MISSING_FIELD] + found.reasons[Reason.EMPTY_QUESTION] < records:
+        return ""
+    return f"check that these are records of {source}; `covt data prepare jsonl` reads records with other fields"

@@ -114,5 +114,5 @@ SOURCE = RecordSource(
     find=find,
     parse=parse,
     hub_id="shuai22/comt",
-    patterns=("TRAIN.jsonl", "TEST.jsonl", "comt.tar.gz"),
+    patterns=("TRAIN.jsonl", "TEST.jsonl", "comt.tar.gz", "data.jsonl", "images/**", "*.zip"),
 )
