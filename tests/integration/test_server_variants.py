@@ -15,6 +15,7 @@ from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
 from server_tools import STEPS, RunningServer, assert_same, build_checkpoint, generate, latents_of, prompt, push
 
+from covt_model.checkpoints import latent_rows
 from covt_model.latent_config import LatentConfig
 from covt_rollout.server import supervisor
 from covt_rollout.vllm_plugin import cache_salt, latent_args
@@ -81,6 +82,27 @@ def test_ilvr_feedback_with_untied_head_and_pushed_weights(tmp_path: Path) -> No
         pushed = changed(checkpoint, tmp_path / "changed")
         push(server, pushed, 3)
         assert_parity(server, Oracle(pushed))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_the_latent_tokens_beside_linked_weights(tmp_path: Path, tied: bool) -> None:
+    """The served model has the rows that lie beside the weights, and pushed weights replace them."""
+    checkpoint = build_checkpoint(tmp_path / "rows")
+    if not tied:
+        untie(checkpoint, 1)
+    names = ["model.embed_tokens.weight"] + ([] if tied else ["lm_head.weight"])
+    matrices, ids = load_file(checkpoint / "model.safetensors"), list(LatentConfig.read(checkpoint).token_ids)
+    rows = {name: matrices[name][ids] for name in names}
+    latent_rows.save_rows(checkpoint, rows)
+    for name in names:
+        matrices[name][ids] = 0
+    save_file(matrices, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    oracle = Oracle(checkpoint)
+    with torch.no_grad():
+        oracle.model.get_input_embeddings().weight[ids] = rows[names[0]]
+        oracle.model.get_output_embeddings().weight[ids] = rows[names[-1]]
+    with serving(checkpoint) as server:
+        assert_parity(server, oracle)
 
 
 def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path) -> None:

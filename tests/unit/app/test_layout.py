@@ -51,3 +51,9 @@ def test_every_folder_of_modules_says_what_it_is_for():
         if not init.is_file() or not ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))):
             silent.append(str(folder.relative_to(ROOT)))
     assert silent == []
+
+
+def test_no_two_test_files_have_the_same_name():
+    """pytest imports them by their base names."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name: count for name, count in names.items() if count > 1} == {}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
-from covt_model.checkpoints.hf_folder import SourceWeights
+from covt_model.checkpoints.hf_folder import SourceWeights, write_checkpoint
 from covt_model.checkpoints.latent_checkpoint import load_model, prepare_checkpoint
-from covt_model.encoding.latent_tokens import LatentIds, initialize_rows, rows_needed
+from covt_model.checkpoints.split_load import load_split
+from covt_model.encoding.latent_tokens import initialize_rows, rows_needed
 from covt_model.latent_config import LatentConfig
 from covt_model.model_errors import ModelError
 
@@ -30,8 +35,6 @@ def published(tiny, tmp_path):
 
 
 def test_the_tokens_take_free_rows_and_all_other_weights_stay(published, tmp_path):
-    from transformers import AutoTokenizer
-
     before = len(AutoTokenizer.from_pretrained(published))
     out = prepare_checkpoint(published, tmp_path / "out", size=6, normalize="rms")
     latent = LatentConfig.read(out)
@@ -47,6 +50,48 @@ def test_the_tokens_take_free_rows_and_all_other_weights_stay(published, tmp_pat
             ours, theirs = ours[rows], theirs[rows]
         assert torch.equal(ours, theirs), name
     load_model(out)
+
+
+def test_weights_are_links_and_every_reader_sees_the_new_rows(published, tmp_path):
+    """Beside the links lie the rows alone; Transformers, shards and exports get the same matrix."""
+    out = prepare_checkpoint(published, tmp_path / "out")
+    assert (out / "model.safetensors").samefile(published / "model.safetensors")
+    assert sum(file.stat().st_size for file in (out / "covt_latent").iterdir()) < 4 * 3 * 64 + 200
+    ids = list(LatentConfig.read(out).token_ids)
+    rows = load_file(out / "covt_latent" / "rows.safetensors")["model.embed_tokens.weight"]
+    old = SourceWeights(published).read("model.embed_tokens.weight")
+    expected = old.clone()
+    expected[ids] = rows
+    assert not torch.equal(expected[ids], old[ids])
+    assert torch.equal(SourceWeights(out).read("model.embed_tokens.weight"), expected)
+    assert torch.equal(load_model(out).get_input_embeddings().weight, expected)
+    model, _ = load_split(out, torch.float32)
+    assert torch.equal(model.get_input_embeddings().weight, expected) and torch.equal(model.lm_head.weight, expected)
+    exported = write_checkpoint(model.named_parameters(), out, tmp_path / "exported", LatentConfig.read(out))
+    assert torch.equal(load_file(exported / "model.safetensors")["model.embed_tokens.weight"], expected)
+    assert not (exported / "covt_latent").exists()
+
+
+def test_on_another_file_system_the_links_are_symbolic(published, tmp_path):
+    if not Path("/dev/shm").is_dir() or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        out = prepare_checkpoint(published, Path(folder) / "out")
+        assert (out / "model.safetensors").is_symlink()
+        load_model(out)
+
+
+def test_a_full_vocabulary_grows_and_is_copied(published, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(published)
+    free = SourceWeights(published).read("model.embed_tokens.weight").shape[0] - len(tokenizer)
+    tokenizer.add_tokens([f"<more{number}>" for number in range(free - 2)])
+    tokenizer.save_pretrained(published)
+    out = prepare_checkpoint(published, tmp_path / "out")
+    before = SourceWeights(published).read("model.embed_tokens.weight")
+    after = SourceWeights(out).read("model.embed_tokens.weight")
+    assert len(after) == len(before) + 64 and torch.equal(after[: len(before) - 2], before[:-2])
+    assert not (out / "covt_latent").exists()
+    assert load_model(out).get_input_embeddings().weight.shape[0] == len(after)
 
 
 def test_the_vocabulary_grows_only_when_full_and_never_shrinks():

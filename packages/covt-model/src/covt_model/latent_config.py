@@ -44,6 +44,11 @@ class LatentConfig:
         if len({self.start_id, self.pad_id, self.end_id}) != 3:
             raise ModelError(f"the three latent token ids are not distinct in {KEY}: {self}", "add the tokens again")
 
+    @property
+    def token_ids(self) -> tuple[int, int, int]:
+        """The ids of the start marker, the pad and the end marker."""
+        return self.start_id, self.pad_id, self.end_id
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from the JSON object; raises ModelError naming missing and unknown keys."""

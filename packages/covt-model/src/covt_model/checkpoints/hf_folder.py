@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from covt_model import generation
+from covt_model.checkpoints.latent_rows import RowsReplaced, read_rows
 from covt_model.checkpoints.model_card import Facts, model_card
 from covt_model.checkpoints.shard_writer import NAMES, SHARD_BYTES, ShardWriter, Stored
 from covt_model.families import find_family
@@ -96,12 +98,16 @@ class SourceWeights:
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise CheckpointError(f"{folder} has no safetensors files", "give the folder of a Hugging Face model")
-        self._tensors = {checkpoint_name(key): tensor for file in files for key, tensor in file_tensors(file).items()}
+        self._tensors: dict[str, FileTensor | RowsReplaced] = {
+            checkpoint_name(key): tensor for file in files for key, tensor in file_tensors(file).items()
+        }
+        ids, rows = read_rows(folder)
+        self._tensors |= {name: RowsReplaced(self._tensors[name], rows[name], ids) for name in rows}
 
     def names(self) -> list[str]:
         return list(self._tensors)
 
-    def stored(self, name: str) -> FileTensor:
+    def stored(self, name: str) -> FileTensor | RowsReplaced:
         return self._tensors[name]
 
     def read(self, name: str) -> torch.Tensor:
@@ -222,3 +228,13 @@ def write_shards(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, name
     with ShardWriter(folder, names) as writer:
         for name, tensor in tensors:
             writer.add(name, tensor, tensor.dtype)
+
+
+def link_weights(source: Path, folder: Path) -> None:
+    """Link the safetensors files of `source` and their index into `folder`, hard where the file system allows it."""
+    for file in (*source.glob("*.safetensors"), *source.glob("*.safetensors.index.json")):
+        target = file.resolve()
+        try:
+            os.link(target, folder / file.name)
+        except OSError:  # another file system, or one without hard links
+            (folder / file.name).symlink_to(target)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from covt_model.checkpoints.hf_folder import NOT_COPIED, SourceWeights, write_shards
+from covt_model.checkpoints.hf_folder import NOT_COPIED, SourceWeights, checkpoint_name, link_weights, write_shards
+from covt_model.checkpoints.latent_rows import read_rows, save_rows
 from covt_model.decoder.layered_decoder import check_attention
 from covt_model.encoding.latent_tokens import add_latent_tokens, initialize_rows, rows_needed
 from covt_model.families import find_family
@@ -50,7 +51,17 @@ def load_model(
         model = family.model_class().from_pretrained(str(checkpoint), dtype=dtype, attn_implementation=attention).eval()
     if KEY in config:
         attach_head(model, checkpoint, LatentConfig.from_dict(config[KEY]))
+        _apply_rows(model, checkpoint)
     return model
+
+
+@torch.no_grad()
+def _apply_rows(model: VisionLanguageModel, checkpoint: Path | str) -> None:
+    """Put the latent tokens' rows into the embedding and an output matrix of its own."""
+    ids, rows = read_rows(checkpoint)
+    for name, parameter in model.named_parameters():
+        if (new := rows.get(checkpoint_name(name))) is not None:
+            parameter[list(ids)] = new.to(parameter.dtype)
 
 
 def prepare_checkpoint(
@@ -62,10 +73,23 @@ def prepare_checkpoint(
     normalize: str = "none",
     seed: int = 0,
 ) -> Path:
-    """Write a copy of a published checkpoint with the three latent tokens and latent settings to `out`.
+    """Write a published checkpoint with the three latent tokens and latent settings to `out`.
 
-    The tokens take free rows of the embedding where there are any, as in every published size; only otherwise the
-    vocabulary grows. Their rows are drawn near the mean of the others. Weights are copied a tensor at a time.
+    The tokens take free rows of the embedding where there are any, as in every published size. The weights are then
+    links to the source's files, and the tokens' rows lie beside them (`latent_rows`). Only where no rows are free does
+    the vocabulary grow, and the weights are copied a tensor at a time. The rows are drawn near the mean of the others.
+
+    Args:
+        source: folder of the published checkpoint.
+        out: folder to write to.
+        size: K, latent steps per segment.
+        head: the rule that makes a latent from a hidden state.
+        normalize: how the hidden state is normalized before it is fed back.
+        seed: seed of the rows and of a head with weights.
+
+    Raises:
+        CheckpointError: the source is damaged.
+        ModelError: the source is of an unknown family.
     """
     from transformers import AutoTokenizer
 
@@ -83,17 +107,22 @@ def prepare_checkpoint(
         used = len(tokenizer)
         ids = add_latent_tokens(tokenizer)
         tokenizer.save_pretrained(partial)
-        rows = rows_needed(weights.read(family.vocabulary_weights[0]).shape[0], len(tokenizer))
+        embedding = weights.stored(family.vocabulary_weights[0])
+        rows = rows_needed(embedding.shape[0], len(tokenizer))
 
-        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-            for name in weights.names():
-                tensor = weights.read(name)
-                if name in family.vocabulary_weights:
-                    tensor = torch.cat([tensor, tensor.new_zeros(rows - len(tensor), tensor.shape[1])])
-                    initialize_rows(tensor, ids, used, torch.Generator().manual_seed(seed))
-                yield name, tensor
+        def grown(name: str) -> torch.Tensor:
+            tensor = weights.read(name)
+            tensor = torch.cat([tensor, tensor.new_zeros(rows - len(tensor), tensor.shape[1])])
+            initialize_rows(tensor, ids, used, torch.Generator().manual_seed(seed))
+            return tensor
 
-        write_shards(tensors(), partial, weights.names())
+        vocabulary = [name for name in family.vocabulary_weights if name in weights.names()]
+        if rows == embedding.shape[0]:
+            link_weights(Path(source), partial)
+            save_rows(partial, {name: grown(name)[list(ids)] for name in vocabulary})
+        else:
+            names = weights.names()
+            write_shards(((n, grown(n) if n in vocabulary else weights.read(n)) for n in names), partial, names)
         text = config.get("text_config") or config
         text["vocab_size"] = rows
         if (weighted := build_head(head, text["hidden_size"], seed)) is not None:

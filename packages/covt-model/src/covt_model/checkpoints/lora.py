@@ -81,7 +81,7 @@ def add_lora(model: Any, latent: LatentConfig, *, rank: int, alpha: float, targe
     head = getattr(model, ATTRIBUTE, None)
     if isinstance(head, nn.Module):
         head.requires_grad_(True)
-    ids = (latent.start_id, latent.pad_id, latent.end_id)
+    ids = latent.token_ids
     embedding, output = language.embed_tokens, model.lm_head
     tied = embedding.weight is output.weight
     rows = nn.Parameter(torch.zeros(len(ids), language.config.hidden_size, dtype=embedding.weight.dtype))
@@ -99,7 +99,7 @@ def merged(
     in fp32.
     """
     waiting: dict[str, Parameter] = {}
-    ids = [latent.start_id, latent.pad_id, latent.end_id]
+    ids = list(latent.token_ids)
     for name, tensor in named:
         module, _, rest = name.rpartition(".base_layer.")
         if module and rest == "weight":

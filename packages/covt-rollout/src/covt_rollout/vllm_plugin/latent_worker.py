@@ -32,6 +32,10 @@ class LatentWorker(Worker):
         self.model_runner.__class__ = self.runner_class
         self.latent_runner.start_latents(settings)
 
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        weights.apply_latent_rows(self.latent_runner)
+
     @property
     def latent_runner(self) -> LatentRunner:
         return cast(LatentRunner, self.model_runner)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from covt_model.checkpoints.latent_rows import read_rows
 from covt_model.model_errors import CheckpointError, ModelError
 from covt_rollout.vllm_plugin.engine_settings import checkpoint_folder
 
@@ -112,6 +113,30 @@ def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 yield name, file.get_tensor(name)
+
+
+def apply_latent_rows(runner: LatentRunner) -> None:
+    """Put the latent tokens' rows into the matrices, where the checkpoint has them beside linked weights.
+
+    Under tensor parallelism each rank replaces the rows of its own slice of the vocabulary.
+    """
+    ids, rows = read_rows(checkpoint_folder(runner.model_config.model))
+    if not rows:
+        return
+    language = served_model(runner).language_model
+    for name, layer in (
+        ("model.embed_tokens.weight", language.model.embed_tokens),
+        ("lm_head.weight", language.lm_head),
+    ):
+        if name not in rows:
+            continue
+        first, last = layer.shard_indices.org_vocab_start_index, layer.shard_indices.org_vocab_end_index
+        for token, row in zip(ids, rows[name], strict=True):
+            if first <= token < last:
+                layer.weight.data[token - first] = row.to(layer.weight)
+    if "lm_head.weight" in rows:
+        language.lm_head.quant_method.process_weights_after_loading(language.lm_head)
+    repack_tied_head(served_model(runner))
 
 
 def repack_tied_head(model: Any) -> None:

@@ -82,7 +82,7 @@ def write_starting_checkpoint(
         return
     from covt_model.checkpoints.latent_checkpoint import prepare_checkpoint
 
-    note(f"adding the latent tokens to a copy of {model} in {out}")
+    note(f"adding the latent tokens to {model} in {out}")
     latent: dict[str, Any] = {
         "size": config.latent.size,
         "head": config.latent.head,
