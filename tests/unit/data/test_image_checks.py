@@ -103,6 +103,18 @@ def test_sixteen_bits_are_scaled_and_not_cut_off():
     assert abs(opened(checked.data)[..., 0].astype(int) - values / 257).max() <= 0.5
 
 
+@pytest.mark.parametrize(("top", "seen"), [(1.0, 255), (255.0, 255), (65535.0, 255), (0.5, 127)])
+def test_floats_are_scaled_by_the_range_that_they_use(top, seen):
+    values = np.linspace(0, top, 64 * 48, dtype=np.float32).reshape(48, 64)
+    values[0, :3] = (np.nan, -np.inf, -1)
+    out = io.BytesIO()
+    PillowImage.fromarray(values).save(out, "TIFF")
+    checked = check_image(out.getvalue(), "a.tif", SMALL)
+    shown = opened(checked.data)
+    assert checked.conversions == ("tiff", "16_bit")
+    assert abs(int(shown[-1, -1, 0]) - seen) <= 1 and shown[0, :3].max() == 0
+
+
 def test_transparency_is_laid_on_white():
     pixels = np.zeros((20, 20, 4), np.uint8)
     pixels[:10, :, 3] = 255

@@ -176,6 +176,8 @@ def _as_seen(image: PillowImage.Image) -> PillowImage.Image:
     if image.mode in DEEP_MODES:
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=65535.0, neginf=0.0)
         top = 65535.0 if values.max() > 255 or image.mode.startswith("I;16") else 255.0
+        if image.mode == "F" and values.max() <= 1:
+            top = 1.0
         image = PillowImage.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
     upright = ImageOps.exif_transpose(image)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
