@@ -78,3 +78,13 @@ def test_an_option_is_named_in_any_spelling(case: dict[str, Any]) -> None:
 def test_a_gold_answer_names_an_option_in_any_spelling(gold: str, grader: str) -> None:
     assert all(is_right(ANIMALS, gold, answer, grader) for answer in ("B", "dog", "(B) dog", "b"))
     assert not any(is_right(ANIMALS, gold, answer, grader) for answer in ("A", "C", "cat", "A. cat", "A, B", "D"))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "piece", ["(A) ", "A, ", "(A)(B)", "[[A]", "option ", "both A and ", '"A" ', "A. ", "not A ", "a "]
+)
+@pytest.mark.parametrize("count", [45, 400, 20_000])
+def test_no_repetition_takes_long(piece: str, count: int) -> None:
+    assert not is_right(ANIMALS, "D", piece * count)
+    assert not is_right(ANIMALS, "D", "RAW:" + piece * count)

@@ -7,14 +7,17 @@ import re
 from covt_rewards.expressions.characters import fold_characters, strip_markup
 
 MAX_CHARACTERS = 200
-_WORD = r"(?:(?:options?|choices?|answers?)\s{0,3})?"
-_BRACKETED = rf"{_WORD}[(\[<{{\"']{{0,2}}\s?(?<![A-Za-z])([A-Za-z])(?![A-Za-z])\s?[)\]>}}\"']{{0,2}}(?:选?项)?"
-_SEPARATOR = r"\s{0,3}(?:[,;/&+|.和与及]|\n|\band\b|\s)?\s{0,3}(?:\band\b)?\s{0,3}"
-_ONE = re.compile(rf"{_BRACKETED}\s?[.:,;!)]{{0,2}}", re.IGNORECASE)
-_SEVERAL = re.compile(
-    rf"(?:both\s)?[(\[{{]?{_BRACKETED}(?:{_SEPARATOR}{_BRACKETED}){{1,9}}[.,;\s]{{0,3}}[)\]}}]?[.]?", re.IGNORECASE
+MAX_LETTERS = 10
+_ONE = re.compile(
+    r"(?:(?:options?|choices?|answers?)\s{0,3})?[(\[<{\"']{0,2}\s?(?<![A-Za-z])([A-Za-z])(?![A-Za-z])\s?[)\]>}\"']{0,2}"
+    r"(?:选?项)?\s?[.:,;!)]{0,2}",
+    re.IGNORECASE,
 )
-_LETTER = re.compile(r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z])")
+# Alternatives that begin differently, so that no text takes more than one pass.
+_TOKEN = re.compile(
+    r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z])|(\b(?:and|both|options?|choices?|answers?)\b|[,;/&+|.和与及])|[\s()\[\]<>{}\"']+|选?项",
+    re.IGNORECASE,
+)
 _RUN = re.compile(r"[A-J]{2,10}")
 _LETTER_AND_TEXT = re.compile(r"\(([A-Z])\)\s{0,3}\S.*|([A-Z])[):]\s{1,3}\S.*|([A-Z])\.\s{0,3}[a-z\d].*", re.DOTALL)
 
@@ -31,12 +34,29 @@ def read_letters(text: str) -> tuple[str, ...]:
         return (match.group(1).upper(),)
     if _RUN.fullmatch(plain):
         return tuple(plain) if len(set(plain)) == len(plain) else ()
-    if not _SEVERAL.fullmatch(plain):
-        return ()
-    letters = _LETTER.findall(plain)
+    letters = _read_list(plain)
     if not all(letter.isupper() for letter in letters) and not re.search(r"[,;/&+|()\[\]和与及]|\band\b", plain):
         return ()
     return tuple(dict.fromkeys(letter.upper() for letter in letters))
+
+
+def _read_list(text: str) -> list[str]:
+    """Read letters with words, brackets and at most two signs between them; none when there is anything else."""
+    letters: list[str] = []
+    position, signs = 0, 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            return []
+        position = match.end()
+        if match.group(1):
+            letters.append(match.group(1))
+            signs = 0
+        elif match.group(2):
+            signs += 1
+        if signs > 2 or len(letters) > MAX_LETTERS:
+            return []
+    return letters
 
 
 def looks_like_letters(gold: str) -> bool:
