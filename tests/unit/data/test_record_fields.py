@@ -229,6 +229,19 @@ def test_the_answer_stands_once_at_the_end_of_the_steps(last, expected):
     assert [step.text for step in steps[1:]] == expected
 
 
+@pytest.mark.parametrize(
+    ("last", "answer", "same"),
+    [
+        ("The final answer is: 70°", "A", True), ("The final answer is: 70°", "(A) 70°", True),
+        ("The final answer is: 70°", "70", True), ("The answer is: A", "A", True), ("The answer is: b", "80°", True),
+        ("The final answer is: 70°", "B", False), ("The answer is: C", "70°", False), ("The answer is: C", "D", False),
+    ],
+)  # fmt: skip
+def test_a_letter_and_its_option_are_the_same_answer(last, answer, same):
+    steps = end_with_answer([ParsedStep(last)], answer, ["70°", "80°"])
+    assert len(steps) == (1 if same else 2) and (steps[-1].text or "").endswith(f"\\boxed{{{answer}}}")
+
+
 def test_an_image_at_the_end_gets_the_answer_behind_it():
     assert end_with_answer([ParsedStep(images=("a.png",))], "7")[1:] == (ParsedStep("\\boxed{7}"),)
     assert end_with_answer([], "7") == ()

@@ -46,15 +46,21 @@ def find_conclusion(text: str) -> str | None:
 
 
 def _same(said: str, answer: str, options: Sequence[str]) -> bool:
-    """Whether a text says the answer: in the same words, with its letter before it, or by the letter alone."""
-    plain = _plain(said)
+    """Whether two texts say the same answer: in the same words, with its letter before it, or by the letter alone."""
+    return _plain(said) == _plain(answer) or _content(said, options) == _content(answer, options)
+
+
+def _content(text: str, options: Sequence[str]) -> str:
+    """Return what an answer says without its letter; a letter alone stands for its option."""
+    plain = _plain(text)
     lettered = LETTER.fullmatch(plain)
-    if plain == _plain(answer) or lettered is None:
-        return plain == _plain(answer)
+    if lettered is None:
+        return plain
     number = ord(lettered.group(1)) - ord("a")
-    content = lettered.group(2) or (options[number] if number < len(options) else "")
-    return bool(content) and _plain(content) == _plain(answer)
+    if lettered.group(2) is None and number >= len(options):
+        return plain
+    return _plain(lettered.group(2) or options[number])
 
 
 def _plain(text: str) -> str:
-    return text.strip(" .*$`\"'").casefold()
+    return text.strip(" .*$`\"'°").casefold()
