@@ -258,6 +258,11 @@ def test_an_integer_of_5000_digits_is_refused_by_field(prepared, key):
     refused(prepared("jsonl", line, "max_rejected=1"), "rows.jsonl:1", f"{key} = an integer of 5000 digits")
 
 
+def test_an_integer_of_5000_digits_in_the_metadata_is_named(prepared):
+    line = '{"id": "a", "question": "q", "answer": "5", "metadata": {"x": HUGE}}'.replace("HUGE", "9" * 5000)
+    refused(prepared("jsonl", line, "max_rejected=1"), "(id 'a')", "metadata", "an integer of 5000 digits")
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
 def test_an_empty_file_is_named(prepared, content):
     refused(prepared("jsonl", content), "rows.jsonl of train has no records")

@@ -238,6 +238,7 @@ def test_steps_and_metadata_may_be_json_text(tmp_path):
         ("rows.zip", b"PK", r"is a \.zip file"),
         ("rows.json", b'[{"question": "q", "answer": "5"}]', "one JSON array, not an object per line"),
         ("rows.json", b'\xef\xbb\xbf\n [\n{"question": "q"}\n]', "one JSON array"),
+        ("rows.json", b'{\n  "question": "q",\n  "answer": "5"\n}\n', "one JSON object over several lines"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_with_a_remedy(tmp_path, name, content, words):

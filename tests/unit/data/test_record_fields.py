@@ -2,6 +2,8 @@
 
 import base64
 import json
+from datetime import date
+from decimal import Decimal
 
 import pytest
 from layouts import picture
@@ -24,6 +26,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 def test_numbers_become_text_and_other_values_are_refused_by_field():
     assert [get_text({"k": value}, "k") for value in ("x", 3, 2.5, "", 10**30)] == ["x", "3", "2.5", "", str(10**30)]
+    assert get_text({"k": date(2024, 1, 5)}, "k") == "2024-01-05" and get_text({"k": Decimal("1.50")}, "k") == "1.50"
     for value in (True, [1], {"a": 1}, b"x", INFINITY, read_integer("9" * 4301)):
         with pytest.raises(Rejected, match="k = ") as caught:
             get_text({"k": value}, "k")

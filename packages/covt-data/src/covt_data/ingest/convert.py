@@ -30,7 +30,7 @@ from covt_data.records.control_tokens import find_control_token, row_texts
 from covt_data.records.field_values import to_text
 from covt_data.records.gold_answers import Judgment, judge_gold
 from covt_data.records.parsed_record import EmbeddedImage, ImageRef, MissingImage, ParsedRecord, ParsedStep
-from covt_data.rejects import Reason, Rejected, Rejection
+from covt_data.rejects import Reason, Rejected, Rejection, shorten
 from covt_data.schema import Image, Row, Step
 from covt_data.sources.source_types import FileOptions, RecordLocation, RecordSource
 
@@ -155,7 +155,9 @@ class Converter:
                 answer=draft.answer,
                 grader=judgment.grader,
                 steps=steps,
-                metadata=json.dumps(_known(draft.metadata), sort_keys=True, separators=(",", ":"), allow_nan=False),
+                metadata=json.dumps(
+                    _known(draft.metadata), sort_keys=True, separators=(",", ":"), allow_nan=False, default=_no_json
+                ),
             )
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
@@ -192,6 +194,10 @@ def _check_texts(draft: ParsedRecord) -> None:
             raise Rejected(
                 Reason.CONTROL_TOKEN, f"{where} holds the control token {token}: remove it, or write it another way"
             )
+
+
+def _no_json(value: object) -> object:
+    raise TypeError(shorten(value))
 
 
 def _known(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -44,8 +44,10 @@ class Record:
         except UnicodeDecodeError as error:
             utf16 = ": the file looks like UTF-16, save it as UTF-8" if b"\0" in self.raw else ""
             raise Rejected(Reason.NOT_UTF8, f"{error}{utf16}") from None
-        except (ValueError, RecursionError) as error:
-            raise Rejected(Reason.NOT_JSON, str(error)) from None
+        except json.JSONDecodeError as error:
+            raise Rejected(Reason.NOT_JSON, f"{error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise Rejected(Reason.NOT_JSON, "brackets are nested too deeply") from None
         fields = as_object(parsed)
         if fields is None:
             raise Rejected(Reason.NOT_AN_OBJECT, f"{shorten(parsed)} is not an object: write one object per line")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from typing import cast
 
 from covt_data.rejects import Reason, Rejected, shorten
@@ -75,10 +77,10 @@ def get_text(data: Fields, key: str, empty: Reason | None = None) -> str:
 
 
 def to_text(value: object) -> str | None:
-    """Return a text or a finite number as text, or None for any other value."""
+    """Return a text, a finite number or a date as text, or None for any other value."""
     if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    return str(value) if isinstance(value, str | int | float) else None
+    return str(value) if isinstance(value, str | int | float | Decimal | date) else None
 
 
 def check_utf8(text: str, key: str) -> str:

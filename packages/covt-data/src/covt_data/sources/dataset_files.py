@@ -80,11 +80,13 @@ def _check_kind(path: Path, suffixes: tuple[str, ...]) -> None:
         raise DataError(f"{path} is a {path.suffix} file", f"{wanted}, or a folder of such files")
     if path.suffix.lower() == ".json":
         with path.open("rb") as file:
-            if file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-                raise DataError(
-                    f"{path} is one JSON array, not an object per line",
-                    f"convert it with `jq -c '.[]' {path.name} > {path.stem}.jsonl`",
-                )
+            start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if start.startswith(b"[") or start.partition(b"\n")[0].strip() == b"{":
+            kind, query = ("array", "'.[]'") if start.startswith(b"[") else ("object over several lines", ".")
+            raise DataError(
+                f"{path} is one JSON {kind}, not an object per line",
+                f"convert it with `jq -c {query} {path.name} > {path.stem}.jsonl`",
+            )
 
 
 def group_by_split(files: Sequence[Path], default: str = "train") -> dict[str, tuple[Path, ...]]:
