@@ -54,7 +54,9 @@ def _read_list(text: str) -> list[str]:
             signs = 0
         elif match.group(2):
             signs += 1
-        if (signs and not letters and not match.group().isalpha()) or signs > 2 or len(letters) > MAX_LETTERS:
+            if not letters and not match.group().isalpha():
+                return []
+        if signs > 2 or len(letters) > MAX_LETTERS:
             return []
     return letters if len(letters) > 1 else []
 
