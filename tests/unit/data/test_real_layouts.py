@@ -294,6 +294,15 @@ def test_bad_golds_of_all_splits_are_reported_at_once(tmp_path):
     assert {split: count.rows for split, count in manifest.counts.items()} == {"test": 2, "train": 2}
 
 
+def test_bad_golds_are_listed_apart_from_other_rejections(tmp_path):
+    lines = [{"id": f"r{n}", "question": "" if n < 30 else f"q{n}", "answer": "???"} for n in range(33)]
+    write_lines(tmp_path / "rows.jsonl", lines)
+    with pytest.raises(DataError, match=r"33 of 33 records .*\(empty_question 30, bad_gold 3\)") as caught:
+        prepare("jsonl", tmp_path / "out", options={"path": str(tmp_path / "rows.jsonl")})
+    assert all(f"(id 'r{n}') bad_gold" in str(caught.value) for n in (30, 31, 32))
+    assert str(caught.value).count("empty_question:") == 10 and "and 20 more" in str(caught.value)
+
+
 def test_on_bad_gold_error_lets_good_golds_and_other_rejections_pass(tmp_path):
     lines = [{"question": f"q{n}", "answer": "5"} for n in range(9)] + [{"question": "q9", "answer": ""}]
     write_lines(tmp_path / "rows.jsonl", lines)

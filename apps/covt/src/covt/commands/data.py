@@ -73,12 +73,11 @@ def prepare(
 
 
 def _note_rejections(log: Path) -> None:
-    """Show the first rejected records on stderr."""
+    """Show on stderr the first records with bad golds, and the first of the other rejected ones."""
     from covt_data.ingest.rejection_report import summarize_rejections
 
     found = summarize_rejections(log)
-    shown = f", the first {len(found.examples)}" if found.total > len(found.examples) else ""
-    note("\n  ".join([f"{found.total} rejected{shown} ({log}):", *found.examples]))
+    note("\n  ".join([f"{found.reasons.total()} rejected ({log}):", *found.lines]))
 
 
 @app.command()

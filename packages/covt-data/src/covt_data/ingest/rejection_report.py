@@ -20,20 +20,33 @@ MAX_DETAIL = 240  # characters of one example
 
 @dataclass
 class RejectionSummary:
-    """The rejections of some files: their number by reason, and the first ten in words."""
+    """The rejections of some files: numbers by reason, and the first ten bad golds and other rejections in words."""
 
     reasons: Counter[str] = field(default_factory=Counter[str])
-    examples: list[str] = field(default_factory=list[str])
+    golds: list[str] = field(default_factory=list[str])
+    others: list[str] = field(default_factory=list[str])
+
+    def add(self, entry: dict[str, object]) -> None:
+        """Count one line of `rejected.jsonl`."""
+        self.reasons[str(entry["reason"])] += 1
+        examples = self.golds if entry["reason"] == Reason.BAD_GOLD else self.others
+        if len(examples) < EXAMPLES:
+            examples.append(_describe(entry))
 
     @property
-    def total(self) -> int:
-        return self.reasons.total()
+    def lines(self) -> list[str]:
+        """The examples, each kind followed by the number of those left out."""
+        found: list[str] = []
+        golds = self.reasons[Reason.BAD_GOLD]
+        for examples, total in ((self.golds, golds), (self.others, self.reasons.total() - golds)):
+            more = total - len(examples)
+            found += [*examples, *([f"and {more} more"] if more else [])]
+        return found
 
     @property
     def listing(self) -> str:
-        """The examples in one line, with the number of those left out."""
-        more = self.total - len(self.examples)
-        return "; ".join(self.examples) + (f"; and {more} more" if more > 0 else "")
+        """The examples in one line."""
+        return "; ".join(self.lines)
 
 
 def summarize_rejections(
@@ -51,9 +64,7 @@ def summarize_rejections(
         for line in lines:
             entry = cast("dict[str, object]", json.loads(line))
             if (files is None or entry["file"] in files) and (reason is None or entry["reason"] == reason):
-                found.reasons[str(entry["reason"])] += 1
-                if len(found.examples) < EXAMPLES:
-                    found.examples.append(_describe(entry))
+                found.add(entry)
     return found
 
 
@@ -84,8 +95,9 @@ def check_rejections(
     """
     if options.on_bad_gold == "error" and progress.rejected.get(Reason.BAD_GOLD):
         bad = summarize_rejections(log, reason=Reason.BAD_GOLD)
+        count = bad.reasons.total()
         raise DataError(
-            f"{bad.total} gold answer{'' if bad.total == 1 else 's'} cannot be read; all are in {log}. {bad.listing}",
+            f"{count} gold answer{'' if count == 1 else 's'} cannot be read; all are in {log}. {bad.listing}",
             "correct them, name their grader, or leave these rows out with on_bad_gold=reject",
         )
     for split, names in files.items():
@@ -114,7 +126,7 @@ def check_rejections(
         raise DataError(
             f"no record of {split} is left of {records}"
             + (f" ({left_out})" if left_out else "")
-            + (f". {found.listing}" if found.examples else ""),
+            + (f". {found.listing}" if found.lines else ""),
             _remedy(source, found, records) or "correct the records, loosen the filters, or check the path",
         )
 
