@@ -13,7 +13,7 @@ from covt_rollout.server.server_process import free_port
 # As a rank of torchrun, whose own process runs the training.
 FAILING_UPDATE = """
 import sys
-from covt_rl.training.update import Updater
+from covt_rl.updates.updater import Updater
 
 def fail(self, *arguments, **settings):
     raise RuntimeError("the update has failed")

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_rl.training.batching import chunks, pack
+from covt_rl.updates.batching import chunks, pack
 
 
 @given(st.integers(0, 30), st.integers(1, 10))

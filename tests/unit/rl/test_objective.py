@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from covt_rl.rl_recipe import AlgorithmSection
-from covt_rl.training.objective import GrpoObjective, Target
+from covt_rl.updates.objective import GrpoObjective, Target
 
 MASK = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 SERVER = torch.tensor([[-1.0, -2.0, 0.0], [-0.5, 0.0, 0.0]])

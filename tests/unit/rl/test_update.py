@@ -25,9 +25,9 @@ from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.score_groups import ScoredGroup
 from covt_rl.scoring.train_groups import TrainGroup, to_train_group
-from covt_rl.training.objective import GrpoObjective
-from covt_rl.training.step_plan import StepPlanner, train_samples
-from covt_rl.training.update import Updater
+from covt_rl.updates.objective import GrpoObjective
+from covt_rl.updates.step_plan import StepPlanner, train_samples
+from covt_rl.updates.updater import Updater
 from covt_rollout.client.completions import Completion
 from covt_runtime.engine.zero_engine import StepResult
 

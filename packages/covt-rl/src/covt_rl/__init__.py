@@ -1,7 +1,7 @@
 """GRPO on latent rollouts from a vLLM server: scoring, algorithms and the training loop.
 
-Folders in their order: top modules < algorithms < scoring < rollouts < planning < training. May not import sft.
-Importing this package loads nothing heavy: each name below is imported when it is first used.
+Folders in their order: top modules < algorithms < scoring < rollouts < planning < updates < training. May not import
+sft. Importing this package loads nothing heavy: each name below is imported when it is first used.
 """
 
 from importlib import import_module

@@ -18,8 +18,8 @@ from covt_rl.planning.prompt_lengths import (
     share_of_rank,
 )
 from covt_rl.rl_job import TrainJob
-from covt_rl.training.objective import GrpoObjective
-from covt_rl.training.update import Updater
+from covt_rl.updates.objective import GrpoObjective
+from covt_rl.updates.updater import Updater
 from covt_runtime.engine.weights import DTYPES
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.engine.zero_sharding import ZeroSharding

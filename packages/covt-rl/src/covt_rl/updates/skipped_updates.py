@@ -32,7 +32,7 @@ class Disagreement:
 
     @classmethod
     def of(cls, sums: Mapping[str, float]) -> "Disagreement":
-        """From the sums of `covt_rl.training.objective.PolicyLoss` over all ranks."""
+        """From the sums of `covt_rl.updates.objective.PolicyLoss` over all ranks."""
         return cls(
             sums["all_gap"] / max(sums["all_tokens"], 1.0),
             sums["gap"] / max(sums["tokens"], 1.0),

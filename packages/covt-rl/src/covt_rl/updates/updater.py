@@ -18,10 +18,10 @@ from covt_rl.algorithms.kl import kl_estimate
 from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.train_groups import TrainGroup
-from covt_rl.training.objective import PolicyLoss, Target
-from covt_rl.training.reference import Reference
-from covt_rl.training.skipped_updates import Disagreement, SkippedUpdates
-from covt_rl.training.step_plan import MicroBatch, MiniBatch, StepPlan, StepPlanner, TrainSample, train_samples
+from covt_rl.updates.objective import PolicyLoss, Target
+from covt_rl.updates.reference import Reference
+from covt_rl.updates.skipped_updates import Disagreement, SkippedUpdates
+from covt_rl.updates.step_plan import MicroBatch, MiniBatch, StepPlan, StepPlanner, TrainSample, train_samples
 from covt_runtime.engine.zero_engine import StepResult, ZeroEngine
 
 MEANS = ("gap", "kl_server", "kl", "entropy", "clipped", "importance")

@@ -14,7 +14,7 @@ from torch import Tensor
 from covt_model.encoding.encode import EncodedPrompt
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.scoring.train_groups import TrainCompletion, TrainGroup
-from covt_rl.training.batching import chunks, pack
+from covt_rl.updates.batching import chunks, pack
 
 
 @dataclass(frozen=True)
