@@ -58,7 +58,8 @@ def paired_difference(
     Pairing removes the difficulty of the rows from the interval: only rows on which the two differ widen it.
 
     Args:
-        ours, base: scores of the same rows, in the same order.
+        ours: scores of some rows.
+        base: scores of the same rows, in the same order.
         level: confidence level.
         resamples: number of bootstrap samples.
         seed: seed of the resampling.

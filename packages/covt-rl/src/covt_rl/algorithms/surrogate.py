@@ -22,8 +22,8 @@ def clipped_surrogate(
         logprobs: [B, T], of the policy being trained; gradients flow.
         old_logprobs: [B, T], of the policy that sampled, constant.
         advantages: [B, T] or [B, 1], constant.
-        clip_low, clip_high: the ratio is clipped to [1 − clip_low, 1 + clip_high] (arXiv 1707.06347 eq. 7; unequal
-            bounds are DAPO's clip-higher, arXiv 2503.14476).
+        clip_low: the ratio is clipped to [1 − clip_low, 1 + clip_high] (arXiv 1707.06347 eq. 7).
+        clip_high: an upper bound above `clip_low` is DAPO's clip-higher (arXiv 2503.14476).
         dual_clip: for negative advantages the loss is at most −advantage × dual_clip (arXiv 1912.09729).
 
     Returns:

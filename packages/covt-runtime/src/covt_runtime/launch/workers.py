@@ -287,7 +287,9 @@ def launch(
     Args:
         target: "pkg.module:function".
         payload: JSON-able.
-        ranks, log_dir, env: as in `WorkerGroup`; another launcher decides the ranks itself.
+        ranks: as in `WorkerGroup`; another launcher decides them itself.
+        log_dir: as in `WorkerGroup`.
+        env: as in `WorkerGroup`.
         on_event: called with each event of rank 0.
         gpu: this rank's GPU under another launcher; None takes the local rank.
         collective_minutes: as in `WorkerGroup`.
