@@ -8,7 +8,7 @@ scores.groups[0].totals
 grade(r"so it is \\boxed{4}", gold="4")
 """
 
-from covt_rewards.accuracy.accuracy_reward import AccuracyReward, find_gold_problem, grade
+from covt_rewards.accuracy.accuracy_reward import AccuracyReward, grade
 from covt_rewards.accuracy.gold_kinds import choose_grader
 from covt_rewards.answers import FinalAnswer, final_answer
 from covt_rewards.latents import LatentFormat, find_latent_spans, find_whole_spans
@@ -33,7 +33,6 @@ __all__ = [
     "available",
     "choose_grader",
     "final_answer",
-    "find_gold_problem",
     "find_latent_spans",
     "find_whole_spans",
     "grade",

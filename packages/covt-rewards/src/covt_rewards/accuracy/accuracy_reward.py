@@ -9,7 +9,7 @@ from typing import cast
 from covt_rewards.accuracy.gold_kinds import choose_grader
 from covt_rewards.accuracy.graders import Grade, GradingTask, check_grader, load_grader
 from covt_rewards.answers import unwrap_gold
-from covt_rewards.reward_errors import GoldError, RewardError
+from covt_rewards.reward_errors import RewardError
 from covt_rewards.tasks.vsp_plan import PlanVariant
 from covt_rewards.types import Group, RewardResult, Rollout
 
@@ -19,11 +19,12 @@ class AccuracyReward:
     r"""0 to 1; every grader except `boxes` gives 0 or 1.
 
     Attributes:
-        grader: for groups that name none: `math`, `choice`, `text`, `vsp`, `boxes`; empty chooses by the group.
+        grader: for groups that name none: `math`, `choice`, `text`, `vsp`, `boxes`, `comt`; empty chooses one for each
+            group (`choose_grader`).
         lenient: also read answers without `\boxed{…}` or `<answer>` ("the answer is …", a single short line).
-        vsp_rule: `stop_at_goal` (gymnasium: the walk ends on the goal) or `end_on_goal` (Mirage: the plan must).
+        vsp_rule: `stop_at_goal` (gymnasium: the walk ends at the goal) or `end_on_goal` (Mirage: the plan ends there).
         precision: decimals to which numbers must agree (math); a row's `metadata["precision"]` overrides it.
-        time_limit: seconds that one completion may take; after that the work is killed and the completion scores 0.
+        time_limit: seconds for one completion. An answer that takes longer is stopped and scores 0.
     """
 
     grader: str = ""
@@ -77,26 +78,6 @@ class AccuracyReward:
         )
 
 
-def find_gold_problem(
-    answer: str, options: Sequence[str] = (), metadata: Mapping[str, object] | None = None, grader: str = ""
-) -> str:
-    """Say why a gold answer cannot be graded; empty when it can.
-
-    The preparation of a set asks for every row and reports all problems at once.
-
-    Args:
-        answer: the gold answer, with or without a marker around it.
-        options: texts of a multiple-choice question.
-        metadata: of the row; for `vsp` it holds the map.
-        grader: the row's grader; empty chooses it as `choose_grader` does.
-    """
-    try:
-        AccuracyReward().check_gold(Group(answer, (), grader=grader, options=tuple(options), metadata=metadata or {}))
-    except GoldError as error:
-        return error.message
-    return ""
-
-
 def grade(
     completion: str,
     gold: str,
@@ -109,7 +90,7 @@ def grade(
     Args:
         completion: a whole completion, `\boxed{B}`, or just `B`.
         gold: the gold answer.
-        grader: `math`, `choice`, `text`, `vsp`, `boxes`; empty chooses by options, metadata and gold answer.
+        grader: `math`, `choice`, `text`, `vsp`, `boxes`, `comt`; empty chooses by options, metadata and gold answer.
         metadata: of the row; for `vsp` it holds the map, `{"rows": ["SFH", …]}`.
         options: the texts of a multiple-choice question.
 

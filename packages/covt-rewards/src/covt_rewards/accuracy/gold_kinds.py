@@ -20,8 +20,8 @@ def choose_grader(
     r"""Choose the grader of a gold answer: `choice`, `vsp`, `boxes`, `text` or `math`.
 
     - `choice` when there are options and the answer names one or several of them (`B`, `(B) dog`, `Option B`, `Dog`,
-      `A,C`, `\boxed{\text{B}}`) or is a letter beyond them, which `find_gold_problem` reports; without options for a
-      capital letter;
+      `A,C`, `\boxed{\text{B}}`) or is a letter beyond them, which
+      `AccuracyReward.check_gold` refuses; without options for a capital letter;
     - `vsp` with a map in the metadata, `boxes` for JSON of boxes or points;
     - `text` for words, labels, dates, ranges, versions and addresses; `math` for everything else.
 
