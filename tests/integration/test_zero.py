@@ -46,6 +46,29 @@ def test_bf16_weights_follow_fp32_ones_closely(two_ranks: WorkerGroup) -> None:
     assert ours["losses"] == pytest.approx(zero_jobs.train_alone(10)["losses"], rel=1e-2)
 
 
+@pytest.mark.parametrize("branch", ["none", "one", "all"])
+@pytest.mark.parametrize("offload", [{}, {"offload_optimizer": "cpu"}])
+def test_small_buckets_in_one_order_give_the_losses_of_one_process(
+    two_ranks: WorkerGroup, branch: str, offload: dict[str, str]
+) -> None:
+    """Also where one rank alone uses a part, so that gradients arrive in another order there."""
+    zero = {"gather": "step", "reduce_bucket_size": 300, "prefetch_bucket_size": 300} | offload
+    ours = two_ranks.run("zero_jobs:train", {"steps": 6, "branch": branch, "zero": zero})
+    alone = zero_jobs.train_alone(6, branch)
+    assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert ours["norms"] == pytest.approx(alone["norms"], rel=1e-5)
+
+
+def test_messages_are_no_larger_than_their_buckets(two_ranks: WorkerGroup) -> None:
+    """Elements per message, unless it is a single parameter; both ranks send the same ones."""
+    zero = {"gather": "step", "reduce_bucket_size": 500, "prefetch_bucket_size": 400}
+    seen = two_ranks.run("zero_jobs:message_sizes", {"steps": 2, "zero": zero})
+    assert len(seen["gathered"]) > 2 and len(seen["reduced"]) > 2
+    assert all(sum(sizes) <= 400 or len(sizes) == 1 for sizes in seen["gathered"])
+    assert all(sum(sizes) <= 500 or len(sizes) == 1 for sizes in seen["reduced"])
+    assert seen["same"]
+
+
 @pytest.mark.parametrize("spoil", ["loss", "gradient"])
 @pytest.mark.parametrize(
     "zero",

@@ -118,6 +118,35 @@ def _one_step(engine: Any, step: int, branch: Branch = "one", *, spoil: Literal[
     return float(engine.global_sum(total))
 
 
+def message_sizes(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
+    """Elements of each parameter in each message of some steps, and whether all ranks have sent the same."""
+    engine = _engine(payload)
+    gathered: list[list[int]] = []
+    reduced: list[list[int]] = []
+    name = "_DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads"
+    scatter = getattr(engine._sharded, name)
+
+    def recorded(parameters: list[Any], *options: Any) -> Any:
+        reduced.append([p.ds_numel for p in parameters])
+        return scatter(parameters, *options)
+
+    setattr(engine._sharded, name, recorded)
+    for parameter in engine.module.parameters():
+        gather = parameter.all_gather_coalesced
+
+        def gathering(parameters: list[Any], *options: Any, gather: Any = gather, **named: Any) -> Any:
+            gathered.append([p.ds_numel for p in parameters])
+            return gather(parameters, *options, **named)
+
+        parameter.all_gather_coalesced = gathering
+    for step in range(payload["steps"]):
+        _one_step(engine, step)
+    everyone: list[Any] = [None] * worker.world_size
+    torch.distributed.all_gather_object(everyone, (gathered, reduced))
+    engine.close()
+    return {"gathered": gathered, "reduced": reduced, "same": all(one == everyone[0] for one in everyone)}
+
+
 def train(payload: dict[str, Any], worker: Any) -> dict[str, list[float]]:
     """The global losses and gradient norms of `steps` steps."""
     engine = _engine(payload)

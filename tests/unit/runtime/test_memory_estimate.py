@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from covt_runtime.engine.memory_estimate import (
     GIB,
+    LOGITS_CHUNK,
     ModelShape,
     TrainingSettings,
     adapter_parameters,
@@ -62,9 +63,14 @@ def test_a_target_that_the_model_lacks_is_refused_with_those_it_has():
 
 
 def test_one_gather_per_step_holds_the_whole_model_and_its_gradients():
-    assert estimate_memory(SHAPE, settings(ZeroConfig(gather="step"))).at("none")["gathered"] == 2 * 2 * 7e6
-    adapted = estimate_memory(SHAPE, settings(ZeroConfig(gather="step"), ADAPTERS)).at("none")
-    assert adapted["gathered"] == 2 * (7_000_000 + 2 * 3072)
+    """And two buckets of gradients: one that they are collected in, and a copy that the reduction makes."""
+    zero = ZeroConfig(gather="step", reduce_bucket_size=500_000)
+    assert estimate_memory(SHAPE, settings(zero)).at("none")["gathered"] == 2 * (2 * 7e6 + 2 * 5e5)
+    zero = ZeroConfig(gather="step", reduce_bucket_size=100_000_000)
+    assert estimate_memory(SHAPE, settings(zero)).at("none")["gathered"] == 2 * (2 * 7e6 + 2 * 7e6)
+    zero = ZeroConfig(gather="step", prefetch_bucket_size=400_000)
+    adapted = estimate_memory(SHAPE, settings(zero, ADAPTERS)).at("none")
+    assert adapted["gathered"] == 2 * (7_000_000 + 3072 + 400_000)
     limited = ZeroConfig(max_live_parameters=1_000_000, prefetch_bucket_size=500_000, reduce_bucket_size=200_000)
     assert estimate_memory(SHAPE, settings(limited)).at("none")["gathered"] == 2 * 1_700_000
 
@@ -80,10 +86,12 @@ def test_offloading_moves_parts_and_loses_none(place, tmp_path):
 
 
 def test_activations_follow_from_tokens_layers_and_checkpointing():
-    layer, logits = 400 * (10 * 64 + 4 * 128) * 2, 100 * 1000 * 12
+    layer, logits = 400 * (10 * 64 + 4 * 128) * 2, 400 * 1000 * 4
     kept = estimate_memory(SHAPE, settings(gradient_checkpointing=False)).at("none")["activations"]
     assert kept == layer + 4 * layer + logits
     assert estimate_memory(SHAPE, settings()).at("none")["activations"] == layer + 4 * 400 * 64 * 2 + logits
+    many = estimate_memory(SHAPE, settings(tokens=400_000)).at("none")["activations"]
+    assert many == 1000 * (layer + 4 * 400 * 64 * 2) + LOGITS_CHUNK
 
 
 def test_each_part_names_the_recipe_key_that_lowers_it():

@@ -3,6 +3,8 @@
 import pytest
 
 from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED, published
+from covt_model.latents.output_head import CHUNK_BYTES
+from covt_runtime.engine.memory_estimate import LOGITS_CHUNK
 from covt_runtime.process_environment import Machine
 from covt_sft.planning.memory_check import check_memory, training_memory
 from covt_sft.sft_errors import SftError
@@ -62,3 +64,7 @@ def test_the_teacher_is_counted_only_where_it_is_a_moving_average():
     frozen = SftConfig.model_validate({"latent": {"teacher": "frozen"}})
     assert "teacher" in training_memory(SftConfig(), PUBLISHED["7B"], 8).at("none")
     assert "teacher" not in training_memory(frozen, PUBLISHED["7B"], 8).at("none")
+
+
+def test_the_logits_counted_are_a_chunk_of_the_output_head():
+    assert LOGITS_CHUNK == CHUNK_BYTES

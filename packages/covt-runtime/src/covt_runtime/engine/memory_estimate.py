@@ -16,6 +16,8 @@ from covt_runtime.runtime_errors import ConfigError
 
 BF16_BYTES, FP32_BYTES = 2, 4
 GIB = 2**30
+LOGITS_CHUNK = 64 << 20
+"""Bytes of logits at a time, with everything derived from them, of `covt_model.latents.output_head`."""
 
 Place = Literal["none", "cpu", "nvme"]
 """Where a part lies, in the words of `zero.offload_*`: `none` is the training device."""
@@ -179,9 +181,14 @@ def estimate_memory(shape: ModelShape, settings: TrainingSettings) -> MemoryEsti
 
 
 def _gathered(shape: ModelShape, zero: ZeroConfig, held: int, trained: int) -> int:
-    """Elements of whole parameters and of gradient buckets that a rank holds at once."""
+    """Elements of whole parameters and of gradient buckets that a rank holds at once.
+
+    With `gather = "step"`, gradients are whole until the backward pass of the latent steps ends. A bucket is a copy of
+    its gradients, of which the reduction makes another; a message of gathered parameters is a second copy of them.
+    """
     if zero.gather == "step":
-        return held + trained
+        buckets = trained + 2 * min(zero.reduce_bucket_size, trained)
+        return held + max(buckets, min(zero.prefetch_bucket_size, held))
     live = min(shape.language, zero.max_live_parameters + zero.prefetch_bucket_size)
     return live + min(zero.reduce_bucket_size, trained)
 
@@ -191,15 +198,14 @@ def _gather_key(zero: ZeroConfig) -> str:
 
 
 def _activations(shape: ModelShape, settings: TrainingSettings, width: int) -> int:
-    """Bytes of one layer's working set, of what the other layers keep, and of the logits.
+    """Bytes of one layer's working set, of what the other layers keep, and of a chunk of logits.
 
-    A layer keeps its input, or without gradient checkpointing everything. A quarter of the tokens are assumed to be
-    supervised: their logits, the softmax and its gradient are three fp32 tensors.
+    A layer keeps its input, or without gradient checkpointing everything.
     """
     tokens = settings.tokens
     layer = tokens * (10 * shape.hidden + 4 * shape.intermediate) * width
     kept = tokens * shape.hidden * width if settings.gradient_checkpointing else layer
-    logits = tokens // 4 * shape.vocabulary * FP32_BYTES * 3
+    logits = min(LOGITS_CHUNK, tokens * shape.vocabulary * FP32_BYTES)
     return layer + shape.layers * kept + logits
 
 

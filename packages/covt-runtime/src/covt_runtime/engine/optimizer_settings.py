@@ -54,9 +54,9 @@ class ZeroConfig(Section):
     max_reuse_distance: int = Field(default=1_000_000_000, ge=0)
     """With `gather = "module"`, a parameter stays whole if it is used again within this many parameters."""
     prefetch_bucket_size: int = Field(default=50_000_000, ge=0)
-    """Parameters gathered ahead of their use with `gather = "module"`."""
+    """Parameters gathered in one message, ahead of their use with `gather = "module"`."""
     reduce_bucket_size: int = Field(default=100_000_000, gt=0)
-    """Gradients reduced in one message with `gather = "module"`."""
+    """Gradients reduced in one message."""
     overlap_comm: bool = False
     """Reduce gradients while the backward pass computes: faster on GPUs, with a second bucket in memory."""
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"

@@ -19,13 +19,32 @@ SHARD_BYTES = 5 << 30
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def gather(parameters: Sequence[Any]) -> None:
-    """Gather sharded parameters on every rank in one message; parameters that are whole already cost nothing."""
+def gather(parameters: Sequence[Any], most: int | None = None) -> None:
+    """Gather sharded parameters on every rank; parameters that are whole already cost nothing.
+
+    Args:
+        parameters: in the same order on every rank.
+        most: elements per message, unless it is a single parameter; None sends one message.
+    """
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     absent = [p for p in parameters if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
-    if absent:
-        absent[0].all_gather_coalesced(absent).wait()
+    for bucket in by_size(absent, most):
+        bucket[0].all_gather_coalesced(bucket).wait()
+
+
+def by_size(parameters: Sequence[Any], most: int | None) -> Iterator[list[Any]]:
+    """Divide parameters, in order, into buckets of at most this many elements, unless it is a single parameter."""
+    bucket: list[Any] = []
+    size = 0
+    for parameter in parameters:
+        if bucket and most is not None and size + parameter.ds_numel > most:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(parameter)
+        size += parameter.ds_numel
+    if bucket:
+        yield bucket
 
 
 @contextmanager

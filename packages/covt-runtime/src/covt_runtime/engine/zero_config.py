@@ -53,7 +53,7 @@ def deepspeed_config(zero: ZeroConfig, clip: float, trainable: int) -> dict[str,
     optimization: dict[str, Any] = {
         "stage": 3,
         "overlap_comm": zero.overlap_comm,
-        "reduce_bucket_size": _reduce_bucket(zero, trainable),
+        "reduce_bucket_size": max(1, min(zero.reduce_bucket_size, trainable)),  # a bucket is allocated in full
         "stage3_prefetch_bucket_size": zero.prefetch_bucket_size,
         "stage3_param_persistence_threshold": zero.persistence_threshold,
         "stage3_max_live_parameters": zero.max_live_parameters,
@@ -78,15 +78,6 @@ def deepspeed_config(zero: ZeroConfig, clip: float, trainable: int) -> dict[str,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": optimization,
     }
-
-
-def _reduce_bucket(zero: ZeroConfig, trainable: int) -> int:
-    """Gradients reduced in one message; never more than there are, because a bucket is allocated in full.
-
-    With one gather per step it is all gradients. Ranks may then use different parameters, whose gradients arrive in
-    different orders, and buckets filled in different orders would mix up the parameters.
-    """
-    return max(1, trainable if zero.gather == "step" else min(zero.reduce_bucket_size, trainable))
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from covt_runtime.engine import weights
 from covt_runtime.engine.optimizer_settings import OptimConfig, ZeroConfig
+from covt_runtime.engine.ordered_reduction import OrderedReduction
 from covt_runtime.engine.schedule import lr_at
 from covt_runtime.engine.zero_config import build_optimizer, deepspeed_config, group_settings, prepare_deepspeed
 
@@ -95,6 +96,7 @@ class ZeroEngine:
         self._trainable = [p for p in self._parameters if p.requires_grad]
         if zero.gather == "step":
             self._remove_module_hooks()
+            OrderedReduction(self._sharded, self._trainable)
 
     def _remove_module_hooks(self) -> None:
         """Remove DeepSpeed's hooks. With one gather per step they have nothing to do, and cost more than the math."""
@@ -107,7 +109,7 @@ class ZeroEngine:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward."""
         if self.zero.gather == "step":
-            weights.gather(self._parameters)
+            self._gather_all()
         return self._engine(*args, **kwargs)
 
     def train(self, mode: bool = True) -> None:
@@ -167,7 +169,7 @@ class ZeroEngine:
         """
         by_module = nullcontext()
         if self.zero.gather == "step" and whole:
-            weights.gather(self._parameters)
+            self._gather_all()
         elif self.zero.gather == "step":
             self.release()
             by_module = weights.gathered_by_module(self.module)
@@ -181,6 +183,10 @@ class ZeroEngine:
         """Release gathered parameters, after forwards that no optimizer step follows."""
         self._sharded.parameter_offload.partition_all_parameters()
         self._gather_persistent()
+
+    def _gather_all(self) -> None:
+        """Gather all parameters, bucket by bucket: a message needs room for its parameters a second time."""
+        weights.gather(self._parameters, self.zero.prefetch_bucket_size)
 
     def _gather_persistent(self) -> None:
         """Gather the parameters up to the persistence threshold, which are never sharded."""
