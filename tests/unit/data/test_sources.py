@@ -130,7 +130,7 @@ def test_virl39k_rows_and_irregularities(tmp_path):
         ({"categories": "Spatial Reasoning"}, lambda n: n % 2 == 1, "categories"),
         ({"origins": "DeepScaleR"}, lambda n: n % 3 == 0, "origins"),
         ({"min_pass_rate": 0.25, "max_pass_rate": 0.75}, lambda n: n % 5 in (1, 2, 3), "pass_rate"),
-        ({"rated_by": "7b", "min_pass_rate": 0.0}, lambda n: n % 2 == 0, "pass_rate"),
+        ({"rated_by": "7b", "min_pass_rate": 0.0}, lambda n: n % 2 == 0, "unrated"),
         ({"rated_by": "7b", "min_pass_rate": 0.5, "unrated": "keep"}, lambda n: n % 2 or n % 9 >= 4, "pass_rate"),
         ({"limit": 3}, lambda n: n < 3, None),
     ],

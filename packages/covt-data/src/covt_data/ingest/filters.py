@@ -21,8 +21,9 @@ def filtered_by_text(draft: ParsedRecord, options: FileOptions, count_tokens: Co
         return "text_only"
     if options.text_only == "only" and draft.images:
         return "text_only"
-    if not _rate_fits(draft.metadata.get("pass_rate"), options):
-        return "pass_rate"
+    left_out = _filtered_by_rate(draft.metadata.get("pass_rate"), options)
+    if left_out:
+        return left_out
     if count_tokens is not None and not _between(count_tokens(draft.text), options.min_tokens, options.max_tokens):
         return "tokens"
     return None
@@ -34,12 +35,12 @@ def filtered_by_size(sizes: Sequence[tuple[int, int]], options: FileOptions) -> 
     return None if fits else "pixels"
 
 
-def _rate_fits(rate: Any, options: FileOptions) -> bool:
+def _filtered_by_rate(rate: Any, options: FileOptions) -> str | None:
     if options.min_pass_rate is None and options.max_pass_rate is None:
-        return True
+        return None
     if not isinstance(rate, int | float):
-        return options.unrated == "keep"
-    return _between(rate, options.min_pass_rate, options.max_pass_rate)
+        return None if options.unrated == "keep" else "unrated"
+    return None if _between(rate, options.min_pass_rate, options.max_pass_rate) else "pass_rate"
 
 
 def _between(value: float, low: float | None, high: float | None) -> bool:
