@@ -52,7 +52,8 @@ def test_a_missing_helper_image_is_refused_or_left_out(tmp_path, absent):
     folder = write_zebra_rows(tmp_path / "Chess", rows)
     manifest, found = made("zebra-cot", folder, tmp_path / "one", max_rejected=0.7)
     assert manifest.rejected == {"helper_image_missing": 2} and len(found) == 1
-    assert "reasoning_image_2" in read_rejections(tmp_path / "one" / "rejected.jsonl")[0]["detail"]
+    detail = read_rejections(tmp_path / "one" / "rejected.jsonl")[0]["detail"]
+    assert "reasoning_image_2" in detail and "missing_helpers=drop_step" in detail
     manifest, found = made("zebra-cot", folder, tmp_path / "two", missing_helpers="drop_step")
     assert manifest.rejected == {} and manifest.converted == {"helper_image_dropped": 3}
     assert [[len(step.images or []) for step in row.steps] for row in found] == [

@@ -175,8 +175,11 @@ class Converter:
             try:
                 found.append(_image(ref, images.check(ref, Reason.HELPER_IMAGE_MISSING)))
             except Rejected as error:
-                if error.reason is not Reason.HELPER_IMAGE_MISSING or self.options.missing_helpers == "reject":
+                if error.reason is not Reason.HELPER_IMAGE_MISSING:
                     raise
+                if self.options.missing_helpers == "reject":
+                    detail = f"{error.detail}: add it, or leave it out with missing_helpers=drop_step"
+                    raise Rejected(error.reason, detail) from None
                 images.conversions.append("helper_image_dropped")
         return Step(type="latent", images=found) if found else None
 
