@@ -1,5 +1,7 @@
 """Options: written into the question, in a field of their own, and named by the gold answer."""
 
+from dataclasses import replace
+
 import pytest
 
 from covt_data.records.gold_answers import judge_gold
@@ -177,6 +179,17 @@ def test_options_of_a_question_are_dropped_when_the_gold_names_none():
 )  # fmt: skip
 def test_without_options_the_answer_decides(answer, grader):
     assert judge_gold(record(answer)).grader == grader
+
+
+def test_a_map_in_the_metadata_makes_a_plan_and_other_rows_do_not():
+    plan = ParsedRecord("a", "q", "R,R", metadata={"rows": ["SFG", "FHF", "FFF"]})
+    assert judge_gold(plan).grader == "vsp"
+    for rows in (3, "SFG", ["abc"], None, [[1, 2]]):
+        assert judge_gold(ParsedRecord("a", "q", "12", metadata={"rows": rows, "columns": 4})).grader == "math"
+    with pytest.raises(Rejected, match="the plan does not solve the map"):
+        judge_gold(replace(plan, answer="D,R"))
+    with pytest.raises(Rejected, match="needs its map"):
+        judge_gold(ParsedRecord("a", "q", "R,R", grader="vsp"))
 
 
 @pytest.mark.parametrize("answer", ["???", "---"])

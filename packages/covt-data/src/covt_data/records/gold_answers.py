@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 from covt_data.records.parsed_record import ParsedRecord
 from covt_data.rejects import Reason, Rejected, shorten
 from covt_data.schema import Grader, Row
-from covt_rewards import AccuracyReward, GoldError, Group
+from covt_rewards import AccuracyReward, GoldError, Group, RewardError
 from covt_rewards.accuracy.gold_kinds import choose_grader
 from covt_rewards.tasks.vsp_plan import check_map, parse_plan, walk_plan
 
@@ -39,7 +39,9 @@ def judge_gold(record: ParsedRecord) -> Judgment:
         Rejected: when the grader cannot read the gold answer, with reason `bad_gold`.
     """
     options = record.options or record.written_options
-    grader = choose_grader(record.answer, options, record.metadata, record.grader or "")
+    # Metadata of another kind may have an entry `rows` too.
+    metadata = record.metadata if _has_map(record.metadata) else {}
+    grader = choose_grader(record.answer, options, metadata, record.grader or "")
     if record.written_options and not record.options and grader != "choice":
         return judge_gold(replace(record, written_options=()))
     if record.options and record.grader is None and grader not in ("choice", *OPEN_GRADERS):
@@ -64,6 +66,14 @@ def find_gold_problem(group: Group) -> str:
     except GoldError as error:
         return error.message
     return "" if group.grader != "vsp" or _plan_works(group) else "the plan does not solve the map"
+
+
+def _has_map(metadata: Mapping[str, object]) -> bool:
+    try:
+        check_map(metadata.get("rows"))
+    except RewardError:
+        return False
+    return True
 
 
 def _plan_works(group: Group) -> bool:

@@ -49,7 +49,7 @@ def parse(data: Fields, default_id: str, boxed: bool, grader: Grader | None) -> 
         images=images,
         written_options=written,
         answer=answer,
-        grader=grader,
+        grader=grader or ("vsp" if rows else None),
         steps=end_with_answer(steps, answer, written) if boxed else steps,
         metadata={"rows": rows} if rows else {},
     )
