@@ -65,7 +65,7 @@ def test_a_drawn_plan_fails_exactly_where_the_grader_fails_it(rows: list[str], p
 
 
 def test_text_that_is_no_plan_is_said_in_words() -> None:
-    assert "not a plan" in draw_answer("left, then right", ICE, GRID).remark
+    assert "not a plan" in draw_answer("around the hole", ICE, GRID).remark
 
 
 def test_the_true_path_has_no_repeats_after_arrival() -> None:
