@@ -6,6 +6,8 @@ from datetime import date
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from layouts import picture
 
 from covt_data.records.control_tokens import find_control_token
@@ -174,6 +176,15 @@ def test_images_follow_the_tags_of_the_question(question, order):
     text, images = place_image_tags(question, TWO)
     assert images == tuple(TWO[number] for number in order)
     assert text.count("<image>") == len(order) and "<img" not in text
+
+
+@given(st.integers(1, 9).flatmap(lambda count: st.permutations(range(count))), st.integers(0, 1))
+def test_any_order_of_numbered_tags_is_the_order_of_the_images(order, first):
+    names = tuple(f"{number}.png" for number in range(len(order)))
+    if first == 1 or 0 in order:  # numbers that begin with 0 need it
+        text, images = place_image_tags(" ".join(f"<image{number + first}>" for number in order), names)
+        assert images == tuple(names[number] for number in order)
+        assert text == " ".join(["<image>"] * len(order))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Options: written into the question, in a field of their own, and named by the gold answer."""
 
 from dataclasses import replace
+from string import ascii_uppercase
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from covt_data.records.gold_answers import judge_gold
 from covt_data.records.image_tags import place_image_tags
@@ -70,6 +73,22 @@ def test_options_written_into_a_question_are_found(case):
 @pytest.mark.parametrize("case", NOT_WRITTEN)
 def test_what_only_looks_like_options_is_none(case):
     assert find_options(NOT_WRITTEN[case]) == ()
+
+
+WORDS = st.text("bcdfghz0123456789²°$\\\\{}^+-=/ ", min_size=1, max_size=12).map(str.strip).filter(bool)
+
+
+@given(
+    st.lists(WORDS, min_size=2, max_size=10),
+    st.sampled_from(["({}) {}", "{}. {}", "{}) {}", "{}: {}", "[{}] {}", "- {}. {}", "**{}.** {}"]),
+    st.sampled_from(["\n", "\n\n", "  "]),
+    st.sampled_from(["", "\n", "\n\nPlease answer with the letter.", "\nAnswer directly:"]),
+)
+def test_options_in_every_style_are_read_back(texts, style, between, behind):
+    lines = [style.format(letter, text) for letter, text in zip(ascii_uppercase, texts, strict=False)]
+    if between == "  " and style.startswith("-"):
+        return  # bullets stand on lines
+    assert list(find_options("Which one?\n" + between.join(lines) + behind)) == texts
 
 
 @pytest.mark.timeout(20)
@@ -144,8 +163,8 @@ def record(answer, options=(), written=(), grader=None):
      "\\text{B}", "\\text{dog}", "A,C", "A, C", "AC", "A and C", "A;C", "cow"],
 )  # fmt: skip
 def test_a_gold_that_names_options_is_a_choice(answer):
-    for given in (record(answer, ANIMALS), record(answer, written=ANIMALS)):
-        judgment = judge_gold(given)
+    for parsed in (record(answer, ANIMALS), record(answer, written=ANIMALS)):
+        judgment = judge_gold(parsed)
         assert (judgment.grader, judgment.options) == ("choice", ANIMALS)
 
 
