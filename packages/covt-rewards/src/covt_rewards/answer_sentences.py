@@ -49,7 +49,7 @@ _STATEMENT = re.compile(
 )
 NEGATIONS = re.compile(
     r"(?<![A-Za-z])(?:not|no|never|neither|nor|none|without|except|unlike|isn't|aren't|wasn't|doesn't|don't|can't|cannot|"
-    r"incorrect|wrong|false|rather|instead|excluding)(?![A-Za-z])|n't(?![A-Za-z])|不是|并非|没有|错误"
+    r"incorrect|wrong|false|rather|instead|excluding|(?:anything|everything|all|nothing)\sbut|other\sthan)(?![A-Za-z])|n't(?![A-Za-z])|不是|并非|没有|错误"
 )
 _ANY_NUMBER = re.compile(
     r"(?<![A-Za-z\d_.,^])[-−]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![A-Za-z\d_,])|(?<![A-Za-z\d_.,^])[-−]?\d+(?:\.\d+)?(?![A-Za-z0-9_]|[.,]\d)"

@@ -25,6 +25,7 @@ from covt_rewards.reward_errors import GoldError
 
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
 _BOLD_NUMBER = re.compile(r"\*\*\s{0,4}\$?(-?\d[\d,]{0,20}(?:\.\d{1,15})?)\s{0,4}\.?\s{0,4}\*\*")
+_PERCENT = re.compile(r"(?:%|\b(?:percent|per cent|pct))[\s.$]*$")
 _IN_DOLLARS = re.compile(r"\$[^$]{1,300}\$")
 _PROSE = re.compile(r"[A-Za-z]{2,}\s[A-Za-z]{2,}")
 _TIGHT_EQUALS = re.compile(r"(?<=\d)=(?=[-\d])")  # math-verify reads the first 9 of "9+9=18"
@@ -193,6 +194,8 @@ def _compare(gold: GoldExpression, answer: str, respelled: str, precision: int) 
         verdict = compare_without_algebra(gold.text, _without_full_stop(respelled), precision)
         if verdict is not None:
             return verdict, respelled
+    if _PERCENT.search(answer) and gold.quantity is not None and not gold.quantity.is_bare:
+        return False, respelled
     verdict = compare_notations(gold.respelled, respelled)
     if verdict is None:
         verdict = compare_written_forms(gold.written, answer)

@@ -6,15 +6,20 @@ number). None leaves the pair to the next comparison.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from covt_rewards.expressions.constants import read_constant
 from covt_rewards.expressions.latex import strip_text_commands
+from covt_rewards.expressions.quantities import read_quantity
 
-_PERCENT = re.compile(r"(.{1,60}?)(?:\\?%|(?:\\ |\s)?\bpercent)")
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s?(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
+_PERCENT = re.compile(r"(.{1,60}?)(?:\\?%|(?:\\ |\s)?\b(?:percent|per cent|pct))")
+_CLOCK = re.compile(
+    r"(\d{1,2}):(\d\d)(?::(\d\d))?\s?(?:([ap])\.?\s?m\b\.?)?|(\d{1,2})\s?([ap])\.?\s?m\b\.?", re.IGNORECASE
+)
+_RATIO = re.compile(r"[^:]{1,20}(?:\s?:\s?[^:]{1,20}){1,5}")
 _SIGNS = {"\\ge": ">=", "\\geq": ">=", "\\le": "<=", "\\leq": "<=", "<": "<", ">": ">", ">=": ">=", "<=": "<="}
 _RELATION = re.compile(r"(\\geq?|\\leq?|[<>]=?)(?![a-zA-Z])\s?(.{1,60})")
 _BASED = re.compile(r"([0-9A-Z]{1,40})_\{?(\d{1,2})\}?")
@@ -49,6 +54,10 @@ def _compare_percentages(gold: str, answer: str) -> bool | None:
     signs = [_PERCENT.fullmatch(text) for text in (gold, answer)]
     if not any(signs):
         return None
+    other = next((text for sign, text in zip(signs, (gold, answer), strict=True) if not sign), "")
+    quantity = read_quantity(other)
+    if quantity is not None and not quantity.is_bare:
+        return False  # 45% is neither 45° nor 45 cm
     a, b = (read_constant(sign.group(1) if sign else text) for sign, text in zip(signs, (gold, answer), strict=True))
     if a is None or b is None:
         return None
@@ -72,12 +81,12 @@ class ClockTime:
 
 
 def read_clock(text: str) -> ClockTime | None:
-    """Read `2:45`, `02:45 PM`, `2:45:10 a.m.`; None for anything else."""
+    """Read `2:45`, `02:45 PM`, `2:45:10 a.m.`, `3 pm`; None for anything else."""
     match = _CLOCK.fullmatch(_plain(text))
     if match is None:
         return None
-    hour, minute, second = (int(part or 0) for part in match.groups()[:3])
-    return ClockTime(hour, minute, second, (match.group(4) or "").lower())
+    hour, minute, second = (int(part or 0) for part in (match.group(1) or match.group(5), *match.groups()[1:3]))
+    return ClockTime(hour, minute, second, (match.group(4) or match.group(6) or "").lower())
 
 
 def _compare_clocks(gold: str, answer: str) -> bool | None:
@@ -89,9 +98,32 @@ def _compare_clocks(gold: str, answer: str) -> bool | None:
 
 
 def _compare_bases(gold: str, answer: str) -> bool | None:
-    """`204_5` differs from `204_6`; numerals without a base are left to other comparisons."""
+    """`204_5` differs from `204_6`, and as an answer to a decimal number counts by its value."""
     a, b = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
-    return None if a is None or b is None else a.groups() == b.groups()
+    if b is None:
+        return None
+    if a is not None:
+        return a.groups() == b.groups()
+    value = read_constant(gold)
+    digits, base = b.group(1), int(b.group(2))
+    if value is None or not 2 <= base <= 36:
+        return None
+    return all(int(digit, 36) < base for digit in digits) and int(digits, base) == value
+
+
+def _compare_ratios(gold: str, answer: str) -> bool | None:
+    """`2:4:6` is `1:2:3` and not `1:3:2`; a ratio is no whole number. Times of day are compared before."""
+    if not _RATIO.fullmatch(answer):
+        return None
+    if gold.isdecimal():
+        return None if None in [read_constant(part) for part in answer.split(":")] else False
+    if not _RATIO.fullmatch(gold):
+        return None
+    a, b = ([read_constant(part) for part in text.split(":")] for text in (gold, answer))
+    if None in a or None in b:
+        return None
+    x, y = [float(value or 0) for value in a], [float(value or 0) for value in b]
+    return len(x) == len(y) and all(math.isclose(x[0] * q, y[0] * p, rel_tol=1e-9) for p, q in zip(x, y, strict=True))
 
 
 def _compare_relations(gold: str, answer: str) -> bool | None:
@@ -116,6 +148,7 @@ _COMPARISONS: tuple[Callable[[str, str], bool | None], ...] = (
     _compare_percentages,
     _compare_clocks,
     _compare_bases,
+    _compare_ratios,
     _compare_relations,
     _compare_letters,
 )

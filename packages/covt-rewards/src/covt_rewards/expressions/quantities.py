@@ -36,6 +36,7 @@ _APPROXIMATELY = re.compile(
     r"(?:≈|\\approx|\\sim|~|\b(?:about|approximately|approx\.?|around|roughly|exactly)\b)\s?", re.IGNORECASE
 )
 _CURRENCY = re.compile(r"(-?)\s?(US\s?\$|\\?\$|€|£|¥|₹|USD|EUR|GBP|Rs\.?)\s?(-?\d.*)")
+_COMPOUND = re.compile(r"(\d[\d,.]{0,9}\s?[A-Za-z]{1,12})\.?,?\s(?:and\s)?(\d[\d,.]{0,9}\s?[A-Za-z]{1,12}\.?)")
 _ANGLE = re.compile(r"(\d{1,4})\s?°\s?(\d{1,2})\s?(?:'|\\prime|′)(?:\s?(\d{1,2})\s?(?:\"|''|″))?")
 _MIXED = re.compile(r"(-?)(\d{1,6})\s?\\[dt]?frac\s?\{?(\d{1,6}|\d(?=\d))\}?\s?\{?([1-9]\d{0,5})\}?")
 _WORD_OR_COMMAND = re.compile(r"\\[A-Za-z]+|(?<=\s)[({]?[A-Za-zµμΩ]+|[A-Za-zµμΩ]+|[°$€£¥₹¢\"'一-鿿]")
@@ -99,6 +100,8 @@ def read_quantity(text: str) -> Quantity | None:
         if inner is None or not (inner.is_bare or _find_factors(units, inner.units)):
             return None
         return Quantity(inner.value, inner.text, units)
+    if match := _COMPOUND.fullmatch(text):
+        return _add(read_quantity(match.group(1)), read_quantity(match.group(2)))
     bare = _read_value(text)
     if bare is not None:
         return Quantity(bare[0], bare[1], angle="\\pi" in bare[1])
@@ -109,6 +112,18 @@ def read_quantity(text: str) -> Quantity | None:
         if found is not None:
             is_attached = text[match.start() - 1 : match.start()] not in (" ", "")
             return _with_unit(*found, text[match.start() :].strip(), is_attached)
+    return None
+
+
+def _add(large: Quantity | None, small: Quantity | None) -> Quantity | None:
+    """Add `3 inches` to `5 feet`: only units of one dimension, the second smaller than the first."""
+    if large is None or small is None or not large.units or not small.units:
+        return None
+    for a in large.units:
+        for b in small.units:
+            if a.dimension == b.dimension and b.factor < a.factor:
+                value = float(large.value) + float(small.value) * b.factor / a.factor
+                return Quantity(value, f"{value:.12g}", (a,))
     return None
 
 

@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable
 
 from covt_rewards.answer_sentences import strip_sentence
+from covt_rewards.expressions.constants import read_constant
 from covt_rewards.expressions.latex import compact
 from covt_rewards.expressions.quantities import read_quantity
+from covt_rewards.expressions.units import read_unit
 
 MAX_CHARACTERS = 400
 
@@ -37,6 +39,8 @@ _AT_LEAST = re.compile(
 _BOUNDED = re.compile(
     r".{1,40}(?:\b(?:or|and) (?:more|less|fewer|greater|above|below|up)\b|\+\s*$|\bto\b.{1,40})", re.IGNORECASE
 )
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z])\s*=\s*([^=]{1,40}?)\s*")
+_LIST = re.compile(r"\s*(?:,|;|\band\b|\\text\s?\{\s*and\s*\})\s*")
 _ORDINAL = re.compile(r"\d{1,9}\s?(?:st|nd|rd|th)", re.IGNORECASE)
 _PLAIN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -125,9 +129,45 @@ def _compare_numbers_apart(gold: str, answer: str) -> bool | None:
     )
 
 
+def _compare_variables(gold: str, answer: str) -> bool | None:
+    """`x2` is `x_2` and no product; `5ab` is not 5."""
+    plain, wanted = (re.sub(r"[\s_{}$]", "", text) for text in (answer, gold))
+    if re.fullmatch(r"[A-Za-z]\d{1,3}", plain):
+        return plain == wanted
+    if (
+        _PLAIN_NUMBER.fullmatch(wanted)
+        and re.fullmatch(r"\d{1,9}[a-z]{2}", plain)
+        and not read_unit(plain.lstrip("0123456789"))
+    ):
+        return False
+    return None
+
+
+def _order_by_name(text: str) -> str:
+    """Order `y=1, x=2` as `x=2,y=1`, for a point as the gold answer."""
+    return ",".join(sorted(part.strip() for part in _LIST.split(text.strip(" $"))))
+
+
+def _compare_assignments(gold: str, answer: str) -> bool | None:
+    """`x=1, y=2` is `1, 2` and `(1, 2)` and not `2, 1`: values without names stand in the order of the names."""
+    if "=" in answer and "=" not in gold:
+        gold, answer = _order_by_name(answer), gold
+    wanted = [_ASSIGNMENT.fullmatch(part) for part in _LIST.split(gold.strip(" $"))]
+    names = [match.group(1) for match in wanted if match]
+    if len(wanted) < 2 or None in wanted or len(set(names)) < len(names) or "=" in answer:
+        return None
+    values = [read_constant(match.group(2)) for match in wanted if match]
+    given = [read_constant(part) for part in _LIST.split(answer.strip(" $").strip("()"))]
+    if None in values or None in given:
+        return None
+    return values == given
+
+
 _COMPARISONS: tuple[Callable[[str, str], bool | None], ...] = (
     _compare_with_dots,
     _compare_angles,
     _compare_bounds,
     _compare_numbers_apart,
+    _compare_variables,
+    _compare_assignments,
 )

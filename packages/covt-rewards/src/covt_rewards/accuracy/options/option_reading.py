@@ -24,8 +24,11 @@ _REASON = re.compile(r"(?:because|since|as|due|given|for|where|which|from|based)
 _MORE_LETTERS = re.compile(r"\s{0,3}(?:,|/|;|&|or|and|,?\snot)?\s{0,3}(?:option\s)?[(\[]?[A-Z][)\]]?(?![A-Za-z'])")
 _IN_WORDS = re.compile(r"[(\[]([A-Z])[)\]]|\b(?:option|choice|answer)\s{1,4}[(\[]?([A-Z])\b", re.IGNORECASE)
 _DENIED = re.compile(r"[\s,;(]{0,3}(?:and )?not\s(?:option\s)?[(\[]?[A-Z][)\]]?\.?[\s)]{0,3}", re.IGNORECASE)
+_IS_WRONG = re.compile(r"[\s(,]{0,3}(?:is\s)?(?:wrong|incorrect|false|not\s(?:right|correct))(?![a-z])", re.IGNORECASE)
 _OTHER = re.compile(
-    r"(?:\bit(?:'s| is| must be)|\banswer is)\s[(\[]?([A-Z])\b(?! [a-z])|[(\[]([A-Z])[)\]]", re.IGNORECASE
+    r"(?:\bit(?:'s| is| must be)|\banswer is|\bmaybe|\bperhaps|\bpossibly)\s[(\[]?([A-Z])\b(?! [a-z])"
+    r"|[(\[]([A-Z])[)\]]",
+    re.IGNORECASE,
 )
 _SEGMENTS = re.compile(r"\s*(?:[;,\n&+]|\band\b)\s*")
 _ENUMERATES = re.compile(r"\b(?:or|either|maybe|perhaps|possibly|both)\b", re.IGNORECASE)
@@ -113,6 +116,9 @@ def _check_letter(letter: str, rest: str, texts: OptionTexts) -> Named | None:
         return frozenset((at,))
     if _DENIED.fullmatch(rest):
         return frozenset((at,))
+    others = read_letters(rest)
+    if _IS_WRONG.match(rest) or (len(others) == 1 and _index(others[0], texts) not in (None, at)):
+        return NOTHING
     if any(_index(a or b, texts) not in (None, at) for a, b in _OTHER.findall(rest)):
         return _read_several_texts(f"{letter}. {rest}", texts)
     rest = rest.strip().strip("()")

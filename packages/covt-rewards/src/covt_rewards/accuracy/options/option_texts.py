@@ -16,7 +16,7 @@ _NAME_IS = re.compile(r"^[A-Za-z](?:\([a-z]\))?=(?=.)")
 _NONE = re.compile(r"none of (?:the )?(?:above|these|them|those|other options|options|choices|others)")
 _ALL = re.compile(r"all of (?:the )?(?:above|these|them|those|options|choices)")
 _VERDICTS = {"true": "yes", "false": "no", "correct": "yes", "incorrect": "no", "right": "yes", "wrong": "no"}
-_NOT_THIS = re.compile(r",?\s(?:and |but )?not (?:an? |the )?[^,.;]{1,80}")
+_NOT_THIS = re.compile(r"(?:[,;]| and| but)\s(?:and |but )?not (?:an? |the )?[^,.;]{1,80}")
 _LAST_WORDS = re.compile(r"(?: (?:of|to|the|from|than|side))+$")
 
 
@@ -78,12 +78,17 @@ def _canonical(plain: str) -> str:
     return _LAST_WORDS.sub("", _VERDICTS.get(plain, plain))
 
 
+def _continues(neighbor: str) -> bool:
+    """Whether a character beside a word makes it another one: `cat-like`, `14 cm^2`, `-14`."""
+    return neighbor.isalnum() or (neighbor != "" and neighbor in "-^_/%°")
+
+
 def _stands_in(needle: str, text: str) -> bool:
     """Whether `needle` occurs in `text` as whole words; Chinese has no spaces around them."""
     at = text.find(needle)
     while at >= 0:
         end = at + len(needle)
-        if not needle.isascii() or not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
+        if not needle.isascii() or not (_continues(text[at - 1 : at]) or _continues(text[end : end + 1])):
             return True
         at = text.find(needle, at + 1)
     return False

@@ -11,7 +11,7 @@ from covt_rewards.expressions.notations import read_clock
 from covt_rewards.expressions.quantities import Quantity, compare_quantities, read_quantity
 
 _NAME_IS = re.compile(r"^\s*(?:\\angle\s?|∠\s?|m\s?\\angle\s?)?[A-Za-z]{1,3}(?:_\{?\w\}?)?\s?(?:=|≈|\\approx)\s?")
-_PERCENT = re.compile(r"(.{1,40}?)\s?(?:\\?%|\bpercent)")
+_PERCENT = re.compile(r"(.{1,40}?)\s?(?:\\?%|\b(?:percent|per cent|pct))")
 _ROUNDED = re.compile(r"-?\d{0,9}\.(\d{2,9})")
 
 
@@ -41,7 +41,7 @@ def _compare_as_quantities(answer: str) -> Compare | None:
 
     def is_same(option: str) -> bool:
         other, other_is_percent = _read(option)
-        if other is None:
+        if other is None or (other_is_percent and not is_percent and not value.is_bare):
             return False
         if is_percent and not other_is_percent:
             return other.is_bare and _are_close(float(other.value) * 100, float(value.value))

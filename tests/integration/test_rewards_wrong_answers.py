@@ -1,0 +1,31 @@
+"""Wrong answers that look like the right one, marked and unmarked: none of them is accepted by any grader."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from covt_rewards import GoldError, grade
+
+FILE = Path(__file__).parent / "data" / "wrong_answers.jsonl"
+CASES = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
+
+
+def is_right(completion: str, case: dict[str, Any], grader: str) -> bool:
+    try:
+        return grade(completion, case["gold"], grader, options=case["options"]) > 0.0
+    except GoldError:
+        return False
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['grader']}: {case['gold']}")
+def test_no_wrong_answer_is_accepted(case: dict[str, Any]) -> None:
+    marked = [text for answer in case["wrong"] for text in (rf"\boxed{{{answer}}}", f"<answer>{answer}</answer>")]
+    for grader in {case["grader"], ""}:
+        assert [text for text in marked if is_right(text, case, grader)] == []
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case["options"]], ids=lambda case: case["gold"])
+def test_no_wrong_option_is_accepted_without_a_marker(case: dict[str, Any]) -> None:
+    assert [answer for answer in case["wrong"] if is_right(answer, case, "choice")] == []
