@@ -23,6 +23,13 @@ _RANGE = re.compile(r"[+(]?\d{1,5}\)?-\d{1,5}(?:-\d{1,5}){0,4}|\d{1,5}\s?[–—
 _VERSION = re.compile(
     r"[vV]?\d{1,5}(?:\.\d{1,5}){2,}(?:[/:]\d{1,5})?|[vV]\d{1,5}(?:\.\d{1,5})?|[\da-f]{1,4}(?::[\da-f]{0,4}){4,7}"
 )
+_ADDRESS = re.compile(
+    r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}|(?:https?://|www\.)\S{1,190}|(?=[\da-f:]{0,37}::)[\da-f:]{2,39}"
+    r"|\+\d{1,3}(?:[ -]\(?\d{1,5}\)?){2,5}|\(\d{2,5}\)[ -]?\d{2,5}[ -]\d{2,6}|\d{3} \d{4}|isbn[ :]{0,2}[\d-]{3,20}"
+    r"|#(?:[\da-f]{6}|[\da-f]{3})|[12]\d{2}0s",
+    re.IGNORECASE,
+)
+"""E-mail, web and IPv6 addresses, phone numbers, ISBNs, colors, decades."""
 _SIZE = re.compile(r"\d{1,5}\s?[x×]\s?\d{1,5}")
 _ORDINAL = re.compile(r"\d{1,6}(?:st|nd|rd|th)", re.IGNORECASE)
 _CODE = re.compile(r"[A-Z]{1,4}[- ]?_?\{?\d{1,6}\}?[A-Z]{0,3}|\d{1,6}-?[A-Z]{2,3}\d{0,4}|\d{1,4}-?[A-Z]")
@@ -113,7 +120,9 @@ def is_label(gold: str) -> bool:
     if len(gold) > MAX_CHARACTERS:
         return False
     plain = strip_text_commands(gold).strip(" $\t\r\n")
-    if any(pattern.fullmatch(plain) for pattern in (_DATE, _RANGE, _VERSION, _SIZE, _ORDINAL, _SYMBOLS, _INITIAL)):
+    if any(
+        pattern.fullmatch(plain) for pattern in (_DATE, _RANGE, _VERSION, _ADDRESS, _SIZE, _ORDINAL, _SYMBOLS, _INITIAL)
+    ):
         return True
     if _CODE.fullmatch(plain):
         return True
