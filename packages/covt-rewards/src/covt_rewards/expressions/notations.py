@@ -112,12 +112,8 @@ def _compare_bases(gold: str, answer: str) -> bool | None:
 
 
 def _compare_ratios(gold: str, answer: str) -> bool | None:
-    """`2:4:6` is `1:2:3` and not `1:3:2`; a ratio is no whole number. Times of day are compared before."""
-    if not _RATIO.fullmatch(answer):
-        return None
-    if gold.isdecimal():
-        return None if None in [read_constant(part) for part in answer.split(":")] else False
-    if not _RATIO.fullmatch(gold):
+    """`2:4:6` is `1:2:3` and not `1:3:2`; algebra would divide twice. Times of day are compared before."""
+    if not (_RATIO.fullmatch(gold) and _RATIO.fullmatch(answer)):
         return None
     a, b = ([read_constant(part) for part in text.split(":")] for text in (gold, answer))
     if None in a or None in b:

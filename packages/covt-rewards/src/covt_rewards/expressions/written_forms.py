@@ -62,7 +62,7 @@ def simplify_answer(answer: str, gold: str) -> str:
     if _Y_IS.match(gold):
         answer = _F_IS.sub("y=", answer, count=1)
     signs = answer.count("=") + answer.count("≈") + answer.count("\\approx")
-    if "=" not in gold and signs == 1 and "," not in _GROUPS.sub("", answer):
+    if "=" not in gold and signs == 1 and "," not in _GROUPS.sub("", answer.replace("\\,", "")):
         answer = _NAME_IS.sub("", answer, count=1)
     if gold.startswith("(") and _POINT.match(answer) and not _POINT.match(gold):
         answer = _POINT.sub("", answer, count=1)

@@ -117,6 +117,8 @@ def _check_letter(letter: str, rest: str, texts: OptionTexts) -> Named | None:
     if _DENIED.fullmatch(rest):
         return frozenset((at,))
     others = read_letters(rest)
+    if texts.find_equal(rest) == at:
+        return frozenset((at,))
     if _IS_WRONG.match(rest) or (len(others) == 1 and _index(others[0], texts) not in (None, at)):
         return NOTHING
     if any(_index(a or b, texts) not in (None, at) for a, b in _OTHER.findall(rest)):
