@@ -30,7 +30,7 @@ def recorder(latent_server: RunningServer) -> Iterator[CallRecorder]:
         yield recorder
 
 
-def test_a_run_by_turns_wakes_loads_samples_and_sleeps(
+def test_a_run_in_turn_wakes_loads_samples_and_sleeps(
     latent_server: RunningServer,
     recorder: CallRecorder,
     data: Path,

@@ -197,5 +197,5 @@ def test_the_servers_go_on_all_of_the_trainers_gpus_and_are_given_files(tmp_path
     config = RlConfig.model_validate({"server": {"sleep": True, "tensor_parallel": 2}})
     placed = Placement.of(config, gpus=4)
     assert (placed.trainer, placed.server, placed.replicas) == ((0, 1, 2, 3), (), 2)
-    assert str(placed) == "4 trainer ranks and 2 servers on GPUs (0, 1, 2, 3) by turns"
+    assert str(placed) == "4 trainer ranks and 2 servers on GPUs (0, 1, 2, 3) in turn"
     assert choose_weight_transport("auto", "cuda", ["http://127.0.0.1:8000"], tmp_path, sleeps=True) == "files"

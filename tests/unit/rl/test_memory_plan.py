@@ -77,7 +77,7 @@ def test_the_server_gets_the_first_gpus_and_the_trainer_the_others():
     assert Placement.of(config(), gpus=0).ranks == 2
 
 
-def test_a_gpu_that_is_shared_by_turns_never_holds_both_models(checkpoint: Path):
+def test_a_gpu_that_is_shared_in_turn_never_holds_both_models(checkpoint: Path):
     shared = config(zero={"dtype": "bf16"}, server={"sleep": True})
     found = estimate(checkpoint, shared, Placement.of(shared, gpus=1))
     update, load, sample = found.phases.values()

@@ -82,7 +82,7 @@ def test_so_is_one_of_a_set_that_is_mixed_in(good: Path, monkeypatch: pytest.Mon
     [
         ({"data": {"split": "nowhere"}}, "has no split 'nowhere'", "choose one of prompts"),
         ({"eval": {"every": 1, "split": "test"}}, "has no split 'test'", "choose one of prompts"),
-        ({"rollout": {"prompts": 3}}, "rollout.prompts = 3, the set has 2", "use fewer a step"),
+        ({"rollout": {"prompts": 3}}, "rollout.prompts = 3, the set has 2", "use fewer prompts per step"),
         ({"data": {"mix": [{"path": "SET", "split": "prompts"}]}}, "data.mix has no epoch", "set algorithm.steps"),
     ],
 )

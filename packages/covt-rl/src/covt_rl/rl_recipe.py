@@ -131,7 +131,7 @@ class EvalSection(Section):
     """`[eval]`: validation on held-out rows, answered greedily by the server."""
 
     every: int = Field(default=0, ge=0)
-    """Steps between validations, the first of which is before training; 0 validates never."""
+    """Steps between validations, the first of which is before training; 0 never validates."""
     split: str = "test"
     """Split of the prepared set that validation reads."""
     rows: int = Field(default=100, ge=1)

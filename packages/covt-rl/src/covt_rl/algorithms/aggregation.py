@@ -1,4 +1,4 @@
-"""From one loss a token to one a batch. Counts are of the global batch, so any number of ranks gives one result."""
+"""From token losses to the loss of a batch. Counts are of the global batch, so the number of ranks does not matter."""
 
 from typing import Literal
 
@@ -13,11 +13,11 @@ def aggregate(
     """This rank's share of the batch's loss; the sum over ranks is the loss.
 
     Args:
-        loss: [B, T], one a token.
+        loss: [B, T], per token.
         mask: [B, T], 1 where a token counts.
         how: `token_mean` weighs all tokens alike (DAPO, arXiv 2503.14476 eq. 8); `sequence_mean` weighs all completions
-            alike (GRPO, arXiv 2402.03300 eq. 3); `constant` divides by completions × max_tokens, whatever their
-            lengths (Dr.GRPO, arXiv 2503.20783).
+            alike (GRPO, arXiv 2402.03300 eq. 3); `constant` divides by completions × max_tokens,
+            independent of their lengths (Dr.GRPO, arXiv 2503.20783).
         tokens: counted tokens of the global batch.
         sequences: completions of the global batch.
         max_tokens: the longest completion that is sampled.

@@ -1,4 +1,4 @@
-"""GSPO (arXiv 2507.18071): one importance ratio a completion, the geometric mean of its tokens' ratios."""
+"""GSPO (arXiv 2507.18071): one importance ratio per completion, the geometric mean of its tokens' ratios."""
 
 from torch import Tensor
 

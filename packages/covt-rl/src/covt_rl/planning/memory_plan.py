@@ -25,9 +25,9 @@ from covt_runtime.engine.memory_estimate import (
     estimate_memory,
 )
 
-# What a process keeps on a GPU whatever it frees: CUDA's context, kernels, communicators. An assumption.
+# Memory that a process always keeps on a GPU: CUDA's context, kernels, communicators. An assumption.
 CONTEXT = 1.5 * GIB
-# The parts of a rank that are held at its fullest whatever the data are.
+# The parts of a rank that do not depend on the data.
 CERTAIN = ("weights", "optimizer", "gradients", "reference")
 
 
@@ -102,7 +102,7 @@ def tensor_shapes(checkpoint: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def plan_memory(checkpoint: Path, config: RlConfig, placement: Placement) -> MemoryPlan:
-    """What one rank and one server device hold at their fullest.
+    """Estimate the peak memory of one rank and of one server device.
 
     Raises:
         ConfigError: `lora.targets` names a layer that the model doesn't have.

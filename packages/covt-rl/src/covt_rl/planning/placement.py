@@ -15,7 +15,7 @@ class Placement:
         ranks: training processes, on all machines.
         trainer, server: GPU numbers of this machine; empty on a CPU, and for a server that runs elsewhere.
         replicas: servers with a copy of the model each.
-        by_turns: the server sleeps while the trainer computes (`server.sleep`).
+        in_turn: the server sleeps while the trainer computes (`server.sleep`).
         here: how many of the ranks another launcher started on this machine; None where none did.
         first: rank 0 is on this machine, and with it the server that `covt rl` starts.
     """
@@ -24,7 +24,7 @@ class Placement:
     trainer: tuple[int, ...]
     server: tuple[int, ...]
     replicas: int
-    by_turns: bool = False
+    in_turn: bool = False
     here: int | None = None
     first: bool = True
 
@@ -51,11 +51,11 @@ class Placement:
         ranks = f"{self.ranks} trainer ranks"
         if self.trainer and len(self.trainer) < self.ranks:
             ranks += f", {len(self.trainer)} of them on this machine,"
-        if self.by_turns and self.trainer:
+        if self.in_turn and self.trainer:
             servers = f"{self.replicas} servers" if self.replicas > 1 else "the server"
-            return f"{ranks} and {servers} on GPUs {self.trainer} by turns"
+            return f"{ranks} and {servers} on GPUs {self.trainer} in turn"
         if not self.trainer:
-            unable = ", which has no sleep mode: server.sleep needs a GPU" if self.by_turns else ""
+            unable = ", which has no sleep mode: server.sleep needs a GPU" if self.in_turn else ""
             return f"{ranks} and the server on the CPU{unable}"
         shared = "the server elsewhere or beside rank 0" if not self.server else f"the server on GPUs {self.server}"
         return f"{ranks} on GPUs {self.trainer}, {shared}"

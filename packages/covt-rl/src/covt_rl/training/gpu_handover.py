@@ -1,9 +1,9 @@
-"""Trainer and server on the same GPUs, by turns: while one computes, the other holds next to nothing there.
+"""Trainer and server take turns on the same GPUs: while one computes, the other holds almost no memory there.
 
-vLLM's sleep mode at level 2 gives the server's memory back and keeps neither weights nor caches; the trainer moves its
-states to the host. A server that wakes is therefore given the newest weights, always: wake the weights' memory → load →
-wake the caches' memory → sample → sleep. It is also what a server needs that was started again in between, which is
-awake and has the weights of its checkpoint.
+vLLM's sleep mode at level 2 frees the server's memory and keeps neither weights nor caches. The trainer moves its
+states to the host. A server that wakes up always gets the newest weights: wake the weights' memory → load → wake the
+caches' memory → sample → sleep. The same sequence serves a server that was restarted in between, which is awake with
+the weights of its checkpoint.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ Holder = Literal["trainer", "server"]
 
 
 def turn_event(holder: Holder) -> dict[str, Any]:
-    """What rank 0 emits when the GPUs change hands: no server may be started while the trainer has them."""
+    """The event that rank 0 emits when the GPUs change hands. No server may be started while the trainer has them."""
     return {"event": EVENT, "holder": holder}
 
 
 async def sleep_replicas(client: RolloutClient) -> None:
-    """Put all replicas to sleep, what runs is aborted; one that died is waited for, so that none wakes up later.
+    """Abort running requests and put every replica to sleep.
 
-    They keep the number of no weights, since they have none: whatever brings them back has to push some.
+    A sleeping replica has no weights, so it reports no version until weights are pushed. A replica that has died is
+    restarted first, so that none comes up awake later.
     """
     try:
         await _sleep(client)
@@ -50,11 +51,11 @@ async def _sleep(client: RolloutClient) -> None:
 
 
 def waking(load: LoadWeights) -> LoadWeights:
-    """`load` for replicas of which some may be asleep: their caches get their memory once the weights are there."""
+    """Make `load` work for sleeping replicas: wake them, load, and then allocate their caches."""
 
     async def wake_and_load(transport: Transport, folder: Path | str, version: int) -> None:
         await endpoints.wake_weights(transport)
-        # A server that was awake goes on with its requests when it is woken: what it computes until now is forgotten.
+        # vLLM resumes requests when it is told to wake a server that is awake. Abort what it has computed since.
         await endpoints.pause(transport)
         await load(transport, folder, version)
         await endpoints.wake_caches(transport)
@@ -63,9 +64,13 @@ def waking(load: LoadWeights) -> LoadWeights:
 
 
 async def first_sleep(client: RolloutClient) -> int:
-    """Before the trainer takes any memory: the servers are the checkpoint's and can sleep, and do so.
+    """Check the servers and put them to sleep, before the trainer takes any memory.
 
-    Returns the version that they served; raises RlError.
+    Returns:
+        The weight version that they served.
+
+    Raises:
+        RlError: a server can't sleep, sleeps already, or serves another model.
     """
     await check_sleep_mode(client)
     urls = [replica.url for replica in client.transport.replicas]
@@ -79,7 +84,7 @@ async def first_sleep(client: RolloutClient) -> int:
 
 
 async def check_sleep_mode(client: RolloutClient) -> None:
-    """Raise RlError for a server without sleep mode: vLLM would say that it sleeps, and give nothing back."""
+    """Raise RlError for a server without sleep mode, in which vLLM would report sleep and free nothing."""
     statuses = await endpoints.worker_statuses(client.transport)
     for replica, workers in zip(client.transport.replicas, statuses, strict=True):
         if not all(worker.sleep_mode for worker in workers):
@@ -90,17 +95,20 @@ async def check_sleep_mode(client: RolloutClient) -> None:
 
 
 class Offloadable(Protocol):
-    """What a trainer's rank holds on its GPU."""
+    """Memory of a trainer's rank that can leave its GPU."""
 
     def offload(self) -> None: ...
     def reload(self) -> None: ...
 
 
 class GpuHandover:
-    """Whose turn it is, on every rank; at first the trainer's, with all servers asleep.
+    """Hands the GPUs from trainer to server and back, on every rank. At first the trainer has them.
 
-    held: by this rank. client: rank 0's. barrier: waits for all ranks. emit: tells the process that started the
-    servers.
+    Args:
+        held: memory of this rank on its GPU.
+        client: of the servers, on rank 0.
+        barrier: waits for all ranks.
+        emit: sends events to the process that started the servers.
     """
 
     def __init__(
@@ -114,7 +122,7 @@ class GpuHandover:
         self.holder: Holder = "trainer"
 
     def to_server(self) -> None:
-        """All ranks leave the GPUs; the next push wakes the servers (collective)."""
+        """Move all ranks off the GPUs; the next push wakes the servers (collective)."""
         if self.holder == "server":
             return
         self.held.offload()
@@ -124,7 +132,7 @@ class GpuHandover:
         self.holder = "server"
 
     def to_trainer(self) -> None:
-        """The servers fall asleep, then all ranks come back (collective)."""
+        """Put the servers to sleep, then move all ranks back (collective)."""
         if self.holder == "trainer":
             return
         if self.client is not None:

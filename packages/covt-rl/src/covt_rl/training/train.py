@@ -87,7 +87,7 @@ def plan(config: RlConfig) -> RlPlan:
             "data.mix has no epoch: its sets are drawn from by weight", "set algorithm.steps, the length of the run"
         )
     if count < config.rollout.prompts:
-        raise RlError(f"rollout.prompts = {config.rollout.prompts}, the set has {count}", "use fewer a step")
+        raise RlError(f"rollout.prompts = {config.rollout.prompts}, the set has {count}", "use fewer prompts per step")
     load_advantage(config.algorithm.advantage)
     check_golds(prepared, config, rewards)
     placement = Placement.of(config)
@@ -227,7 +227,7 @@ def trainer_environment(placement: Placement) -> dict[str, str]:
 def start_server(
     model: Path, run: RunFolder, progress: Progress, section: ServerSection | None = None, number: int = 0
 ) -> LatentServer:
-    """Replica `number` of the run's rollout server; its log lies in the run's folder."""
+    """Start replica `number` of the run's rollout server, with its log in the run's folder."""
     section = section or ServerSection()
     # On a CPU vLLM is told a number of bytes instead.
     share = ("--gpu-memory-utilization", str(section.memory_share)) if visible_gpus() else ()

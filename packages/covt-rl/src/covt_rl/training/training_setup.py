@@ -1,4 +1,4 @@
-"""The parts that one rank of a reinforcement training is made of, built from its job."""
+"""Builds the parts of one rank of a reinforcement training from its job."""
 
 import torch.distributed as dist
 

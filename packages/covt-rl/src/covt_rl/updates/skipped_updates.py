@@ -13,7 +13,7 @@ MOST_IN_A_ROW = 3
 
 
 MOST_MASKED = 0.5
-"""A step of which more completions are masked is skipped."""
+"""A step is skipped when more than this fraction of its completions is masked."""
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The function with `device` as the current device of whatever thread calls it."""
+    """Make `device` the current device of the thread that calls `function`."""
 
     def run(*arguments: Any) -> Any:
         import torch
