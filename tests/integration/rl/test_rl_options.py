@@ -9,6 +9,7 @@ import pytest
 from rl_tools import run, settings
 from server_tools import RunningServer
 
+from covt_data.ingest.prepare import prepare
 from covt_rl.planning.checks import check_server
 from covt_rl.rl_errors import RlError
 from covt_rl.training.train import plan, train
@@ -16,7 +17,7 @@ from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_runtime.launch.workers import WorkerGroup
 from covt_runtime.metrics.progress import Progress
-from covt_runtime.runtime_errors import LaunchError
+from covt_runtime.runtime_errors import LaunchError, WorkerUserError
 
 GAP = 1e-3
 # A run removes what was journalled before its oldest checkpoint.
@@ -153,6 +154,51 @@ def test_an_epoch_that_ends_early_ends_with_validation_and_checkpoint(
     # Resuming what is over does nothing more.
     again = train(config, planned, progress=Progress(quiet=True), resume=True, workers=workers)
     assert again["steps"] == result["steps"]
+
+
+class Notes(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.notes: list[str] = []
+
+    def handle(self, event: Any) -> None:
+        if event["event"] == "note":
+            self.notes.append(event["text"])
+
+
+def test_overlong_prompts_are_left_out_or_refused_by_name(
+    latent_server: RunningServer, workers: WorkerGroup, tmp_path: Path
+):
+    sizes = {"short-1": 5, "long-1": 400, "short-2": 6, "short-3": 7, "long-2": 300}
+    lines = [
+        json.dumps({"id": name, "question": "cell " * size, "answer": "B3", "grader": "text"})
+        for name, size in sizes.items()
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    prepare("jsonl", tmp_path / "set", options={"path": str(tmp_path / "rows.jsonl"), "split": "prompts"})
+    config = settings(
+        latent_server,
+        tmp_path / "set",
+        tmp_path,
+        data={"max_length": 250, "on_bad": "skip"},
+        rollout={"prompts": 2},
+        algorithm={"steps": None},
+        log=KEEP_ALL | {"completions_every": 1, "completions": 100},
+    )
+    said = Notes()
+    result = train(config, plan(config), progress=said, workers=workers)
+    assert any("2 of 5 prompts are too long: long-1" in note and "left out" in note for note in said.notes)
+    tables = sorted((Path(result["run"]) / "completions").glob("*.jsonl"))
+    ids = [{json.loads(line)["id"] for line in table.read_text().splitlines()} for table in tables]
+    # Three prompts are left, two per step: the epoch is over after the second one.
+    assert result["steps"] == 2 and [len(names) for names in ids] == [2, 1]
+    assert set.union(*ids) == {"short-1", "short-2", "short-3"}
+    refusing = config.model_copy(update={"data": config.data.model_copy(update={"on_bad": "refuse"})})
+    with pytest.raises(WorkerUserError, match=r"2 of 5 prompts are too long: long-1 \(\d+ tokens\), long-2") as caught:
+        train(refusing, plan(refusing), progress=Progress(quiet=True), overwrite=True, workers=workers)
+    assert "data.on_bad=skip" in caught.value.remedy
 
 
 class KillAfter(Progress):
