@@ -147,7 +147,9 @@ def _connected(model: Path, base_url: str, progress: Progress) -> Generator[Bloc
                     model, on_progress=lambda stage, seconds: phase.update(round(seconds), stage=stage)
                 )
             base_url = stack.enter_context(server).url
-        client = RolloutClient.for_checkpoint(base_url, model, api_key=os.environ.get("COVT_API_KEY"))
+        client = RolloutClient.for_checkpoint(
+            base_url, model, api_key=os.environ.get("COVT_API_KEY"), on_note=progress.note
+        )
         yield stack.enter_context(BlockingClient(client))
 
 
