@@ -16,18 +16,21 @@ _IS = (
     r"(?:(?:is|are|was|would\sbe|will\sbe|should\sbe|must\sbe|has\sto\sbe)(?![A-Za-z])\s{0,4}[:：]?|[:：=]|[-–—](?=\s))"
 )
 ANSWER_IS = (
-    rf"(?:(?:the|my|our|your)\s{{1,3}})?{_KIND}(?:answers?|ans\.?|option|choice|(?:options|choices)(?=\s(?:is|are)))"
+    rf"(?:(?:the|my|our|your)\s{{1,3}})?{_KIND}(?:answers?|ans\.?|option|choice|solution|pick|(?:correct|right)\sone|correct(?=\s?:)|(?:options|choices)(?=\s(?:is|are)))"
     rf"(?:\s(?:here|to\sthe\squestion))?\**\s{{0,4}}{_IS}"
 )
 _CHINESE_IS = (
-    r"(?:我)?(?:认为)?(?:最终|正确|最后)?的?(?:答案|选项|结果)(?:应该|应当|应)?(?:是|为|选)?\s{0,3}[:：]?"
-    r"|(?:我|本题|该题|此题)?(?:应该|应当|应|故|可)?(?:选择|选)(?:项)?(?:是|为)?\s{0,3}[:：]?"
+    r"(?:我)?(?:认为)?(?:本题|该题|此题)?(?:的)?(?:最终|正确|最后)?的?(?:答案|选项|结果)(?:应该|应当|应)?(?:是|为|选)?\s{0,3}[:：]?"
+    r"|(?:我|本题|该题|此题)?(?:应该|应当|应|故|可)?(?:选择|选)(?:项)?(?:是|为)?\s{0,3}[:：]?|(?:我认为|应该|应当)(?:是|为)"
 )
 _I_CHOOSE = (
     r"i(?:'d|'ll|\swould|\swill|\sam|'m)?\s{1,3}(?:choose|pick|select|say|go\s(?:with|for)|going\s(?:with|for)|think|believe|guess)"
     r"(?:\sthat)?(?:\s(?:it|the\sanswer)(?:\sis|'s))?(?:\s(?:option|choice|answer))?(?!\s(?:it|the))"
 )
-_PRONOUN_IS = r"(?:it|this|that|they|these|there|he|she)(?:'s|\s(?:is|are|was|were|would\sbe|must\sbe|should\sbe))"
+_PRONOUN_IS = (
+    r"(?:(?:it|this|that|they|these|there|he|she)(?:'s|\s(?:is|are|was|were|would\sbe|must\sbe|should\sbe|seems(?:\sto\sbe)?"
+    r"|looks|appears(?:\sto\sbe)?))|must\sbe|should\sbe|(?:most\s)?likely|probably|choose|select|pick|going\swith)"
+)
 _TOTAL = r"(?:(?:a|the)\s)?total(?:\snumber)?(?:\s(?:of|is)(?![A-Za-z])|\s?:)"
 _LEAD_IN = re.compile(
     rf"\s*{_SO}(?:{ANSWER_IS}|{_TOTAL}|{_CHINESE_IS}|{_I_CHOOSE}(?![A-Za-z])|{_PRONOUN_IS}(?![A-Za-z]))\s{{0,4}}",
@@ -38,8 +41,9 @@ _ONLY_SO = re.compile(
     re.IGNORECASE,
 )
 _TRAIL = re.compile(
-    r"(.{1,120}?)\s{1,3}(?:is|are|would\sbe|must\sbe)\s{1,3}"
-    rf"(?:(?:the|my|our)\s{{1,3}})?(?:{_KIND}(?:answers?|options?|choices?)|correct|right)(?:\s(?:one|here|choice|answer|option))?[.!。]?",
+    r"(.{1,120}?)(?:是正确的|正确|(?:\s{1,3}(?:is|are|would\sbe|must\sbe|seems|looks)\s{1,3}"
+    rf"(?:(?:the|my|our)\s{{1,3}})?(?:{_KIND}(?:answers?|options?|choices?)|correct|right|(?:the\s)?best)"
+    r"(?:\s(?:one|here|choice|answer|option))?))[.!。]?",
     re.IGNORECASE | re.DOTALL,
 )
 _STATEMENT = re.compile(

@@ -30,6 +30,7 @@ _SPELLINGS = (
     ("aluminium", "aluminum"),
     ("neighbour", "neighbor"),
 )
+_MARKUP = re.compile(r"</?(?:b|i|u|em|strong)>|^\s*_+(?=[^\W_])|(?<=[^\W_])_+\s*$")
 _SUBSCRIPT = re.compile(r"_\{?(\w{1,6})\}?|(?<=[A-Za-z\d)])\{(\d{1,3})\}")
 _BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d_])[\s'.-]+(?=[^\W\d_])")
 _AFTER_LETTERS = re.compile(r"(?<=[^\W\d_])\.(?=\s|$)")
@@ -108,7 +109,7 @@ def grade(task: GradingTask, texts: Sequence[str]) -> list[Grade]:
 
 
 def _is_same(gold: str, answer: str) -> bool:
-    plain = normalize_text(answer)
+    plain = normalize_text(_MARKUP.sub("", answer))
     if compare_texts(gold, plain):
         return True
     inner = normalize_text(strip_sentence(plain))

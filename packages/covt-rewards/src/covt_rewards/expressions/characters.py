@@ -35,9 +35,10 @@ _ALIKE = str.maketrans(
     }
 )
 _FONT = re.compile(
-    r"\\(?:bf|it|rm|sf|tt|cal|bm|boldsymbol|displaystyle|mathcal|mathsf|mathtt|textrm|textsf)(?![A-Za-z])"
+    r"\\(?:bf|it|rm|sf|tt|cal|bm|boldsymbol|displaystyle|mathcal|mathsf|mathtt|textrm|textsf|underline)(?![A-Za-z])"
 )
-_AROUND = re.compile(r"^[\s*_`$#>]+|[\s*_`$]+$")
+_HTML = re.compile(r"</?(?:b|i|u|em|strong)>")
+_AROUND = re.compile(r"^(?:[\s*_`$#>]|-(?=\s))+|[\s*_`$\\]+$")
 _DELIMITERS = ("\\(", "\\)", "\\[", "\\]")
 
 
@@ -55,4 +56,4 @@ def strip_markup(text: str) -> str:
         text = re.sub(r"\\[,;:!\s]|\\q?quad(?![A-Za-z])|~", " ", text)
         if text.startswith("{") and text.endswith("}"):
             text = text[1:-1]
-    return _AROUND.sub("", _AROUND.sub("", text.replace("**", "")))
+    return _AROUND.sub("", _AROUND.sub("", _HTML.sub("", text.replace("**", ""))))

@@ -37,15 +37,18 @@ _APPROXIMATELY = re.compile(
 )
 _CURRENCY = re.compile(r"(-?)\s?(US\s?\$|\\?\$|€|£|¥|₹|USD|EUR|GBP|Rs\.?)\s?(-?\d.*)")
 _COMPOUND = re.compile(r"(\d[\d,.]{0,9}\s?[A-Za-z]{1,12})\.?,?\s(?:and\s)?(\d[\d,.]{0,9}\s?[A-Za-z]{1,12}\.?)")
+_FONT = re.compile(r"\\(?:rm|bf|it)(?![A-Za-z])|</?(?:b|i|em|strong)>")
 _ANGLE = re.compile(r"(\d{1,4})\s?°\s?(\d{1,2})\s?(?:'|\\prime|′)(?:\s?(\d{1,2})\s?(?:\"|''|″))?")
 _MIXED = re.compile(r"(-?)(\d{1,6})\s?\\[dt]?frac\s?\{?(\d{1,6}|\d(?=\d))\}?\s?\{?([1-9]\d{0,5})\}?")
-_WORD_OR_COMMAND = re.compile(r"\\[A-Za-z]+|(?<=\s)[({]?[A-Za-zµμΩ]+|[A-Za-zµμΩ]+|[°$€£¥₹¢\"'一-鿿]")
+_WORD_OR_COMMAND = re.compile(r"\\[A-Za-z]+|(?<=\s)[({\[]?[A-Za-zµμΩ]+|[A-Za-zµμΩ]+|[°$€£¥₹¢\"'一-鿿]")
 _SHAPE = re.compile(
-    r"\s(?:long|wide|tall|high|deep|thick|apart|away|old|in (?:length|width|height|total|all|area|volume))$"
+    r"\s(?:long|wide|tall|high|deep|thick|apart|away|old|\(approx\.?\)"
+    r"|in (?:length|width|height|total|all|area|volume))$"
 )
 _MAGNITUDE = re.compile(rf"({'|'.join(MAGNITUDES)})s?(?![a-z])\s?(?:of\s)?(.*)", re.IGNORECASE)
 _COUNTED = re.compile(
-    r"[A-Za-z]{3,}(?:[ /-][A-Za-z]{2,}){0,4}|[个只条本张块颗支把台辆件次名位人岁朵棵头匹双对盒箱袋瓶杯碗][一-鿿]{0,4}"
+    r"[A-Za-z]{3,}(?:[ /-][A-Za-z]{2,}){0,4}"
+    r"|[个只条本张块颗支把台辆件次名位人岁朵棵头匹双对盒箱袋瓶杯碗页层间排组][一-鿿]{0,4}"
 )
 _NOT_COUNTED = re.compile(
     "all|alpha|and|any|beta|between|but|choose|cos|cot|csc|cubed|det|dim|div|exp|factorial|fewer|fifths|for|fourths|from"
@@ -128,7 +131,7 @@ def _add(large: Quantity | None, small: Quantity | None) -> Quantity | None:
 
 
 def _unify(text: str) -> str:
-    text = strip_text_commands(text).translate(_SUPERSCRIPTS).strip(" \t\r\n*`")
+    text = strip_text_commands(_FONT.sub("", text)).translate(_SUPERSCRIPTS).strip(" \t\r\n*`_").rstrip("\\")
     for pattern, replacement in _REPLACED:
         text = pattern.sub(replacement, text)
     text = re.sub(r"(?<!\\)\$(.{1,60}?)(?<!\\)\$", r"\1", text)
@@ -156,7 +159,7 @@ def _with_unit(value: Value, text: str, rest: str, is_attached: bool) -> Quantit
             return Quantity(scaled, text)
         value = scaled
     rest = _SHAPE.sub("", rest)
-    if rest.startswith(("(", "{")) and rest.endswith((")", "}")):
+    if rest.startswith(("(", "{", "[")) and rest.endswith((")", "}", "]")):
         rest = rest[1:-1].strip()
     is_letter = is_attached and len(rest) == 1 and rest.isascii() and rest.isalpha()
     units = read_unit(rest)

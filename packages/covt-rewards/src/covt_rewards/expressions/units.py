@@ -54,7 +54,7 @@ _LONG_PREFIXES = {
 _PREFIXED: dict[str, tuple[Unit, str, str]] = {
     # symbol: unit, prefixes that are in use, long names
     "m": (_unit(1, m=1), "nµμumcdk", "meter metre"),
-    "g": (_unit(1e-3, kg=1), "nµμumk", "gram gramme"),
+    "g": (_unit(1e-3, kg=1), "nµμumk", "gram gramme gm"),
     "s": (_unit(1, s=1), "nµμum", "second"),
     "L": (_unit(1e-3, m=3), "µμumcdk", "liter litre"),
     "l": (_unit(1e-3, m=3), "µμumcdk", ""),
@@ -123,7 +123,7 @@ _PLAIN: dict[str, tuple[Unit, ...]] = {
     "°K": (_unit(1, kelvin=1),),
     "° deg degs degree degrees": (_unit(math.pi / 180, rad=1), _unit(1, celsius=1), _unit(1, fahrenheit=1)),
     "rad rads radian radians": (_unit(1, rad=1),),
-    "$ usd dollar dollars buck bucks": (_unit(1, usd=1),),
+    "$ usd dollar dollars buck bucks 美元": (_unit(1, usd=1),),
     "cent cents ¢": (_unit(0.01, usd=1), _unit(0.01, eur=1)),
     "€ eur euro euros": (_unit(1, eur=1),),
     "£ gbp": (_unit(1, gbp=1),),

@@ -13,7 +13,7 @@ from covt_rewards.expressions.units import read_unit
 
 MAX_CHARACTERS = 400
 
-_NAME = r"(?:m\s?)?(?:\\angle\s?|∠\s?|\\triangle\s?|\\vec\s?\{?)?[A-Za-z]{1,3}\}?(?:_\{?\w{1,3}\}?)?(?:\([a-z]\))?"
+_NAME = r"(?:m\s?)?(?:\\angle\s?|∠\s?|\\triangle\s?|\\vec\s?\{?)?[A-Za-z]{1,12}\}?(?:_\{?\w{1,3}\}?)?(?:\([a-z]\))?"
 _NAME_IS = re.compile(rf"^\s*\$?({_NAME})\s?(?:=|≈|\\approx)\s?(?=\S)")
 _POINT = re.compile(r"^\s*[A-Z]'?\s?=?\s?(?=(?:\\left)?\()")
 _REMARK = re.compile(

@@ -9,13 +9,13 @@ from covt_rewards.expressions.characters import fold_characters, strip_markup
 MAX_CHARACTERS = 200
 MAX_LETTERS = 10
 _ONE = re.compile(
-    r"(?:(?:options?|choices?|answers?)\s{0,3})?[(\[<{\"']{0,2}\s?(?<![A-Za-z])([A-Za-z])(?![A-Za-z])\s?[)\]>}\"']{0,2}"
+    r"(?:(?:options?|choices?|answers?|letter|item)\s{0,3})?[(\[<{\"']{0,2}\s?(?<![A-Za-z])([A-Za-z])(?![A-Za-z])\s?[)\]>}\"']{0,2}"
     r"(?:选?项)?\s?[.:,;!)]{0,2}",
     re.IGNORECASE,
 )
 # Alternatives that begin differently, so that no text takes more than one pass.
 _TOKEN = re.compile(
-    r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z])|(\b(?:and|both|options?|choices?|answers?)\b|[,;/&+|.和与及])|[\s()\[\]<>{}\"']+|选?项",
+    r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z])|(\b(?:and|both|options?|choices?|answers?|letters?|items?)\b|[,;/&+|.和与及])|[\s()\[\]<>{}\"']+|选?项",
     re.IGNORECASE,
 )
 _RUN = re.compile(r"[A-J]{2,10}")

@@ -21,6 +21,7 @@ _LETTER_THEN_TEXT = re.compile(
 )
 _LETTER_SPACE_TEXT = re.compile(r"([A-Z])\s{1,4}(\S.*)", re.DOTALL)
 _REASON = re.compile(r"(?:because|since|as|due|given|for|where|which|from|based)(?![a-z])", re.IGNORECASE)
+_STARTS_WITH_LETTER = re.compile(r"[\s*#>]{0,4}[(\[]?[A-Z][)\].:]")
 _MORE_LETTERS = re.compile(r"\s{0,3}(?:,|/|;|&|or|and|,?\snot)?\s{0,3}(?:option\s)?[(\[]?[A-Z][)\]]?(?![A-Za-z'])")
 _IN_WORDS = re.compile(r"[(\[]([A-Z])[)\]]|\b(?:option|choice|answer)\s{1,4}[(\[]?([A-Z])\b", re.IGNORECASE)
 _DENIED = re.compile(r"[\s,;(]{0,3}(?:and )?not\s(?:option\s)?[(\[]?[A-Z][)\]]?\.?[\s)]{0,3}", re.IGNORECASE)
@@ -162,7 +163,7 @@ def read_prose(text: str, options: Sequence[str]) -> Named:
         options: the texts.
     """
     texts = read_option_texts(tuple(options))
-    tail = text[-MAX_CHARACTERS:].strip()
+    tail = text.rpartition("</think>")[2][-MAX_CHARACTERS:].strip()
     lines = [line for line in tail.splitlines() if line.strip()]
     if not lines:
         return NOTHING
@@ -173,6 +174,13 @@ def read_prose(text: str, options: Sequence[str]) -> Named:
         named = read_options(_first_sentence(statement), options)
         if named:
             return named
+    first = lines[0]
+    if (
+        len(first) <= 100
+        and _STARTS_WITH_LETTER.match(first)
+        and (named := _read_letters(strip_markup(fold_characters(first)), texts) or NOTHING)
+    ):
+        return named
     sentences = re.split(r"(?<=[.!?。！？])\s+", last)
     if named := read_options(sentences[-1], options):
         return named
