@@ -151,8 +151,13 @@ def test_a_cpu_machine_must_hold_its_own_ranks_only(monkeypatch: pytest.MonkeyPa
     first = Placement.of(small, gpus=0)
     found = estimate(checkpoint, small, first)
     certain = sum(parts(found)[part] for part in ("weights", "optimizer", "gradients"))
-    check_machine(small, first, found, host_bytes=int(certain + found.server["weights"]) + 1)
-    with pytest.raises(RlError, match="GiB at least"):
-        check_machine(small, first, found, host_bytes=int(certain + found.server["weights"]) - 1)
+    # Shared memory is memory: two copies of the weights wait there for the server.
+    whole = int(certain + found.server["weights"] + 2 * found.published)
+    check_machine(small, first, found, host_bytes=whole + 1)
+    with pytest.raises(RlError, match="GiB at least") as caught:
+        check_machine(small, first, found, host_bytes=whole - 1)
+    assert "rollout.weight_folder" in caught.value.remedy
+    on_disk = config(rollout={"weight_folder": "/somewhere"})
+    check_machine(on_disk, first, found, host_bytes=int(certain + found.server["weights"]) + 1)
     launched(monkeypatch, {"RANK": "1"})
     check_machine(small, Placement.of(small, gpus=0), found, host_bytes=int(certain) + 1)

@@ -158,7 +158,7 @@ def check_machine(config: RlConfig, placement: Placement, memory: MemoryPlan, ho
     """Refuse a training that this machine can't hold.
 
     Without a GPU only the parts that are certain count: weights, optimizer, gradients and reference of this machine's
-    ranks, and the server's weights.
+    ranks, the server's weights, and the copies in shared memory that wait for the server.
 
     Args:
         config: the recipe.
@@ -193,9 +193,11 @@ def check_machine(config: RlConfig, placement: Placement, memory: MemoryPlan, ho
         return
     have = host_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     certain = sum(part.bytes for part in memory.trainer.parts if part.name in CERTAIN)
-    need = (placement.here or placement.ranks) * certain + (memory.server["weights"] if starts else 0)
+    waiting = COPIES * memory.published if placement.first and not config.rollout.weight_folder else 0
+    need = (placement.here or placement.ranks) * certain + (memory.server["weights"] if starts else 0) + waiting
     if need > have:
         raise RlError(
             f"the training needs {need / GIB:.0f} GiB at least, this machine has {have / GIB:.0f} GiB and no GPU",
-            "run it on GPUs (`covt rl NAME --dry-run` prints what they must hold), or train a smaller model",
+            "run it on GPUs (`covt rl NAME --dry-run` prints what they must hold), train a smaller model, or set "
+            "rollout.weight_folder to a folder on a disk",
         )
