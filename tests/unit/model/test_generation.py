@@ -36,7 +36,7 @@ def model(tiny):
     latent = LatentConfig.read(tiny)
     bias = torch.zeros(model.config.text_config.vocab_size)
     bias[latent.start_id], bias[model.generation_config.eos_token_id] = 1.8, 1.2
-    model.lm_head.register_forward_hook(lambda _module, _inputs, logits: logits + bias)
+    model.lm_head.bias = torch.nn.Parameter(bias)
     return model
 
 

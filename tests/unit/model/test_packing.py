@@ -17,7 +17,7 @@ from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.policy import LatentPolicy
 from covt_model.latents.training_losses import alignment_loss, token_loss
-from covt_model.targets.alignment_targets import make_targets
+from covt_model.targets.alignment_targets import SelectionRule, make_targets
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_selected_targets_are_the_same(tiny, tiny_model):
                 features([p for row in batch.helpers for s in row for p in s]),
                 selection="ilvr",
                 teacher=tiny_model.model.language_model,
-                temperature=0.05,
+                rule=SelectionRule(temperature=0.05),
                 embed_tokens=tiny_model.get_input_embeddings(),
                 image_features=features([p for row in batch.pictures for p in row]),
             )

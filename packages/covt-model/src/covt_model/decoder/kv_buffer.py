@@ -14,7 +14,10 @@ import torch
 
 
 class LayerCache:
-    """keys, values: [B, kv heads, S, D], filled up to slot `used`, allocated at the first write."""
+    """keys, values: [B, kv heads, S, D], filled up to slot `used`, allocated at the first write.
+
+    The first stretch has all B rows; a later one may have only the first few.
+    """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -31,14 +34,17 @@ class LayerCache:
             shape = (*keys.shape[:2], self.slots, keys.shape[3])
             self.keys, self.values = keys.new_empty(shape), values.new_empty(shape)
         stop = start + keys.shape[2]
-        self.keys[:, :, start:stop] = keys
-        self.values[:, :, start:stop] = values
+        self.keys[: len(keys), :, start:stop] = keys
+        self.values[: len(keys), :, start:stop] = values
         self.used = max(self.used, stop)
         return stop
 
-    def visible(self, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values up to slot `stop`. `data`: later writes to other slots don't invalidate what is saved."""
-        return self.keys.data[:, :, :stop], self.values.data[:, :, :stop]
+    def visible(self, rows: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the first rows up to slot `stop`.
+
+        `data`: later writes to other slots don't invalidate what is saved.
+        """
+        return self.keys.data[:rows, :, :stop], self.values.data[:rows, :, :stop]
 
     def gradients(self, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradient buffers [B, kv heads, S, D]; new ones for the last stretch, where a backward pass begins."""
@@ -47,10 +53,10 @@ class LayerCache:
             self.waiting.clear()
         return self.key_gradient, self.value_gradient
 
-    def take_gradients(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What all calls have added for slots `start` to `stop`; the buffers go with the first stretch."""
+    def take_gradients(self, rows: int, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What all calls have added for slots `start` to `stop` of the first rows; the first stretch takes the last."""
         assert self.key_gradient is not None and self.value_gradient is not None
-        own = self.key_gradient[:, :, start:stop], self.value_gradient[:, :, start:stop]
+        own = self.key_gradient[:rows, :, start:stop], self.value_gradient[:rows, :, start:stop]
         if start == 0:
             self.key_gradient = self.value_gradient = None
         return own
@@ -62,7 +68,7 @@ class LayerCache:
         scores, queries, weights, gradients = (torch.cat(parts, 1) for parts in zip(*self.waiting, strict=True))
         self.waiting.clear()
         for total, left, right in zip(self.gradients(stop), (scores, weights), (queries, gradients), strict=True):
-            total.flatten(0, 1)[:, :stop] += torch.bmm(left.transpose(1, 2), right)
+            total.flatten(0, 1)[: len(left), :stop] += torch.bmm(left.transpose(1, 2), right)
 
 
 class Extend(torch.autograd.Function):
@@ -71,16 +77,16 @@ class Extend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cache: LayerCache, keys: torch.Tensor, values: torch.Tensor, start: int) -> Any:
         stop = cache.write(keys, values, start)
-        ctx.cache, ctx.start, ctx.stop = cache, start, stop
-        return cache.visible(stop)
+        ctx.cache, ctx.rows, ctx.start, ctx.stop = cache, len(keys), start, stop
+        return cache.visible(len(keys), stop)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        cache, start, stop = ctx.cache, ctx.start, ctx.stop
+        cache, rows, start, stop = ctx.cache, ctx.rows, ctx.start, ctx.stop
         for total, gradient in zip(cache.gradients(stop), gradients, strict=True):
-            total[:, :, :stop] += gradient
+            total[:rows, :, :stop] += gradient
         cache.add_waiting(stop)
-        return None, *cache.take_gradients(start, stop), None
+        return None, *cache.take_gradients(rows, start, stop), None
 
 
 class AttendStep(torch.autograd.Function):
@@ -126,7 +132,7 @@ def attend_step(
     """
     rows, groups, width = keys.shape
     stop = cache.write(keys[:, :, None], values[:, :, None], start)
-    all_keys, all_values = (part.flatten(0, 1) for part in cache.visible(stop))
+    all_keys, all_values = (part.flatten(0, 1) for part in cache.visible(rows, stop))
     grouped = queries.reshape(rows * groups, -1, width)  # consecutive query heads share a key head
     scores = torch.bmm(grouped, all_keys.transpose(1, 2)).float().mul_(width**-0.5)
     weights = (scores if mask is None else scores.add_(mask)).softmax(-1).to(queries.dtype)
@@ -148,7 +154,7 @@ def attend_step_gradients(
     ).mul_(queries.shape[-1] ** -0.5)
     sums = cache.gradients(stop)
     for total, left, right in zip(sums, (scores, weights), (queries, gradient), strict=True):
-        total.flatten(0, 1)[:, first:stop] += torch.bmm(left[:, :, first:].transpose(1, 2), right)
+        total.flatten(0, 1)[: len(left), first:stop] += torch.bmm(left[:, :, first:].transpose(1, 2), right)
     cache.waiting.append((scores[:, :, :first], queries, weights[:, :, :first], gradient))
-    own_keys, own_values = cache.take_gradients(start, stop)
+    own_keys, own_values = cache.take_gradients(shape[0], start, stop)
     return torch.bmm(scores, keys).view(shape), own_keys[:, :, 0], own_values[:, :, 0]

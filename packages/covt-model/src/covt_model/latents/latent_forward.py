@@ -65,6 +65,8 @@ def latent_forward(
     if latents is not None or segments == 0:
         return plain_forward(language_model, embeds, position_ids, lengths=lengths, checkpoint=checkpoint)
     flash = language_model.config._attn_implementation == "flash_attention_2"
+    order = sorted(range(len(spans)), key=lambda row: -len(spans[row]))
+    starts, sizes, spans = np.asarray(starts)[order], [sizes[row] for row in order], [spans[row] for row in order]
     layout = plan(sizes, spans, size, segments, always_pack=flash)
     states = _Unroll(language_model, embeds, position_ids, starts, layout, checkpoint).run(feedback)
     back = np.zeros(embeds.shape[0] * total, dtype=np.int64)
@@ -92,8 +94,8 @@ class _Unroll:
         self.cos, self.sin = self.decoder.rotary(embeds, position_ids.flatten(1)[:, tokens])
         self.used = self._tensor(layout.used)
         self.column_mask = additive(self.used, embeds.dtype)[:, None, None, :]
-        heads = language_model.config.num_key_value_heads or language_model.config.num_attention_heads
-        self.step_mask = additive(self.used, torch.float32).repeat_interleave(heads, 0)[:, None, :]
+        self.heads = language_model.config.num_key_value_heads or language_model.config.num_attention_heads
+        self.step_mask = additive(self.used, torch.float32).repeat_interleave(self.heads, 0)[:, None, :]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -107,46 +109,50 @@ class _Unroll:
             outputs.append(hidden)
             if number == len(layout.last):
                 break
-            fed = feedback(hidden.index_select(0, self._tensor(layout.last[number])))
+            rows = layout.active[number + 1]
+            fed = feedback(hidden.index_select(0, self._tensor(layout.last[number, :rows])))
             for column in range(stop, stop + layout.steps):
                 hidden = self._step(column, stop, fed)
                 outputs.append(hidden)
-                full = layout.used[:, column] | ~layout.fed[number]
+                full = layout.used[:rows, column] | ~layout.fed[number, :rows]
                 # A row whose segment is shorter keeps the input of its last pad for the next chunk.
                 following = feedback(hidden)
-                fed = following if full.all() else torch.where(self.used[:, column, None], following, fed)
+                fed = following if full.all() else torch.where(self.used[:rows, column, None], following, fed)
         return torch.cat(outputs)
 
     def _chunk(self, number: int, start: int, stop: int, fed: torch.Tensor | None) -> torch.Tensor:
-        chunk = self.inputs[:, start:stop]
+        rows = self.layout.active[number]
+        chunk = self.inputs[:rows, start:stop]
         if fed is not None:
-            # Column 0 of a later chunk is the last pad of the segment before; rows without it keep their own input.
-            own = self._tensor(self.layout.fed[number - 1])[:, None]
+            # Column 0 of a later chunk is the last pad of the segment before; a row without it keeps its own input.
+            own = self._tensor(self.layout.fed[number - 1, :rows])[:, None]
             chunk = torch.cat([torch.where(own, fed, chunk[:, 0])[:, None], chunk[:, 1:]], dim=1)
-        rotary = self.cos[:, start:stop], self.sin[:, start:stop]
+        rotary = self.cos[:rows, start:stop], self.sin[:rows, start:stop]
         grid, attend = self._attention(number, start, stop)
         if grid is not None:
             chunk, rotary = grid.gather(chunk), (grid.gather(rotary[0]), grid.gather(rotary[1]))
         return self.decoder.run(chunk, rotary, attend).flatten(0, 1)
 
     def _attention(self, number: int, start: int, stop: int) -> tuple[Grid | None, Attention]:
-        layout, used = self.layout, self.layout.used[:, start:stop]
-        mask = None if start == 0 else _chunk_mask(self.column_mask, start, stop)
+        layout, rows = self.layout, self.layout.active[number]
+        used = layout.used[:rows, start:stop]
+        mask = None if start == 0 else _chunk_mask(self.column_mask[:rows], start, stop)
         if not layout.packed[number]:
             return None, Chunk(start, mask)
         index = self._tensor(np.flatnonzero(used))
         grid = Grid(used.shape[0], used.shape[1], index, used.sum(1).tolist())
         if not self.decoder.flash:
             return grid, Chunk(start, mask, grid)
-        seen = layout.used[:, :stop]
+        seen = layout.used[:rows, :stop]
         return grid, FlashChunk(start, grid, self._tensor(np.flatnonzero(seen)), seen.sum(1).tolist())
 
     def _step(self, column: int, first: int, fed: torch.Tensor) -> torch.Tensor:
-        now = slice(column, column + 1)
-        mask = None if self.layout.used[:, : column + 1].all() else self.step_mask[..., : column + 1]
-        return self.decoder.run(fed[:, None], (self.cos[:, now], self.sin[:, now]), Step(column, first, mask)).squeeze(
-            1
-        )
+        """One slot of the first rows, as many as `fed` [rows, H] has."""
+        rows, now = len(fed), slice(column, column + 1)
+        is_full = self.layout.used[:rows, : column + 1].all()
+        mask = None if is_full else self.step_mask[: rows * self.heads, :, : column + 1]
+        rotary = self.cos[:rows, now], self.sin[:rows, now]
+        return self.decoder.run(fed[:, None], rotary, Step(column, first, mask)).squeeze(1)
 
 
 def _chunk_mask(column_mask: torch.Tensor, start: int, stop: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,8 +23,11 @@ WORTH_PACKING = 0.1
 class Plan:
     """Slots are the columns of the computation, S in all; rows leave slots unused where they have less to compute.
 
+    Rows with more segments come first: the rows that still have something to compute are the first `active` ones.
+
     token_of_slot: [B, S], which token of its row a slot computes (0 where unused); used: bool [B, S].
     chunks: column ranges of the text chunks, one more than segments; between two chunks lie `steps` single columns.
+    active: per chunk, how many rows are computed in it, and in the steps before it; at least 1.
     packed: per chunk, whether only its used slots are computed.
     fed: bool [segments, B], whether the row has that segment.
     last: [segments, B], each row's `<|latent_start|>` among the slots computed in the segment's chunk, 0 for idle rows.
@@ -34,6 +38,7 @@ class Plan:
     used: np.ndarray
     chunks: tuple[tuple[int, int], ...]
     steps: int
+    active: tuple[int, ...]
     packed: tuple[bool, ...]
     fed: np.ndarray
     last: np.ndarray
@@ -45,9 +50,11 @@ def plan(
 ) -> Plan:
     """Lay out rows of `lengths` tokens with their pads' spans for `segments` segments of `size`.
 
-    Spans may be shorter than `size` (a completion cut off inside a segment). Raises ValueError for spans that are
-    longer, empty, start the row, or are more than `segments`. always_pack: leave out unused slots in every chunk.
+    Rows are sorted by their number of segments, most first. Spans may be shorter than `size` (a completion cut off
+    inside a segment). Raises ValueError for spans that are longer, empty, start the row, or are more than `segments`.
+    always_pack: leave out unused slots in every chunk.
     """
+    assert all(len(row) >= len(after) for row, after in pairwise(spans)), "rows with more segments must come first"
     for row in spans:
         if len(row) > segments or any(not (0 < start < end <= start + size) for start, end in row):
             raise ValueError(f"spans {list(row)} do not fit {segments} segments of {size} pads")
@@ -66,15 +73,18 @@ def plan(
                 begin, end = ranges[number]
                 token_of_slot[row, after : after + end - begin - 1] = np.arange(begin, end - 1)
                 used[row, after : after + end - begin - 1] = True
-    packed = tuple(_leaves_out(used[:, start:stop], always_pack) for start, stop in chunks)
-    output, bases = _outputs(used, chunks, packed)
+    active = tuple(max(1, sum(len(row) >= number for row in spans)) for number in range(segments + 1))
+    packed = tuple(
+        _leaves_out(used[:rows, start:stop], always_pack) for rows, (start, stop) in zip(active, chunks, strict=True)
+    )
+    output, bases = _outputs(used, chunks, active, packed)
     fed = np.array([[number < len(row) for row in spans] for number in range(segments)], dtype=bool)
     last = np.zeros((segments, len(spans)), dtype=np.int64)
     for number, row in zip(*np.nonzero(fed), strict=True):
         marker = chunks[number][0] + stops[row][number] - starts[row][number] - 1
         last[number, row] = output[row, marker] - bases[number]
     places = [output[row, used[row]] for row in range(len(spans))]
-    return Plan(token_of_slot, used, chunks, size - 1, packed, fed, last, places)
+    return Plan(token_of_slot, used, chunks, size - 1, active, packed, fed, last, places)
 
 
 def _columns(
@@ -95,18 +105,19 @@ def _leaves_out(used: np.ndarray, always: bool) -> bool:
 
 
 def _outputs(
-    used: np.ndarray, chunks: Sequence[tuple[int, int]], packed: Sequence[bool]
+    used: np.ndarray, chunks: Sequence[tuple[int, int]], active: Sequence[int], packed: Sequence[bool]
 ) -> tuple[np.ndarray, list[int]]:
     """Each slot's place among all slots computed, [B, S], and the place at which each chunk begins."""
-    rows = len(used)
     output, bases, base = np.zeros(used.shape, dtype=np.int64), [], 0
     following = [start for start, _ in chunks[1:]] + [used.shape[1]]
-    for (start, stop), leaves_out, after in zip(chunks, packed, following, strict=True):
-        computed = used[:, start:stop] if leaves_out else np.ones((rows, stop - start), dtype=bool)
+    next_active = [*active[1:], 0]
+    for number, ((start, stop), leaves_out, after) in enumerate(zip(chunks, packed, following, strict=True)):
+        rows = active[number]
+        computed = used[:rows, start:stop] if leaves_out else np.ones((rows, stop - start), dtype=bool)
         bases.append(base)
-        output[:, start:stop][computed] = base + np.arange(computed.sum())
+        output[:rows, start:stop][computed] = base + np.arange(computed.sum())
         base += int(computed.sum())
         for column in range(stop, after):
-            output[:, column] = base + np.arange(rows)
-            base += rows
+            output[: next_active[number], column] = base + np.arange(next_active[number])
+            base += next_active[number]
     return output, bases
