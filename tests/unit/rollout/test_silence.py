@@ -18,7 +18,7 @@ from covt_rollout.rollout_errors import ServerUnreachableError
 
 LATENT = LatentConfig(start_id=100, pad_id=101, end_id=102, size=2)
 TEN = Sampling(max_tokens=10)
-LIMIT = 0.1
+LIMIT = 0.4
 
 
 class Engine:
@@ -84,8 +84,8 @@ async def _all(engines: list[Engine]) -> AsyncIterator[list[str]]:
         yield [await stack.enter_async_context(serving(engine)) for engine in engines]
 
 
-def test_a_request_that_takes_five_times_the_limit_is_sent_once_while_its_server_is_alive() -> None:
-    engine = Engine(5 * LIMIT)
+def test_a_request_that_takes_longer_than_the_limit_is_sent_once_while_its_server_is_alive() -> None:
+    engine = Engine(2.5 * LIMIT)
     answers, notes, resent = ask([engine])
     assert answers[0][0].token_ids == (7,)
     assert (engine.requests, resent) == (1, 0)
@@ -93,7 +93,7 @@ def test_a_request_that_takes_five_times_the_limit_is_sent_once_while_its_server
 
 
 def test_many_waiting_requests_ask_their_server_together() -> None:
-    engine = Engine(5 * LIMIT)
+    engine = Engine(2.5 * LIMIT)
     answers, notes, _ = ask([engine], prompts=50)
     assert len(answers) == 50
     assert engine.requests == 50
@@ -105,7 +105,7 @@ def test_many_waiting_requests_ask_their_server_together() -> None:
 def test_a_silent_server_fails_after_the_limit_with_its_name_and_is_not_asked_again_and_again() -> None:
     engine = Engine(30.0, alive=False)
     error, notes, resent = ask([engine], attempts=6)
-    assert "no sign of life for 0.1 s" in str(error)
+    assert "no sign of life for 0.4 s" in str(error)
     assert (engine.requests, resent) == (1, 0)
     assert [note for note in notes if "failed" in note]
 
@@ -134,6 +134,21 @@ def test_a_silent_server_that_is_brought_back_gets_each_request_once_more(dead: 
     assert answers[0][0].token_ids == (7,)
     assert engine.requests == dead + 1
     assert resent == dead
+
+
+def test_a_question_that_is_still_open_ends_with_the_client() -> None:
+    engine = Engine(3.5 * LIMIT, alive=False)
+
+    async def work() -> set[str]:
+        async with serving(engine) as url:
+            client = RolloutClient(url, latent=LATENT, decode=str, timeout=5 * LIMIT)
+            async with client:
+                await client.generate([PromptRequest((1,))], TEN)
+            await asyncio.sleep(0)
+            return {task.get_name() for task in asyncio.all_tasks() if "_ask" in repr(task.get_coro())}
+
+    assert run(work()) == set()
+    assert engine.probes == 1
 
 
 def with_stream(events: Callable[[web.StreamResponse], Awaitable[None]]) -> Any:

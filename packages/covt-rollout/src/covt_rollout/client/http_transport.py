@@ -100,6 +100,9 @@ class Transport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for replica in self.replicas:
+            if replica.probe is not None:
+                replica.probe.cancel()
         if self._session is not None:
             await self._session.close()
             self._session = None
