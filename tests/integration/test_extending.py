@@ -161,7 +161,7 @@ for modes in ("keep,drop_marked", "keep,no_mode"):
 
 
 def test_a_metric(copy: Path, tmp_path: Path) -> None:
-    insert(copy / "covt_runtime/metrics/metric_table.py", '    Metric("entropy"', block("an entry of METRICS"))
+    insert(copy / "covt_runtime/metrics/metric_table.py", '    Metric("clip_ratio*"', block("an entry of METRICS"))
     code = """
 from covt_runtime.metrics.metric_table import unit_of
 from covt_rl.training.live_view import live_values
