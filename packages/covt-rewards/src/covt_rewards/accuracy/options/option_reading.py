@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from covt_rewards.accuracy.options.option_letters import read_letters
 from covt_rewards.accuracy.options.option_texts import OptionTexts, read_option_texts
@@ -49,11 +50,15 @@ def read_options(answer: str, options: Sequence[str]) -> Named:
         Indices from 0: one, several where the answer gives several, or none where it names no option or is unclear.
         All options with the same text count as one.
     """
-    texts = read_option_texts(tuple(options))
-    named = _read(answer[:MAX_CHARACTERS], texts)
-    if len(named) == 1:
-        return texts.find_duplicates(next(iter(named)))
-    return named
+    return _read_cached(answer[:MAX_CHARACTERS], tuple(options))
+
+
+@lru_cache(maxsize=512)
+def _read_cached(answer: str, options: tuple[str, ...]) -> Named:
+    """Read an answer; a gold answer is read for every group and once more to choose its grader."""
+    texts = read_option_texts(options)
+    named = _read(answer, texts)
+    return texts.find_duplicates(next(iter(named))) if len(named) == 1 else named
 
 
 def _read(answer: str, texts: OptionTexts) -> Named:

@@ -28,11 +28,13 @@ class OptionTexts:
         raw: the texts, without a letter of their own (`A. cat`) and without a sentence behind the last one.
         plain: normalized texts.
         small: as LaTeX without delimiters and spaces.
+        canonical: without articles, names and other words for the same.
     """
 
     raw: tuple[str, ...]
     plain: tuple[str, ...]
     small: tuple[str, ...]
+    canonical: tuple[str, ...]
 
     def find_equal(self, answer: str) -> int | None:
         """Find the only option with this text, up to case, spaces, articles and LaTeX spelling."""
@@ -43,7 +45,7 @@ class OptionTexts:
             return self.plain.index(plain)
         for key, texts in (
             (compact(answer), self.small),
-            (_canonical(plain), tuple(map(_canonical, self.plain))),
+            (_canonical(plain), self.canonical),
         ):
             same = [i for i, text in enumerate(texts) if text and text == key]
             if len(same) == 1:
@@ -100,7 +102,8 @@ def read_option_texts(options: tuple[str, ...]) -> OptionTexts:
     raw = _strip_own_letters(options)
     if raw and "\n" in raw[-1] and not any("\n" in text for text in raw[:-1]):
         raw = (*raw[:-1], raw[-1].strip().partition("\n")[0])
-    return OptionTexts(raw, tuple(map(normalize_text, raw)), tuple(map(compact, raw)))
+    plain = tuple(map(normalize_text, raw))
+    return OptionTexts(raw, plain, tuple(map(compact, raw)), tuple(map(_canonical, plain)))
 
 
 def _strip_own_letters(options: Sequence[str]) -> tuple[str, ...]:
