@@ -120,7 +120,8 @@ class Update:
         completions = tuple(self.completion(1 if n else many, n) for n in range(ROWS))
         signs = tuple(1.0 if n % 2 else -1.0 for n in range(ROWS))
         group = TrainGroup("r", self.prompt, completions, signs, {}, advantages=signs)
-        self.updater.planner = self.planner if alone else EveryForward(self.planner, many)
+        updater: Any = self.updater
+        updater.planner = self.planner if alone else EveryForward(self.planner, many)
         begun = time.process_time()
         self.updater.update([group], fresh=False)
         return time.process_time() - begun

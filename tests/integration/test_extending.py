@@ -161,7 +161,8 @@ for modes in ("keep,drop_marked", "keep,no_mode"):
 
 
 def test_a_metric(copy: Path, tmp_path: Path) -> None:
-    insert(copy / "covt_runtime/metrics/metric_table.py", '    Metric("clip_ratio*"', block("an entry of METRICS"))
+    entry = block("an entry of METRICS").strip() + ",\n"
+    insert(copy / "covt_runtime/metrics/metric_table.py", '    Metric("clip_ratio*"', entry)
     code = """
 from covt_runtime.metrics.metric_table import unit_of
 from covt_rl.training.live_view import live_values
@@ -173,7 +174,7 @@ print(unit_of("latent/norm"), live_values({"latent/norm": 2.0}, []))
 def test_a_command_line_flag(copy: Path, tmp_path: Path) -> None:
     command = copy / "covt" / "commands" / "doctor.py"
     flag = block("a parameter of doctor").strip()
-    command.write_text(command.read_text().replace("def doctor(", f"def doctor({flag} "))
+    command.write_text(command.read_text().replace("def doctor(", f"def doctor({flag}, "))
     code = """
 from typer.testing import CliRunner
 from covt.main import app
