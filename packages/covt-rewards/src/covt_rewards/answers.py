@@ -20,6 +20,11 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _END_OF_SENTENCE = re.compile(r"[.;!?](?=\s|$)|。")
+_END_OF_THINKING = "</think>"
+_POINTS_BACK = re.compile(r"\b(?:above|box|boxed|shown|given|earlier|same)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"-?\d{1,15}(?:,\d{3}){0,4}(?:\.\d{1,15})?(?![\d/^.,]\d|[/^])")
+_LETTER = re.compile(r"[(\[]?([A-Z])[)\]]?")
+_HEDGED = re.compile(r"round|approx|about|nearest|roughly|≈|\bif\b|\bnot\b", re.IGNORECASE)
 MAX_LINE_CHARACTERS = 100
 """A text of one line up to this length is an answer by itself."""
 MAX_CHARACTERS = 400_000
@@ -178,29 +183,71 @@ def text_after_answer(text: str) -> str:
 
 
 def final_answer(text: str, lenient: bool = True) -> FinalAnswer:
-    """Read the final answer of a completion.
+    r"""Read the final answer of a completion.
 
     Args:
         text: the completion; special tokens in it are ignored.
-        lenient: also accept "the answer is …" and a text that is one short line.
+        lenient: also accept "the answer is …" and a text that is one short line. What follows `</think>` then counts
+            before the thinking, and a sentence with a number before another number in an earlier `\boxed{…}`.
 
     Returns:
         The answer and how it was found; `kind` is `none` when there is no answer.
     """
     text = strip_special_tokens(text[-MAX_CHARACTERS:])
+    thinking = text.lower().rfind(_END_OF_THINKING) if lenient else -1
+    if thinking >= 0:
+        found = _read_final_answer(text[thinking + len(_END_OF_THINKING) :], lenient)
+        is_line = found.kind == "line" and not marked_answers(text[:thinking]).candidates
+        if is_line or _stands_alone(found):
+            return found
+    return _read_final_answer(text, lenient)
+
+
+def _stands_alone(found: FinalAnswer) -> bool:
+    """Whether an answer behind the thinking is one, and no remark such as "Done." or "the answer is given above"."""
+    if found.kind == "line":
+        bare = found.text.strip(" .$*()`")
+        return " " not in bare and (len(bare) == 1 or any(character.isdigit() for character in bare))
+    return found.kind != "none" and not (found.kind == "phrase" and _POINTS_BACK.search(found.text))
+
+
+def _read_final_answer(text: str, lenient: bool) -> FinalAnswer:
     marked = marked_answers(text).candidates
     if marked:
-        content = _unwrap(marked[-1].content)
-        if _is_withdrawn(text[marked[-1].end :]):
+        content, rest = _unwrap(marked[-1].content), text[marked[-1].end :]
+        if _is_withdrawn(rest):
             return FinalAnswer("", "open")
+        if lenient and (corrected := _correction(content, rest[-MAX_TAIL_CHARACTERS:])):
+            return corrected
         return FinalAnswer(content, marked[-1].kind)
     if lenient:
         tail = text[-MAX_TAIL_CHARACTERS:]
-        phrases = _PHRASE.findall(tail)
-        if phrases:
-            sentence = _END_OF_SENTENCE.split("".join(phrases[-1]).strip(), maxsplit=1)[0]
-            return FinalAnswer(sentence.strip(" \t*_"), "phrase")
+        if phrase := _last_phrase(tail):
+            return FinalAnswer(phrase, "phrase")
         line = tail.strip()
         if line and len(line) <= MAX_LINE_CHARACTERS and "\n" not in line and len(text) <= MAX_TAIL_CHARACTERS:
             return FinalAnswer(line, "line")
     return FinalAnswer("", "none")
+
+
+def _last_phrase(text: str) -> str | None:
+    """What follows the last "the answer is", up to the end of the sentence; None without such a phrase."""
+    phrases = _PHRASE.findall(text)
+    if not phrases:
+        return None
+    return _END_OF_SENTENCE.split("".join(phrases[-1]).strip(), maxsplit=1)[0].strip(" \t*_")
+
+
+def _correction(content: str, rest: str) -> FinalAnswer | None:
+    """The answer of a sentence behind a box that names another number or letter; a rounded one corrects nothing."""
+    phrase = None if _HEDGED.search(rest) else _last_phrase(rest)
+    if not phrase:
+        return None
+    letters = [_LETTER.fullmatch(each.strip()) for each in (content, phrase)]
+    if letters[0] and letters[1]:
+        return FinalAnswer(phrase, "phrase") if letters[0][1] != letters[1][1] else None
+    boxed, named = _NUMBER.fullmatch(content.strip(" $")), _NUMBER.match(phrase.lstrip("$* "))
+    if boxed is None or named is None:
+        return None
+    values = [float(number.group().replace(",", "")) for number in (boxed, named)]
+    return FinalAnswer(phrase, "phrase") if values[0] != values[1] else None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from covt_rewards.accuracy.assignment import assign
 from covt_rewards.accuracy.graders import Grade, GradingTask
-from covt_rewards.accuracy.located_objects import Box, LocatedObject, find_objects, read_objects
+from covt_rewards.accuracy.located_objects import Box, LocatedObject, find_objects, last_fence, read_objects
 from covt_rewards.answers import final_answer, first_tag
 from covt_rewards.reward_errors import GoldError
 
@@ -85,10 +85,16 @@ def read_gold(text: str) -> list[LocatedObject]:
 
 
 def read_answer(text: str, lenient: bool = True) -> str:
-    """Read the text that should hold objects: the first `<answer>` tag, as published, else the final answer."""
+    """Read the text that should hold objects: the first `<answer>` tag, as published, else the final answer.
+
+    A lenient reader takes a text that is nothing but JSON, or the last fence of one without any other answer.
+    """
     content = first_tag(text)
     if content is None:
-        return final_answer(text, lenient).text
+        answer = final_answer(text, lenient)
+        if lenient and answer.kind not in ("boxed", "tag", "open"):
+            return last_fence(text) or (text.strip() if text.lstrip().startswith(("[", "{")) else answer.text)
+        return answer.text
     return final_answer(content).text if "boxed" in content else content.strip()
 
 

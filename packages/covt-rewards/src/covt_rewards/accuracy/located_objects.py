@@ -39,6 +39,12 @@ def read_objects(text: str) -> list[LocatedObject] | None:
     return _read(data)
 
 
+def last_fence(text: str) -> str | None:
+    """The content of the last whole fence of a text, if it is nothing but objects."""
+    fences = _FENCE.findall(text[-MAX_CHARACTERS:])
+    return fences[-1] if fences and read_objects(fences[-1]) else None
+
+
 def find_objects(text: str) -> list[LocatedObject] | None:
     """Read the objects of a text that may be in a fence, behind a few words, or without brackets."""
     text = text.strip()
