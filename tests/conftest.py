@@ -16,6 +16,12 @@ settings.load_profile("covt")
 TESTS = Path(__file__).parent
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m unit` doesn't import the other tests."""
+    is_other = TESTS / "unit" not in (collection_path, *collection_path.parents) and collection_path != TESTS
+    return True if config.option.markexpr == "unit" and is_other else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (TESTS / "unit") in item.path.parents:
