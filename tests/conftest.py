@@ -16,6 +16,14 @@ settings.load_profile("covt")
 TESTS = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """`-m unit` runs in two processes; the other tests start processes of their own. A worker starts no workers."""
+    is_worker = hasattr(config, "workerinput")
+    if config.option.markexpr == "unit" and config.option.numprocesses is None and not is_worker:
+        config.option.numprocesses = min(2, os.cpu_count() or 1)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """`-m unit` doesn't import the other tests."""
     is_other = TESTS / "unit" not in (collection_path, *collection_path.parents) and collection_path != TESTS
