@@ -132,8 +132,8 @@ def measured(work: Callable[[], None], cuda: bool) -> tuple[float, float]:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, so that it is counted when taken again
-        Path("/proc/self/clear_refs").write_text("5")  # the resident peak starts again from here
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system, so that a later allocation counts
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak of the resident set
         before = _status("VmRSS")
     begun = time.perf_counter()
     work()

@@ -5,7 +5,8 @@
 Each seed trains one latent model whose demonstrations of up to six hops mostly answer without latents, and from it, on
 the same server: GRPO with format, accuracy and necessity; GRPO without necessity (ν is measured, at weight 0); stage 2
 continued for as many seconds as the first. All are judged on 600 held-out maps, with their latents and without. This is
-no comparison of speeds, so there is no base; interrupted, the same command goes on after the last finished phase.
+no comparison of speeds, so there is no base. After an interruption, the same command continues after the last finished
+phase.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def tokens(length: int, spans: int, seed: int) -> list[int]:
 
 
 def events(ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The pieces of a streamed answer, as JSON has become objects."""
+    """The pieces of a streamed answer as parsed JSON."""
     found = []
     for start in range(0, len(ids), PIECE):
         piece = list(ids[start : start + PIECE])
@@ -172,7 +172,7 @@ class Step:
         return time.perf_counter() - begun
 
     def base(self) -> float:
-        """Through JSON, accuracy graded by each reward that asks, group after group."""
+        """Convert through JSON, grade accuracy for each reward that needs it, and score one group after another."""
         from dataclasses import replace
 
         from covt_rewards import LatentFormat, Rollout, parse_rewards, score_groups

@@ -1,4 +1,4 @@
-"""One update of many completions with one latent span beside a single one with many: who pays for it."""
+"""One update of many completions with one latent span and one with many: how much slower the update gets."""
 
 from __future__ import annotations
 

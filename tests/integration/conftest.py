@@ -1,4 +1,4 @@
-"""One real vLLM server for all integration tests, with a random tiny checkpoint in float32."""
+"""One real vLLM server for all integration tests, with a random tiny checkpoint in float32; two ranks per module."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from pathlib import Path
 
 import pytest
 from server_tools import BATCHED_TOKENS, KV_BYTES, MODEL_LENGTH, RunningServer, build_checkpoint
+from zero_jobs import JOBS
+
+from covt_runtime.launch.workers import WorkerGroup
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root-mean-square normalized feedback, K 4."""
     return build_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]:
+    """Two real ranks on gloo, which import the modules beside this file."""
+    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("ranks"), env=JOBS) as group:
+        yield group
 
 
 @pytest.fixture(scope="session")

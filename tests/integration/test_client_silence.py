@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from fake_server import completed, run
+from fake_server import completed, run, serving_app
 
 from covt_model.latent_config import LatentConfig
 from covt_rollout.client.rollout_client import RolloutClient
@@ -46,14 +46,8 @@ async def serving(engine: Engine) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_post("/inference/v1/generate", engine.generate)
     app.router.add_get("/weight_info", engine.weight_info)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving_app(app) as url:
+        yield url
 
 
 def ask(engines: list[Engine], prompts: int = 1, **settings: Any) -> tuple[Any, list[str], int]:

@@ -23,12 +23,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory):
-    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs")) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
 def reference(place: Path, two_ranks: WorkerGroup) -> Path:
     """Both stages, on two ranks."""
     return run(settings(place, "reference"), two_ranks)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from segment_jobs import MANY
 from sft_runs import make_place, settings
-from zero_jobs import JOBS
 
 from covt_runtime.launch.workers import WorkerGroup
 
@@ -16,12 +15,6 @@ from covt_runtime.launch.workers import WorkerGroup
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("segments"))
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory):
-    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs"), env=JOBS) as group:
-        yield group
 
 
 def payload(place: Path, gather: str, segments: list[int]) -> dict[str, Any]:

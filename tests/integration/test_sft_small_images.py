@@ -9,18 +9,11 @@ from pathlib import Path
 import pytest
 from layouts import picture, write_files
 from sft_runs import losses, run, settings
-from zero_jobs import JOBS
 
 from covt_data.ingest.prepare import prepare
 from covt_runtime.launch.workers import WorkerGroup
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory):
-    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs"), env=JOBS) as group:
-        yield group
 
 
 def write_set(place: Path, sizes: list[tuple[int, int] | None]) -> None:

@@ -26,12 +26,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("sft"))
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory):
-    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("logs"), env=JOBS) as group:
-        yield group
-
-
 def latent_rows(place: Path) -> int:
     """Rows with a latent step; the others are trained as text."""
     rows = PreparedSet(place / "data").rows("train")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from zero_jobs import JOBS
 
 from covt_runtime.launch.workers import WorkerGroup
 from covt_runtime.runtime_errors import WorkerUserError
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]:
-    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("ranks"), env=JOBS) as group:
-        yield group
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ import zero_jobs
 from zero_jobs import JOBS
 
 from covt_runtime.launch.workers import WorkerGroup
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]:
-    with WorkerGroup(2, log_dir=tmp_path_factory.mktemp("ranks"), env=JOBS) as group:
-        yield group
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from server_tools import RunningServer
 
 from covt.exporting import export_checkpoint
+from covt_model.checkpoints.computed_tensors import whole
 from covt_model.checkpoints.hf_folder import checkpoint_name
-from covt_model.checkpoints.lora_pieces import whole
 from covt_model.checkpoints.split_load import load_split
 from covt_model.latent_config import LatentConfig
 from covt_rl.training.train import plan, train

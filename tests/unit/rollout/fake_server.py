@@ -83,6 +83,13 @@ async def serving(answer: Answer, path: str = GENERATE) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_post(path, handle)
+    async with serving_app(app) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serving_app(app: web.Application) -> AsyncIterator[str]:
+    """The URL of a server with these routes."""
     # A client that gives up ends its request here too, as it does in vLLM.
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()

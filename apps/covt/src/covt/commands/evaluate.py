@@ -34,7 +34,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of sampling, noise and shuffling.")] = 0,
     base_url: Annotated[str, typer.Option(help="A running `covt serve` of MODEL; one is started without it.")] = "",
     out: Annotated[
-        Path, typer.Option(help="Folder of the per-answer JSONL files and summary.json; the same one goes on.")
+        Path, typer.Option(help="Folder of the per-answer JSONL files and summary.json; the same folder continues.")
     ] = Path("eval"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:

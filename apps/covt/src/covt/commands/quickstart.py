@@ -18,7 +18,8 @@ def quickstart(
     """The whole job in small, on a CPU, in minutes.
 
     Trains tiny models with and without latents, improves one with GRPO on rollouts from a vLLM server, exports it,
-    judges all of them and writes a report. Interrupted, the same command goes on after the last finished phase.
+    evaluates all of them and writes a report. After an interruption, the same command continues after the last
+    finished phase.
     """
     from covt.quickstart.tasks import find_task
 

@@ -1,4 +1,4 @@
-"""What a quickstart has finished, so that the same command goes on after an interruption."""
+"""What a quickstart has finished, so that the same command continues after an interruption."""
 
 import json
 from pathlib import Path

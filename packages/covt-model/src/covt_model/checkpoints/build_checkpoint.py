@@ -54,7 +54,7 @@ def build_checkpoint(
         latent_size: K, latent steps per segment.
         head: the rule that makes a latent from a hidden state.
         normalize: how the hidden state is normalized before it is fed back.
-        dtype: of all weights; by default each keeps the text checkpoint's, and the vision tower the embedding's.
+        dtype: dtype of all weights; by default that of the text checkpoint.
         seed: seed of the vision tower and of the new rows.
 
     Returns:

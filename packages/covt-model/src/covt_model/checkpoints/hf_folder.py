@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from covt_model import generation
-from covt_model.checkpoints.latent_rows import RowsReplaced, read_rows
+from covt_model.checkpoints.computed_tensors import RowsReplaced
+from covt_model.checkpoints.latent_rows import read_rows
 from covt_model.checkpoints.model_card import Facts, model_card
 from covt_model.checkpoints.shard_writer import NAMES, SHARD_BYTES, ShardWriter, Stored
 from covt_model.families import find_family

@@ -8,14 +8,12 @@ such file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from covt_model.checkpoints.shard_writer import Stored
 from covt_model.latent_config import KEY, LatentConfig
 
 FILE = Path(KEY) / "rows.safetensors"
@@ -33,30 +31,3 @@ def read_rows(checkpoint: Path | str) -> tuple[tuple[int, ...], dict[str, torch.
     if not path.is_file():
         return (), {}
     return LatentConfig.read(checkpoint).token_ids, load_file(path)
-
-
-@dataclass(frozen=True)
-class RowsReplaced:
-    """A stored matrix [n, H] with other values in the rows `ids`."""
-
-    weight: Stored
-    rows: torch.Tensor
-    ids: tuple[int, ...]
-
-    @property
-    def shape(self) -> Sequence[int]:
-        return self.weight.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.rows.dtype
-
-    def read(self, start: int, stop: int) -> torch.Tensor:
-        """Elements start … stop−1 of the flattened matrix."""
-        columns = self.shape[1]
-        part = self.weight.read(start, stop)
-        for row, index in zip(self.rows, self.ids, strict=True):
-            first, last = max(start, index * columns), min(stop, (index + 1) * columns)
-            if first < last:
-                part[first - start : last - start] = row[first - index * columns : last - index * columns]
-        return part

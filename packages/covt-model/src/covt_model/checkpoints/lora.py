@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from covt_model.checkpoints.lora_pieces import MergedMatrix, RowsAdded, whole
+from covt_model.checkpoints.computed_tensors import MergedMatrix, RowsAdded, whole
 from covt_model.checkpoints.shard_writer import Stored
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.heads import ATTRIBUTE

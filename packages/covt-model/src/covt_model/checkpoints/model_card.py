@@ -61,7 +61,7 @@ license: {facts.licence}
 A {family.title} checkpoint that reasons with latent visual tokens (Interleaved Latent Visual Reasoning,
 arXiv 2512.05665). After `<|latent_start|>` (id {latent.start_id}) it takes {latent.size} latent steps,
 `<|latent_pad|>` (id {latent.pad_id}); at each, {rule}. Then `<|latent_end|>` (id {latent.end_id}) follows and
-text goes on. The settings are in `config.json` under `covt_latent`.
+text continues. The settings are in `config.json` under `covt_latent`.
 
 ## Use
 

@@ -28,7 +28,7 @@ GGUF_MAGIC = b"GGUF"
 class TextCheckpoint:
     """A causal language model: its config, its tokenizer, and its tensors by name, read one at a time.
 
-    `output` is the name of the output matrix where it isn't tied to the embedding.
+    A tied output matrix has no name of its own.
     """
 
     name: str

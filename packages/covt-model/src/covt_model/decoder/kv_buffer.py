@@ -16,7 +16,7 @@ import torch
 class LayerCache:
     """keys, values: [B, kv heads, S, D], filled up to slot `used`, allocated at the first write.
 
-    The first stretch has all B rows; a later one may have only the first few.
+    The first stretch has all B rows; later ones may have fewer, always the first ones.
     """
 
     def __init__(self, slots: int) -> None:

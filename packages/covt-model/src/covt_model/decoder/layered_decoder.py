@@ -104,7 +104,7 @@ class _Layer:
         return StepWeights(self.head_size, norms[0].weight, norms[1].weight, eps, *projections, recomputes)  # pyright: ignore[reportArgumentType]
 
     def is_one_node(self, attend: Attention) -> bool:
-        """Whether the layer is one node of the graph, which decides by itself what it keeps."""
+        """Whether the layer is a single node of the autograd graph, which decides what it keeps."""
         return self.step is not None and isinstance(attend, Step)
 
     def __call__(self, hidden: torch.Tensor, rotary: Rotary, attend: Attention, cache: LayerCache) -> torch.Tensor:

@@ -17,8 +17,8 @@ from covt_model.decoder.layer_ops import linear_gradient
 
 # From this many positions on, a product of its own is as fast, and the inputs need not be kept.
 MANY = 64
-# Inputs of smaller calls wait for one product until they are so many positions: they would take as much memory as the
-# activations that checkpointing saves.
+# Inputs of smaller calls are collected up to this many positions and multiplied at once. More would take as much
+# memory as checkpointing saves.
 MOST_WAITING = 512
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 BATCH_PATCHES = 16_384
 """Patches per forward: three pictures of a megapixel, in patches of 14 × 14 pixels."""
 CELLS = 32
-"""Cells per forward of a tower that computes each cell apart. Always so many, filled with blanks: then a cell's feature
-depends to the last bit on the cell alone."""
+"""Cells per forward of a tower that computes each cell independently. Smaller batches are padded with blank cells, so
+that a cell's feature depends on the cell alone, to the last bit."""
 
 
 class _Recent(OrderedDict[bytes, torch.Tensor]):
@@ -52,7 +52,7 @@ class VisionFeatures:
     Args:
         visual: the model's vision tower.
         settings: image settings of the checkpoint.
-        batch_patches: most patches per forward; a larger picture has a forward of its own, and with 0 every one has.
+        batch_patches: most patches per forward; a larger picture gets a forward of its own; with 0 every picture does.
         capacity: most pictures, and as many crops or cells, that are kept on the tower's device.
         capacity_bytes: most bytes of each.
     """

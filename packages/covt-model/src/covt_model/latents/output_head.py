@@ -2,7 +2,7 @@
 
 The vocabulary is divided into blocks. The forward pass keeps a running maximum and sum over them (online softmax,
 Milakov and Gimelshein, arXiv 1805.02867); the backward pass computes each block's logits again and turns them into
-gradients in place. Each row of the weight's gradient so comes from one product over all tokens.
+gradients in place. So each row of the weight's gradient comes from one product over all tokens.
 
 A head is scored by calling it as a module with a `Scoring`, so that hooks on it, such as ZeRO-3's gathering, run once
 around all blocks. `scoring_head` makes one of a plain linear layer.
@@ -26,13 +26,13 @@ LOWEST = torch.finfo(torch.float32).min
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """What is wanted of N hidden states.
+    """How to score N hidden states.
 
     Attributes:
-        targets: int64 [N], the token whose log-probability is wanted.
+        targets: int64 [N], the token whose log-probability to return.
         temperature: divides the logits; 0 means greedy sampling, which is scored at 1.
         banned: tokens that can't be sampled; their logits are −∞.
-        entropy: whether the entropy of each distribution is wanted too.
+        entropy: whether to return the entropy of each distribution too.
         chunk_bytes: most bytes of logits at a time.
     """
 
@@ -44,7 +44,7 @@ class Scoring:
 
 
 Scores = tuple[torch.Tensor, torch.Tensor]
-"""Log-probabilities of the targets and entropies, fp32 [N] each; entropies that are not wanted are 0."""
+"""Log-probabilities of the targets and entropies, fp32 [N] each; entropies that were not asked for are 0."""
 
 
 class ScoringHead(nn.Module):
@@ -76,7 +76,7 @@ class Rows:
 
 
 def scoring_head(head: nn.Module) -> ScoringHead:
-    """The same module, able to score: a plain linear layer changes its class and keeps parameters and hooks.
+    """Make a head able to score: a plain linear layer changes its class and keeps its parameters and hooks.
 
     Raises:
         TypeError: the head is of another kind.
@@ -120,7 +120,7 @@ class _Weights:
 
 
 def _blocks(count: int, weights: _Weights, scoring: Scoring) -> Iterator[tuple[int, int]]:
-    """Ranges of the vocabulary whose logits of `count` tokens, with what is derived from them, fit into a chunk."""
+    """Ranges of the vocabulary whose logits of `count` tokens, with the tensors derived from them, fit into a chunk."""
     width = weights.weight.element_size()
     each = FP32_BYTES * (2 if scoring.entropy else 1) + (width if width < FP32_BYTES else 0)
     size = max(1, scoring.chunk_bytes // (each * max(count, 1)))
@@ -143,7 +143,7 @@ class _Score(torch.autograd.Function):
     ) -> Scores:
         weights, sums = _Weights(ids, weight, bias, rows), _Sums(scoring)
         for start, stop in _blocks(len(states), weights, scoring):
-            # A block is held by nothing but the call that uses it up, so that it is freed before the next.
+            # Only the call that consumes a block refers to it, so that it is freed before the next one is made.
             sums.add(weights.block(states, scoring, start, stop), start)
         normalizer, logprobs, entropy = sums.scores()
         ctx.set_materialize_grads(False)
@@ -175,7 +175,7 @@ class _Sums:
         self.chosen, self.total, self.weighted = (torch.zeros(count, device=device) for _ in range(3))
 
     def add(self, logits: torch.Tensor, start: int) -> None:
-        """Take in a block's logits [N, L], which are overwritten; it begins at token `start`."""
+        """Accumulate a block's logits [N, L], which are overwritten; the block begins at token `start`."""
         here, place = _inside(self.scoring.targets, start, logits.shape[1])
         self.chosen = torch.where(here, logits.gather(1, place).squeeze(1), self.chosen)
         highest = torch.maximum(self.highest, logits.amax(1))
@@ -195,7 +195,7 @@ class _Sums:
 
 
 class _Gradients:
-    """Gradients of states (summed in fp32), weight, bias and rows; None for those that are not wanted."""
+    """Gradients of states (summed in fp32), weight, bias and rows; None for those that need none."""
 
     def __init__(self, states: torch.Tensor, weights: _Weights, wanted: tuple[bool, ...]) -> None:
         self.given, self.weights = states, weights
@@ -206,7 +206,7 @@ class _Gradients:
         self.rows = torch.zeros_like(weights.rows) if of_rows and weights.rows is not None else None
 
     def add(self, wide: torch.Tensor, start: int) -> None:
-        """Take in the gradients of a block's logits [N, L] in fp32; it begins at token `start`."""
+        """Accumulate the gradients of a block's logits [N, L] in fp32; the block begins at token `start`."""
         given, weights, stop = self.given, self.weights, start + wide.shape[1]
         block = wide.to(given.dtype)
         if self.states is not None:
@@ -222,7 +222,7 @@ class _Gradients:
                 self.rows[number] = block[:, token] @ given
 
     def found(self) -> tuple[torch.Tensor | None, ...]:
-        """In the dtypes of what they are gradients of."""
+        """Cast each gradient to the dtype of its tensor."""
         states = None if self.states is None else self.states.to(self.given.dtype)
         return states, self.weight, self.bias, self.rows
 

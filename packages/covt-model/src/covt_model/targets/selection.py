@@ -13,7 +13,7 @@ from torch.nn import functional
 
 MAX_CANDIDATES = 256
 Unfilled = Literal["repeat", "unaligned"]
-"""What pads get for which nothing was selected: the best feature again, or nothing, which zeros stand for."""
+"""What pads without a selected feature get: the best feature again, or no target, written as zeros."""
 
 
 def mean_runs(features: torch.Tensor, runs: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
 
 NAMED = 5
-"""Prompts that a message names."""
+"""How many prompts a message names."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LongPrompt:
 def reachable_rows(stream: RowStream, config: RlConfig, steps: int) -> list[int]:
     """Indexes of the rows that a run can sample, in the order in which they are stored.
 
-    Where rows are left out others take their place, so every row may be sampled.
+    Where rows are left out, others take their place, so every row may be sampled.
     """
     most = steps * config.rollout.prompts * (config.rollout.dynamic + 1)
     every = config.algorithm.steps is None or config.data.on_bad == "skip"
@@ -41,7 +41,7 @@ def reachable_rows(stream: RowStream, config: RlConfig, steps: int) -> list[int]
 
 
 def share_of_rank(indexes: Sequence[int], rank: int, ranks: int) -> Sequence[int]:
-    """The indexes that one rank reads: rows stored together, so that ranks read different parts of the files."""
+    """The indexes of one rank: a contiguous run of stored rows, so that each rank reads its own part of the files."""
     return indexes[len(indexes) * rank // ranks : len(indexes) * (rank + 1) // ranks]
 
 
@@ -84,7 +84,7 @@ def describe_long_prompts(found: Sequence[LongPrompt], total: int, config: RlCon
 
 
 def refuse_long_prompts(found: Sequence[LongPrompt], total: int, config: RlConfig) -> None:
-    """Raise RlError for prompts without room where `data.on_bad` is `refuse`, or where nothing is left without them."""
+    """Raise RlError for prompts without room if `data.on_bad` is `refuse`, or if no other prompts remain."""
     if not found or (config.data.on_bad == "skip" and len(found) < total):
         return
     name, _ = length_limit(config)

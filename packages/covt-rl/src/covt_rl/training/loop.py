@@ -120,7 +120,7 @@ class Trainer:
         return done == self.job.steps or (self.config.algorithm.steps is None and self.cursor >= len(self.stream.rows))
 
     def train_step(self, step: int) -> None:
-        """Train one step, with everything that follows it."""
+        """Train one step, then log, validate and save where the step is due."""
         metrics = self.optimize(step)
         last = self.is_over(step + 1)
         best = False

@@ -39,7 +39,7 @@ def find_bad_prompts(job: TrainJob, encoder: Encoder, stream: RowStream, worker:
     Each rank reads and encodes its own part of the rows that the run can sample.
 
     Raises:
-        RlError: there are such prompts, and `data.on_bad` is `refuse` or nothing is left without them.
+        RlError: there are such prompts, and `data.on_bad` is `refuse` or no other prompts remain.
     """
     indexes = reachable_rows(stream, job.config, job.steps)
     mine = share_of_rank(indexes, worker.rank, worker.world_size)

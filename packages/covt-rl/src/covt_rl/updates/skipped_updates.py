@@ -9,7 +9,7 @@ from covt_rl.rl_recipe import RlConfig
 from covt_runtime.engine.zero_engine import StepResult
 
 MOST_IN_A_ROW = 3
-"""After so many skipped steps in a row the cause is no single step."""
+"""Skipped steps in a row that end the run: the cause is then no single step."""
 
 
 MOST_MASKED = 0.5
@@ -18,7 +18,7 @@ MOST_MASKED = 0.5
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How far trainer and server are apart on the first completions of a step, before its first update.
+    """How much trainer and server differ on a step's first completions, before its first update.
 
     Attributes:
         gap: mean |trainer − server| log-probability of all sampled tokens.
@@ -41,7 +41,7 @@ class Disagreement:
 
 
 class SkippedUpdates:
-    """Decides which updates are skipped, the same on every rank since it is asked about global values.
+    """Decides which updates are skipped. All ranks decide alike, because the values are global.
 
     Attributes:
         steps: how many steps were skipped so far.
@@ -72,7 +72,7 @@ class SkippedUpdates:
         """Whether the engine has left the weights alone because the gradient was not finite.
 
         Raises:
-            RlError: `data.on_bad` is `refuse`, or it is so for the third time in a row.
+            RlError: `data.on_bad` is `refuse`, or this is the third time in a row.
         """
         if isfinite(result.grad_norm):
             return False

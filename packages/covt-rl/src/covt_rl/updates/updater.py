@@ -28,8 +28,8 @@ MEANS = ("gap", "kl_server", "kl", "entropy", "clipped", "importance")
 COUNTS = ("tokens", "rows", "masked", "all_tokens", "all_gap")
 SUMS = (*MEANS, *COUNTS)
 ROW_FACTOR = 10
-"""A single completion is masked when its gap is so many times `algorithm.gap_limit`, which limits the mean of a step: a
-few unlikely tokens make the gap of a short completion large."""
+"""A completion is masked when its gap exceeds `algorithm.gap_limit`, the limit of a step's mean, by this factor: a few
+unlikely tokens make the gap of a short completion large."""
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Updater:
         return {name: value for name, value in metrics.items() if isfinite(value)}
 
     def offload(self) -> None:
-        """Leave the device: engine, vision tower and reference go to the host until `reload`."""
+        """Move engine, vision tower and reference to the host until `reload`."""
         self._move("cpu")
         self.engine.offload()
 

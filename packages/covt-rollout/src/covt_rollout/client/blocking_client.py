@@ -39,7 +39,7 @@ class BlockingClient:
         self._loop.close()
 
     async def _close(self) -> None:
-        """Cancel everything that still runs, or a thread that waits for it would wait forever."""
+        """Cancel all running tasks, since a thread that waits for one would wait forever."""
         running = asyncio.all_tasks() - {asyncio.current_task()}
         for task in running:
             task.cancel()

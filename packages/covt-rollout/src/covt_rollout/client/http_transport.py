@@ -1,6 +1,7 @@
 """HTTP to one or several replicas of the server: pooled, bounded, retried, spread by load.
 
-A request waits as long as its server is alive (`replica.SilenceLimit`). What is sent again is counted and said.
+A request waits as long as its server is alive (`replica.SilenceLimit`). Requests that are sent again are counted and
+reported.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ class Transport:
         )
 
     def _send_again(self, call: _Call) -> None:
-        """Note that a request is about to be sent again."""
+        """Count a request that is about to be sent again."""
         self.resent += 1
         if call.assembler is not None:
             call.assembler.restart()

@@ -218,7 +218,7 @@ class _Request:
         for attempt in range(MAX_INTERRUPTIONS):
             if attempt:
                 self.client.transport.resent += 1
-                # What was seen of the first answer does not come again.
+                # The first answer's progress is not reported a second time.
                 on_progress = None
             key = None
             if hold_latents:
@@ -278,9 +278,10 @@ class _Request:
         )
 
     def _without_stop(self, choice: GeneratedChoice) -> GeneratedChoice:
-        """The sample without the end that the server forces behind a span too many.
+        """The sample without the end that the server forces when a sample begins one span more than allowed.
 
-        Only a limit of spans ends a completion behind the start of one. It is cut there as at its greatest length.
+        Only a limit of spans ends a completion behind the start of one. The sample is cut there, as at its greatest
+        length.
         """
         ids = choice.token_ids
         if choice.finish_reason != "stop" or len(ids) < 2 or ids[-2] != self.client.latent.start_id:

@@ -36,7 +36,7 @@ class StreamedAnswer:
         return [GeneratedChoice(index, [], [], "", ()) for index in range(self._n)]
 
     def restart(self) -> None:
-        """Forget all pieces. From now on progress is not reported: what was seen may not come again."""
+        """Forget all pieces, and stop reporting progress: a second answer may differ from the first."""
         self.prompt_ids, self.choices = None, self._empty()
         self._restarted = True
 

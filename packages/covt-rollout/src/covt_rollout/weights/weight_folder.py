@@ -76,7 +76,7 @@ def scratch_folder(folder: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _write_errors(root: Path) -> Iterator[None]:
-    """Turn what the disk or safetensors says into one sentence with a remedy."""
+    """Turn an error of the disk or of safetensors into one sentence with a remedy."""
     from safetensors import SafetensorError
 
     try:

@@ -1,4 +1,4 @@
-"""The recipe's fields are described, and every recipe key that an error names exists."""
+"""The fields of both recipes are described, and every recipe key that an error names exists."""
 
 import ast
 import re
@@ -39,9 +39,19 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from fields(section, f"{prefix}{name}.")
 
 
-@pytest.mark.parametrize(("name", "field"), [pytest.param(name, field, id=name) for name, field in fields(SftConfig)])
-def test_every_field_is_described(name: str, field: Any):
-    assert field.description and field.description.rstrip().endswith((".", ")")), name
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        pytest.param(name, field, id=f"{job}-{name}")
+        for job, recipe in (("sft", SftConfig), ("rl", RlConfig))
+        for name, field in fields(recipe)
+    ],
+)
+def test_every_setting_is_described_in_a_whole_sentence(name: str, field: Any) -> None:
+    text = (field.description or "").strip()
+    assert text.endswith((".", ")")), name
+    # `Of the entropy bonus.` would need the setting's name to be understood.
+    assert not text.startswith("Of "), name
 
 
 def texts_of_errors() -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""Merged weights of tensors that lie in files, added up a piece at a time: a whole matrix is never in memory."""
+"""Weights computed from tensors in files, a piece at a time: a whole matrix is never in memory."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ class MergedMatrix:
 
 
 @dataclass(frozen=True)
-class RowsAdded:
-    """`weight` with differences added to some rows. weight: [n, H]; rows: [len(ids), H]."""
+class RowsChanged(ABC):
+    """A stored matrix [n, H] whose rows `ids` are computed from `rows` [len(ids), H]."""
 
     weight: Stored
     rows: torch.Tensor
@@ -52,13 +53,34 @@ class RowsAdded:
         return self.weight.shape
 
     def read(self, start: int, stop: int) -> torch.Tensor:
+        """Elements start … stop−1 of the flattened matrix."""
         columns = self.shape[1]
         part = self.weight.read(start, stop)
         for row, index in zip(self.rows, self.ids, strict=True):
             first, last = max(start, index * columns), min(stop, (index + 1) * columns)
             if first < last:
-                change = row[first - index * columns : last - index * columns].float()
-                part[first - start : last - start] = (part[first - start : last - start].float() + change).to(
-                    part.dtype
-                )
+                old = part[first - start : last - start]
+                old.copy_(self.change(old, row[first - index * columns : last - index * columns]))
         return part
+
+    @abstractmethod
+    def change(self, old: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        """New values of a part of a row, from its stored values and its part of `rows`."""
+
+
+class RowsAdded(RowsChanged):
+    """`rows` are differences, added in fp32."""
+
+    def change(self, old: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return old.float() + given.float()
+
+
+class RowsReplaced(RowsChanged):
+    """`rows` take the place of the stored ones."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rows.dtype
+
+    def change(self, old: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return given
