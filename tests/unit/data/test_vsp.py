@@ -26,7 +26,7 @@ from covt_data.tasks.vsp_maps import (
 )
 from covt_data.tasks.vsp_published import PublishedMaps
 from covt_data.tasks.vsp_render import TRAIL_COLOR
-from covt_data.tasks.vsp_rows import make_row, moves_shown
+from covt_data.tasks.vsp_rows import StepStyle, make_row, moves_shown
 from covt_rewards.tasks.vsp_plan import walk_plan
 
 MOVES = "UDLR"
@@ -144,7 +144,7 @@ def test_the_canonical_map_is_the_least_of_the_eight(rows):
 
 @pytest.fixture(scope="module")
 def small():
-    options = VspOptions(n_train=300, n_prompts=200, n_test=60, sizes=(3, 4), seed=2)
+    options = VspOptions(n_train=300, n_prompts=200, n_test=60, n_validation=0, sizes=(3, 4), latents="trail", seed=2)
     return {split.name: list(split.rows) for split in splits(options)}
 
 
@@ -216,10 +216,10 @@ def pixels(image):
 
 
 def test_a_longer_plan_spreads_over_the_eight_helper_images():
-    assert moves_shown(3) == [1, 2, 3, 3, 3, 3, 3, 3]
-    assert moves_shown(12) == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert moves_shown(3, 8) == [1, 2, 3, 3, 3, 3, 3, 3]
+    assert moves_shown(12, 8) == [2, 3, 4, 6, 8, 9, 10, 12]
     rows = ("SHFFF", "FHFHF", "FHFHF", "FHFHF", "FFFHG")
-    row = make_row(rows, 0, "train", True)
+    row = make_row(rows, 0, "train", True, StepStyle("trail"))
     assert row.meta["focus"][0][-1] == [112, 112, 140, 140]
 
 
@@ -231,8 +231,8 @@ def test_the_plan_may_be_put_into_words():
     )
     assert told["prompts"] == plain["prompts"]
     for row, other in zip(told["train"], plain["train"], strict=True):
-        latent, text, answer = row.steps
-        assert [latent, answer] == other.steps and row.model_copy(update={"steps": other.steps}) == other
+        *latents, text, answer = row.steps
+        assert [*latents, answer] == other.steps and row.model_copy(update={"steps": other.steps}) == other
         words = {"up": "U", "down": "D", "left": "L", "right": "R"}
         assert ",".join(words[word] for word in re.findall(r"up|down|left|right", text.text)) == row.answer
         assert f"{len(row.meta['plan'])} move" in text.text
@@ -265,9 +265,9 @@ def read_table(folder):
 
 
 def test_published_maps_become_the_test_split_at_28_pixels_a_cell(folder):
-    options = VspOptions(n_train=2, n_prompts=0, n_test=2, maps=folder)
+    options = VspOptions(n_train=2, n_prompts=0, n_test=3, n_validation=1, sizes=(3,), maps=folder)
     made = {split.name: list(split.rows) for split in splits(options)}
-    assert [len(made[name]) for name in ("test", "validation", "train")] == [1, 2, 2]
+    assert {name: len(rows) for name, rows in made.items()} == {"test": 1, "generated": 3, "validation": 1, "train": 2}
     row = made["test"][0]
     assert (row.id, row.meta["rows"], row.answer) == ("vsp-published-level3-1", ["SFF", "HFF", "FFG"], "R,D,D,R")
     assert pixels(row.images[0]).shape == (84, 84, 3)
@@ -275,7 +275,7 @@ def test_published_maps_become_the_test_split_at_28_pixels_a_cell(folder):
 
 def test_levels_and_picture_size_can_be_chosen(folder):
     published = PublishedMaps.open(folder, (4,))
-    (row,) = published.rows("test", keep_size=True)
+    (row,) = published.rows("test", True, StepStyle())
     assert row.images[0].bytes == (folder / "level4/img/1.png").read_bytes()
     assert row.images[0].path == "level4/img/1.png"
 
@@ -305,14 +305,15 @@ def test_a_bad_line_is_named_with_file_and_line(folder, change, message):
 def test_a_folder_without_maps_says_what_is_expected(tmp_path, folder):
     with pytest.raises(DataFileError, match=r"rows.jsonl does not exist"):
         PublishedMaps.open(tmp_path / "nowhere", (3,))
-    with pytest.raises(DataError, match="no maps of the levels 7"):
-        PublishedMaps.open(folder, (7,))
+    with pytest.raises(DataError, match="no maps of level 5, 7") as caught:
+        PublishedMaps.open(folder, (3, 7, 5))
+    assert caught.value.remedy
 
 
 def test_a_broken_picture_is_named(folder):
     (folder / "level3/img/1.png").write_bytes(b"not a picture")
     with pytest.raises(DataFileError, match=r"1.png cannot be read"):
-        list(PublishedMaps.open(folder, (3,)).rows("test", keep_size=False))
+        list(PublishedMaps.open(folder, (3,)).rows("test", False, StepStyle()))
 
 
 @pytest.mark.shared_data

@@ -50,6 +50,11 @@ class TinySection(Section):
     """Attention heads of a decoder layer."""
     intermediate: int = 192
     """Inner width of a decoder layer's MLP: three times `hidden`."""
+    rope_theta: float = Field(default=1e4, gt=0)
+    """Base of the rotary positions. With 1e4 the slow dimensions turn by thousandths of a radian from one cell of a
+    small map to the next, which no short training learns to see; 4 makes them visible."""
+    mrope: tuple[int, int, int] = (4, 6, 6)
+    """Rotary dimensions, in pairs, for time, height and width: together half of `hidden / heads`."""
     vision_depth: int = 1
     """Blocks of the vision tower."""
     vision_hidden: int = 64

@@ -22,10 +22,12 @@ class SourceOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists_from_text(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Split lists that a command line gives as `3,4`."""
+        """Split lists that a command line gives as `3,4`, or as the number `4`."""
         lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
         return {
-            key: [item for item in value.split(",") if item] if key in lists and isinstance(value, str) else value
+            key: [item for item in str(value).split(",") if item]
+            if key in lists and isinstance(value, str | int | float)
+            else value
             for key, value in data.items()
         }
 

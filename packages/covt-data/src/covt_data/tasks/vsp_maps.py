@@ -31,12 +31,14 @@ class VspConditions:
         hole_density: probability of a hole on each cell that is neither start nor goal.
         min_path: least number of moves of a shortest plan.
         detour_share: fraction of maps on which the Manhattan plan fails; None leaves it to chance.
+        max_path: most moves of a shortest plan; None sets no limit.
     """
 
     sizes: tuple[int, ...]
     hole_density: float
     min_path: int
     detour_share: float | None
+    max_path: int | None = None
 
 
 def shortest_plan(rows: Sequence[str]) -> list[str] | None:
@@ -101,6 +103,8 @@ def _draw(random_: random.Random, conditions: VspConditions, taken: set[str]) ->
         plan = shortest_plan(rows)
         if plan is None or len(plan) < conditions.min_path:
             continue
+        if conditions.max_path is not None and len(plan) > conditions.max_path:
+            continue
         if detour is not None and detour == walk_plan(rows, manhattan_plan(rows)).success:
             continue
         name = map_hash(rows)
@@ -108,9 +112,14 @@ def _draw(random_: random.Random, conditions: VspConditions, taken: set[str]) ->
             return rows
     raise DataError(
         f"no further {size}×{size} map was found with hole_density={conditions.hole_density}, "
-        f"min_path={conditions.min_path}, detour_share={conditions.detour_share}; {len(taken)} are test maps",
+        f"min_path={conditions.min_path}, detour_share={conditions.detour_share}{_limit(conditions)}; "
+        f"{len(taken)} are test maps",
         "ask for fewer test rows, larger sizes, or conditions that more maps meet",
     )
+
+
+def _limit(conditions: VspConditions) -> str:
+    return "" if conditions.max_path is None else f" and plans of at most {conditions.max_path} moves"
 
 
 def generate_test(seed: str, count: int, conditions: VspConditions, taken: set[str]) -> Iterator[tuple[str, ...]]:

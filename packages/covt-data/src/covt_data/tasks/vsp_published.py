@@ -21,7 +21,7 @@ from covt_data.data_errors import DataError, DataFileError
 from covt_data.schema import Image, Row
 from covt_data.tasks.grid import CELL_PIXELS
 from covt_data.tasks.vsp_maps import shortest_plan
-from covt_data.tasks.vsp_rows import prompt_row
+from covt_data.tasks.vsp_rows import StepStyle, prompt_row
 
 TABLE = "rows.jsonl"
 LETTERS = {0: "F", -1: "H", 1: "S", 2: "G"}
@@ -48,7 +48,7 @@ class PublishedMaps:
 
         Raises:
             DataFileError: when the table or an image is missing.
-            DataError: when a line is invalid, or no map has one of the levels.
+            DataError: when a line is invalid, or a level has no map.
         """
         table = folder / TABLE
         if not table.is_file():
@@ -58,8 +58,11 @@ class PublishedMaps:
             found = _parse(folder, line, f"{table}, line {number}")
             if len(found.rows) in levels:
                 maps.append(found)
-        if not maps:
-            raise DataError(f"{table} has no maps of the levels {', '.join(map(str, levels))}", "choose other levels")
+        missing = sorted(set(levels) - {len(item.rows) for item in maps})
+        if missing:
+            raise DataError(
+                f"{table} has no maps of level {', '.join(map(str, missing))}", "choose other levels or sizes"
+            )
         return cls(folder, tuple(maps))
 
     def hashes(self) -> dict[str, str]:
@@ -70,11 +73,11 @@ class PublishedMaps:
         table = hashlib.sha256((self.folder / TABLE).read_bytes())
         return {TABLE: table.hexdigest(), "pictures": images.hexdigest()}
 
-    def rows(self, split: str, keep_size: bool) -> Iterator[Row]:
-        """Prompt rows; images are resized to 28 pixels per cell unless `keep_size`."""
+    def rows(self, split: str, keep_size: bool, style: StepStyle) -> Iterator[Row]:
+        """Prompt rows; images are resized to 28 pixels per cell unless `keep_size`. `style` is for the metadata."""
         for item in self.maps:
             image = Image(bytes=_encoded_image(item, keep_size), path=item.file.relative_to(self.folder).as_posix())
-            yield prompt_row(item.rows, f"vsp-published-{item.id.replace('/', '-')}", split, image, [])
+            yield prompt_row(item.rows, f"vsp-published-{item.id.replace('/', '-')}", split, image, [], style)
 
 
 def _parse(folder: Path, line: str, where: str) -> PublishedMap:

@@ -111,6 +111,8 @@ def build_tiny_checkpoint(config: SftConfig, data: Path, out: Path) -> Path:
         layers=tiny.layers,
         heads=tiny.heads,
         intermediate=tiny.intermediate,
+        mrope=tiny.mrope,
+        rope_theta=tiny.rope_theta,
         init_std=tiny.init_std,
         vision_depth=tiny.vision_depth,
         vision_hidden=tiny.vision_hidden,
