@@ -58,6 +58,7 @@ def make_loader(
     share: Callable[[torch.Tensor], torch.Tensor] = lambda lengths: lengths,
     ranks: int = 1,
     bad: bool = False,
+    keeps: bool = True,
     **section: object,
 ) -> StepLoader:
     rows = list(PreparedSet(place / "data").rows("train"))
@@ -67,7 +68,7 @@ def make_loader(
     encoder = Encoder(place / "model", require_latent=False, max_length=data.max_length)
     checks = RowChecks(None, encoder.latent.size, selects=False)
     source = SampleSource(rows, encoder, data, checks, device=torch.device("cpu"))
-    features = VisionFeatures(load_model(place / "model").model.visual, encoder.settings)
+    features = VisionFeatures(load_model(place / "model").model.visual, encoder.settings, keeps=keeps)
 
     def rows_of_step(number: int) -> list[int]:
         return [place % len(rows) for place in range(number * BATCH, (number + 1) * BATCH)]
@@ -133,6 +134,22 @@ def test_rows_are_encoded_and_pictures_decoded_by_the_threads(place: Path, monke
         pictures = [image for micro in rows.micro_batches for row in micro.batch.pictures for image in row]
         assert len(decode(loader.features, pictures)) == len(pictures) > 0
     assert seen and all(name.startswith("rows") for name in seen)
+
+
+def test_features_of_a_step_are_gone_in_the_next_which_has_its_pictures_decoded(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The same rows in each step: while the first runs, its features are there, but not for the second."""
+    with make_loader(place, threads=2, keeps=False) as loader:
+        monkeypatch.setattr(loader, "rows_of_step", lambda _: range(BATCH))
+        rows = loader.deal(0)
+        pictures = [image for micro in rows.micro_batches for row in micro.batch.pictures for image in row]
+        first = loader.features(pictures)
+        assert loader.features.bytes > 0
+        loader.deal(1)
+        assert loader.features.bytes == 0
+        monkeypatch.setattr("covt_model.encoding.row_images.Picture.pixels", lambda self: pytest.fail("decoded late"))
+        assert all(torch.equal(one, other) for one, other in zip(loader.features(pictures), first, strict=True))
 
 
 def test_a_row_that_ends_the_training_does_so_in_its_own_step(place: Path):

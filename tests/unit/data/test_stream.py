@@ -75,6 +75,14 @@ def test_rows_of_two_sets_under_one_index_and_by_id(prepared, other):
         RowsById(JoinedRows([LazyRows(other, "train"), LazyRows(other, "train")]))
 
 
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0), (3.0, 0.5)])
+@pytest.mark.parametrize("count", [0, 1, 17, 18, 83, 84, 300, 1024, 1025, 2500])
+def test_repeated_positions_are_those_whose_row_came_before(prepared, other, weights, count):
+    parts = [Part(prepared, "train", weights[0]), *(Part(other, "train", weight) for weight in weights[1:])]
+    stream = RowStream(parts, seed=4)
+    assert stream.repeated(count) == count - len({stream.index(place) for place in range(count)})
+
+
 def test_a_set_of_few_row_groups_is_shuffled_as_a_whole(prepared):
     rows = LazyRows(prepared, "train", 40)
     assert len(rows.groups) == 8

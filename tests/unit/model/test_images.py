@@ -132,12 +132,30 @@ def test_a_cells_feature_depends_on_the_cell_alone_to_the_last_bit(tiny, tiny_mo
         assert torch.equal(alone, together[number])
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_features_that_are_not_kept_live_for_their_step(tiny, tiny_model, attentive, forwards, whole):
+    """Within the step, where targets and forward ask for the same pictures, they are computed once."""
+    visual, settings = attentive if whole else tiny_model.model.visual, read_image_settings(tiny)
+    wanted = some_pictures(8)
+    expected = VisionFeatures(visual, settings)(wanted)
+    features = VisionFeatures(visual, settings, keeps=False)
+    for _ in range(2):
+        forwards.clear()
+        features.begin_step(features.decoder.decode(wanted, features.known))
+        assert features.bytes == 0
+        assert all(torch.equal(one, other) for one, other in zip(features(wanted), expected, strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(features(wanted), expected, strict=True))
+        assert len(forwards) == 1
+        # The next step's pictures are decoded while this step runs, and must not count on its features.
+        assert wanted[0].key not in features.known
+
+
 def test_pictures_decoded_ahead_in_threads_are_not_decoded_again(tiny, attentive, monkeypatch):
     wanted = some_pictures(7)
     expected = VisionFeatures(attentive, read_image_settings(tiny))(wanted)
     features = VisionFeatures(attentive, read_image_settings(tiny))
     with ThreadPoolExecutor(3) as pool:
-        features.use(features.decoder.decode(wanted, features.known, apply=pool.map))
+        features.begin_step(features.decoder.decode(wanted, features.known, apply=pool.map))
     monkeypatch.setattr(Picture, "pixels", lambda self: pytest.fail("decoded in the step"))
     ours = features(wanted)
     assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))

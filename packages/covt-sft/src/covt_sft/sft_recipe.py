@@ -67,7 +67,11 @@ class Stage1Section(StageSection):
 
 
 class Stage2Section(StageSection):
-    """`[stage2]`: latents come from the feedback rule, and the loss from text alone."""
+    """`[stage2]`: latents come from the feedback rule, and the loss from text."""
+
+    align_weight: float = Field(default=0.0, ge=0)
+    """Weight of the alignment loss, 1 − cosine of the latents that the model makes itself and stage 1's targets. 0, as
+    published, leaves the loss to text alone, which lets latents drift from what they stand for."""
 
 
 class SftDataSection(DataSection):
@@ -84,7 +88,7 @@ class SftDataSection(DataSection):
     """What happens to an image with more than `max_pixels`: it is resized, or its row is a bad row."""
     feature_cache_gib: float = Field(default=4.0, gt=0)
     """GiB on the training device for features of images already seen. The vision tower is frozen, so features that fit
-    are computed only once; others once per step."""
+    are computed only once; others once per step. Where no row comes twice, features are kept for their step alone."""
     sample_cache_gib: float = Field(default=1.0, ge=0)
     """GiB of host memory on each rank for encoded rows with their image files, so that they are encoded only once."""
     workers: int = Field(default=2, ge=0)

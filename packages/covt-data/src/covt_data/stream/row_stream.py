@@ -90,6 +90,10 @@ class RowStream(Iterator[Row]):
         epoch, offset = divmod(count, len(self.rows.parts[number]))
         return self.rows.place(number, int(self._order(number, epoch)[offset]) if self.shuffle else offset)
 
+    def repeated(self, count: int) -> int:
+        """How many of the first `count` positions have a row that an earlier position had."""
+        return sum(max(0, drawn - len(rows)) for drawn, rows in zip(self._shares(count), self.rows.parts, strict=True))
+
     def state(self) -> dict[str, Any]:
         """What `resume` needs; JSON-serializable, the same on every rank, and valid for any number of ranks."""
         return {"position": self.position, "fingerprint": self.fingerprint}
@@ -140,6 +144,14 @@ class RowStream(Iterator[Row]):
         self._draws = at, before, draws
         number = int(draws[offset])
         return number, int(before[number] + np.count_nonzero(draws[:offset] == number))
+
+    def _shares(self, count: int) -> list[int]:
+        """How many of the first `count` positions are of each part."""
+        if len(self.parts) == 1:
+            return [count]
+        blocks, rest = divmod(count, DRAWS)
+        draws = np.concatenate([*(self._block(block) for block in range(blocks)), self._block(blocks)[:rest]])
+        return np.bincount(draws, minlength=len(self.parts)).tolist()
 
     def _block(self, block: int) -> np.ndarray:
         weights = np.array([part.weight for part in self.parts])

@@ -55,6 +55,7 @@ class VisionFeatures:
         batch_patches: most patches per forward; a larger picture gets a forward of its own; with 0 every picture does.
         capacity: most pictures, and as many crops or cells, that are kept on the tower's device.
         capacity_bytes: most bytes of each.
+        keeps: whether features outlive their step, which pays where pictures are seen again in later ones.
     """
 
     def __init__(
@@ -65,23 +66,32 @@ class VisionFeatures:
         batch_patches: int = BATCH_PATCHES,
         capacity: int = 200_000,
         capacity_bytes: int = 8 << 30,
+        keeps: bool = True,
     ) -> None:
         self.visual = visual
+        self.keeps = keeps
         self.batch_patches = batch_patches
         self.capacity, self.capacity_bytes = capacity, capacity_bytes
         family = find_family(settings.model_type)
         self.decoder = PictureDecoder(family, settings, family.is_cellwise(visual.config))
         self._decoded: DecodedPictures = {}
-        self._by_key, self._by_pixels = _Recent(), _Recent()
+        self._forget()
 
     @property
     def known(self) -> Container[bytes]:
-        """Keys of the pictures whose features are kept; any thread may ask whether one is among them."""
-        return self._by_key
+        """Keys of pictures whose features later steps will find; any thread may ask whether one is among them."""
+        return self._by_key if self.keeps else ()
 
-    def use(self, decoded: DecodedPictures) -> None:
-        """Take pictures that were decoded ahead, in place of those of an earlier call."""
-        self._decoded = decoded
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pictures' features at the moment."""
+        return self._by_key.bytes
+
+    def begin_step(self, decoded: DecodedPictures | None = None) -> None:
+        """Take the pictures decoded ahead for a step in place of an earlier one's, and forget what isn't kept."""
+        self._decoded = decoded or {}
+        if not self.keeps:
+            self._forget()
 
     def __call__(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
         """Merged features [n_i, H] of each picture."""
@@ -94,6 +104,9 @@ class VisionFeatures:
     def move(self, device: torch.device | str) -> None:
         """Move the tower; the cache, which lies on its device, is emptied."""
         torch.nn.Module.to(self.visual, device)
+        self._forget()
+
+    def _forget(self) -> None:
         self._by_key, self._by_pixels = _Recent(), _Recent()
 
     @torch.no_grad()

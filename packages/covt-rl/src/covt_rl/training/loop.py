@@ -143,6 +143,7 @@ class Trainer:
             self.publish(step, needed=lambda: self.samples_now(step))
             rollouts, groups = self.collect(step)
         self.take_gpus()
+        self.updater.features.begin_step()
         with self.timed("advantages"):
             groups = self.compute_advantages(groups)
         if self.config.rollout.ahead:

@@ -70,5 +70,5 @@ def build_updater(job: TrainJob, encoder: Encoder, worker: Worker) -> Updater:
     )
     updates = job.steps * config.algorithm.epochs * config.algorithm.mini_batches
     engine = ZeroEngine(objective, config.optim, config.zero, total_steps=updates)
-    features = VisionFeatures(visual, encoder.settings)
+    features = VisionFeatures(visual, encoder.settings, keeps=False)
     return Updater(engine, policy, encoder, features, config, lambda text: worker.emit(note_event(text)))

@@ -92,7 +92,7 @@ class StepLoader:
             assert self._prepared is not None
             prepared = self._prepared[1].result()
             self._begin(number + 1, self._assembler)
-        self.features.use(prepared.decoded)
+        self.features.begin_step(prepared.decoded)
         return prepared.rows.mapped(lambda batch: batch.to(self.source.device))
 
     def _begin(self, number: int, assembler: ThreadPoolExecutor) -> None:

@@ -96,6 +96,20 @@ def training_stream(data: Path | str, config: SftConfig) -> RowStream:
     return RowStream(parts, seed=config.run.seed, limits=limits_of(config.data.min_pixels, most))
 
 
+def sees_images_again(config: SftConfig, stream: RowStream, steps: int) -> bool:
+    """Whether features of images are worth keeping from step to step: a step's worth of rows comes twice, or a frozen
+    teacher computes targets before the first step.
+
+    Args:
+        config: the recipe.
+        stream: the rows of the training.
+        steps: most steps of all stages.
+    """
+    batch, latent = config.data.batch_size, config.latent
+    is_prepared = config.method == "latent" and latent.selection == "ilvr" and latent.teacher == "frozen"
+    return is_prepared or stream.repeated(steps * batch) >= batch
+
+
 def _known_config(model: str) -> dict[str, Any] | None:
     """The model's config.json from its folder or the table of published models; None where neither has it."""
     if model == TINY:

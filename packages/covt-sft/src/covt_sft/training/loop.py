@@ -25,7 +25,7 @@ from covt_sft.batches.step_loader import RowsOfStep, StepLoader
 from covt_sft.losses.objective import Objective
 from covt_sft.losses.stage_loss import StageLoss
 from covt_sft.losses.target_maker import TargetMaker
-from covt_sft.planning.plan import training_stream
+from covt_sft.planning.plan import sees_images_again, training_stream
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_job import SftJob
 from covt_sft.training.accuracy_probe import AccuracyProbe
@@ -57,9 +57,10 @@ class Trainer:
         torch.manual_seed(config.run.seed)
         self.noise = torch.Generator().manual_seed(config.run.seed * 1000 + worker.rank)
         self.encoder = build_encoder(config, job.model)
-        self.policy, self.features = build_policy(config, self.encoder, job.model, worker.device)
         prepared = PreparedSet(job.data)
         self.stream = training_stream(job.data, config)
+        keeps = sees_images_again(config, self.stream, sum(stage.steps for stage in self.stages))
+        self.policy, self.features = build_policy(config, self.encoder, job.model, worker.device, keeps_features=keeps)
         self.data = build_source(config, self.encoder, self.stream.rows, worker.device)
         rows = max(config.eval.rows, config.eval.loss_rows) if config.eval.split in prepared.splits else 0
         held_out = list(prepared.rows(config.eval.split, rows, limits=self.stream.limits)) if rows else []
@@ -103,9 +104,9 @@ class Trainer:
         self.reporter.begin_phase(f"sft {self.config.method}, {stage.name}", None if limit else stage.steps)
         began = self.clock() - position.seconds
         loss = StageLoss(stage.section, self.config.method, self.engine, self.features, self.targets)
-        if loss.aligned is None:
+        if not loss.uses_targets:
             self.targets.release_teacher()
-        self.loader.helpers = loss.aligned is not None and self.targets.cache is None
+        self.loader.helpers = loss.uses_targets and self.targets.cache is None
         while not position.ended:
             step_began = time.monotonic()
             with self.profiler.trace(position.done + 1):
@@ -170,7 +171,7 @@ class Trainer:
 
     def prepare_targets(self) -> None:
         """Compute a frozen teacher's targets once, while the model still has the teacher's weights."""
-        if not self.targets.frozen or self.stages[0].name != "stage1":
+        if not self.targets.frozen or not (self.stages[0].name == "stage1" or self.config.stage2.align_weight):
             return
         self.reporter.begin_phase("targets of the frozen teacher")
         usable = chain(self.data.usable(), self.held_out.usable())
@@ -212,7 +213,7 @@ class Trainer:
             self.noise.set_state(loaded.tensors["rank/noise"])
         else:
             self.noise.manual_seed((self.config.run.seed * 1000 + self.worker.rank) * 1_000_003 + loaded.step)
-        if position.stage != "stage1":
+        if position.stage != "stage1" and not self.config.stage2.align_weight:
             self.targets.release_teacher()
         self.targets.load_state(loaded.tensors)
         self.best = loaded.extra["best"]

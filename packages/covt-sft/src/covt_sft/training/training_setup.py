@@ -62,7 +62,7 @@ def check_latent_settings(found: LatentConfig, section: LatentSection, checkpoin
 
 
 def build_policy(
-    config: SftConfig, encoder: Encoder, checkpoint: Path, device: torch.device
+    config: SftConfig, encoder: Encoder, checkpoint: Path, device: torch.device, *, keeps_features: bool
 ) -> tuple[LatentPolicy, VisionFeatures]:
     """The trainable language model, with adapters where the recipe has them, and the frozen vision tower's features."""
     model, visual = load_split(
@@ -78,8 +78,14 @@ def build_policy(
     latent = replace(encoder.latent, head="none") if config.method == "pause" else encoder.latent
     policy = LatentPolicy(model, latent, config.method, checkpoint=config.model.gradient_checkpointing)
     capacity = int(config.data.feature_cache_gib * 2**30)
-    patches = config.data.vision_patches
-    return policy, VisionFeatures(visual, encoder.settings, batch_patches=patches, capacity_bytes=capacity)
+    features = VisionFeatures(
+        visual,
+        encoder.settings,
+        batch_patches=config.data.vision_patches,
+        capacity_bytes=capacity,
+        keeps=keeps_features,
+    )
+    return policy, features
 
 
 def build_source(config: SftConfig, encoder: Encoder, rows: Sequence[Row], device: torch.device) -> SampleSource:
