@@ -1,12 +1,13 @@
 """`necessity` against the formula of its definition, and what each form does at its edges."""
 
-from statistics import fmean
+import random
+from statistics import fmean, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covt_rewards import Group, LatentFormat, Rollout, parse_rewards
+from covt_rewards import Group, LatentFormat, RewardError, Rollout, parse_rewards
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.rewards.necessity import NecessityReward, mean_nu
 
@@ -35,11 +36,11 @@ def group(*rollouts: Rollout) -> Group:
     ("right", "ablated", "value", "nu"),
     [
         (True, [False], 1.0, 1.0),
-        (False, [True], -0.5, -1.0),
+        (False, [True], -1.0, -1.0),
         (True, [True], 0.0, 0.0),
         (False, [False], 0.0, 0.0),
         (True, [True, False], 0.5, 0.5),
-        (False, [True, False, False, False], -0.125, -0.25),
+        (False, [True, False, False, False], -0.25, -0.25),
     ],
 )
 def test_gain_and_harm(right: bool, ablated: list[bool], value: float, nu: float) -> None:
@@ -84,21 +85,56 @@ def test_nu_is_logged_at_weight_zero() -> None:
     assert mean_nu([]) is None
 
 
+def test_the_published_rule() -> None:
+    """+1 right only with the latents, −0.5 right with and without, −0.5 right only without, 0 never right."""
+    cases = [(True, [False]), (True, [True]), (False, [True]), (False, [False])]
+    results = NecessityReward(preset="silent")(group(*(rollout(*case) for case in cases)))
+    assert [r.value for r in results] == [1.0, -0.5, -0.5, 0.0]
+    results = NecessityReward(preset="silent", w_redundant=0.0)(group(rollout(True, [True])))
+    assert [r.value for r in results] == [0.0]
+
+
+@pytest.mark.parametrize(("ablated", "controls"), [(1, 0), (1, 1), (4, 4)])
+@pytest.mark.parametrize("accuracy", [0.2, 0.5])
+def test_latents_that_change_nothing_are_paid_nothing(ablated: int, controls: int, accuracy: float) -> None:
+    """The mean reward of equal accuracies is 0 within four standard errors; with w_harm 0.5 it is far above."""
+    draw, groups = random.Random(0), 300
+
+    def answers(number: int) -> list[bool]:
+        return [draw.random() < accuracy for _ in range(number)]
+
+    cases = [[(*answers(1), answers(ablated), answers(controls)) for _ in range(8)] for _ in range(groups)]
+
+    def rewards(reward: NecessityReward) -> list[float]:
+        return [r.value for case in cases for r in reward(group(*(rollout(*each) for each in case)))]
+
+    fair, lenient = rewards(NecessityReward()), rewards(NecessityReward(w_harm=0.5))
+    error = stdev(fair) / len(fair) ** 0.5
+    assert abs(fmean(fair)) < 4 * error < 0.08
+    assert fmean(lenient) > 0.04
+
+
 def test_group_contrast() -> None:
+    """Only rollouts that used latents and were right are paid the difference."""
     mixed = [(True, True), (True, True), (False, True), (True, False), (False, False)]
-    results = NecessityReward(form="contrast")(group(*(rollout(right, [], used=used) for right, used in mixed)))
-    assert [r.value for r in results] == pytest.approx([2 / 3 - 1 / 2] * 3 + [0.0] * 2)
+    results = NecessityReward(preset="contrast")(group(*(rollout(right, [], used=used) for right, used in mixed)))
+    assert [r.value for r in results] == pytest.approx([2 / 3 - 1 / 2] * 2 + [0.0] * 3)
+
+
+def test_the_contrast_has_no_weights() -> None:
+    with pytest.raises(RewardError, match=r"necessity\.w_harm is 0\.5, and preset contrast has no weights \(leave out"):
+        parse_rewards("necessity", {"necessity": {"preset": "contrast", "w_harm": 0.5}})
 
 
 def test_group_contrast_is_never_negative() -> None:
-    results = NecessityReward(form="contrast")(group(rollout(False, []), rollout(True, [], used=False)))
+    results = NecessityReward(preset="contrast")(group(rollout(False, []), rollout(True, [], used=False)))
     assert [r.value for r in results] == [0.0, 0.0]
     assert results[0].parts["delta"] == -1.0
 
 
 @pytest.mark.parametrize("used", [True, False])
 def test_group_contrast_is_zero_when_one_side_is_empty(used: bool) -> None:
-    results = NecessityReward(form="contrast")(group(rollout(True, [], used=used), rollout(True, [], used=used)))
+    results = NecessityReward(preset="contrast")(group(rollout(True, [], used=used), rollout(True, [], used=used)))
     assert [r.value for r in results] == [0.0, 0.0]
     assert "no rollout" in results[0].reason
 

@@ -72,7 +72,8 @@ def test_a_bad_specification_says_what_is_wrong(spec: str, message: str) -> None
         ({"necessity": {"w_harm": True}}, "necessity.w_harm is True .give a number"),
         ({"necessity": {"latent": 3}}, "necessity.latent is 3 .it is no plain value"),
         ({"accuracy": {"lenient": 1}}, "accuracy.lenient is 1 .give true or false"),
-        ({"necessity": {"form": "both"}}, "choose one of counterfactual, contrast"),
+        ({"necessity": {"preset": "both"}}, "choose one of counterfactual, silent, contrast"),
+        ({"necessity": {"form": "contrast"}}, "no setting 'form'.*its settings are preset"),
         ({"format": {"think": True}}, "settings are given for 'format'"),
     ],
 )

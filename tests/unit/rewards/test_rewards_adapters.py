@@ -51,7 +51,7 @@ def test_trl_gives_what_the_rewards_give_for_the_same_groups() -> None:
 
 def test_trl_rewards_see_the_group_its_token_ids_and_its_continuations() -> None:
     logged: dict[str, float] = {}
-    (contrast,) = reward_funcs("necessity", {"necessity": {"form": "contrast"}}, {"latent": LATENT})
+    (contrast,) = reward_funcs("necessity", {"necessity": {"preset": "contrast"}}, {"latent": LATENT})
     columns: dict[str, Any] = {"answer": ["7", "7", "9"], "grader": ["math"] * 3}
     ids = [SPAN, [5], SPAN]
     assert contrast(["p", "p", "q"], ["7", "8", "9"], ids, **columns) == [1.0, 0.0, 0.0]

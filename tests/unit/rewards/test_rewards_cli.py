@@ -195,7 +195,7 @@ def test_list_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"name": "format", "from": "covt_rewards.rewards.format:FormatReward"} in json.loads(capsys.readouterr().out)
     assert main(["explain", "necessity"]) == 0
     explained = capsys.readouterr().out
-    assert "w_harm = 0.5\n      weight of being wrong with the latents" in explained
+    assert "w_harm = None\n      weight of being wrong with the latents" in explained
     assert "latent --latents-of CHECKPOINT" in explained
     assert main(["explain", "vision_reasoner"]) == 0
     assert capsys.readouterr().out.endswith("It has no settings.\n")

@@ -176,8 +176,10 @@ def _check_types(name: str, target: type, settings: Mapping[str, object]) -> Non
         choices: tuple[object, ...] = get_args(kind) if get_origin(kind) is Literal else ()
         if choices and value not in choices:
             raise RewardError(f"{name}.{key} is {value!r}", f"choose one of {', '.join(map(str, choices))}")
-        if kind in _PLAIN and not _is_a(value, kind):
-            raise RewardError(f"{name}.{key} is {value!r}", f"give {_PLAIN[kind]}")
+        plain = [each for each in get_args(kind) or (kind,) if each in _PLAIN]
+        may_be_none = value is None and type(None) in get_args(kind)
+        if len(plain) == 1 and not may_be_none and not _is_a(value, plain[0]):
+            raise RewardError(f"{name}.{key} is {value!r}", f"give {_PLAIN[plain[0]]}")
         records = tuple(each for each in get_args(kind) or (kind,) if isinstance(each, type))
         if any(is_dataclass(each) for each in records) and not isinstance(value, records):
             raise RewardError(f"{name}.{key} is {value!r}", f"it is no plain value; see covt-rewards explain {name}")

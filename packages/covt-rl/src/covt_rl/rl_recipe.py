@@ -56,7 +56,7 @@ class RewardsSection(Section):
     control: int = Field(default=0, ge=0)
     """Continuations per rollout with the latents kept. They make ν unbiased and cost as much as the ablated ones."""
     settings: dict[str, dict[str, bool | int | float | str]] = Field(default_factory=dict)
-    """Settings of single rewards, as in `necessity = {w_harm = 0.25}`."""
+    """Settings of single rewards, as in `necessity = {preset = "silent"}`."""
     time_limit: float = Field(default=120.0, gt=0)
     """Seconds in which a reward of your own must score one group; a group that takes longer scores 0."""
 

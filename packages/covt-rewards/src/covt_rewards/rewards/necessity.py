@@ -7,10 +7,12 @@ For rollout i, let u_i be 1 when it has a well-formed latent span, a_i its accur
     R_i = u_i · (w_gain·max(ν_i, 0) − w_harm·max(−ν_i, 0) − w_redundant·[a_i = 1 and ā_i = 1])
 
 `control` continuations are sampled the same way with the latents kept. Where they exist, their mean accuracy replaces
-a_i, which makes ν_i unbiased.
+a_i, which makes ν_i unbiased. With the default weights w_gain = w_harm = 1 and w_redundant = 0, R_i is u_i·ν_i, whose
+mean is 0 for latents that change nothing: a smaller w_harm pays for the noise of ν_i. The preset `silent` has the
+weights of arXiv 2605.18641, w_gain 1 and w_harm = w_redundant = 0.5.
 
-Without continuations, the group contrast Δ = mean(a | u = 1) − mean(a | u = 0) gives R_i = u_i·max(Δ, 0), or 0 when one
-side is empty. A constant added to all rollouts of a group cancels in GRPO, so Δ moves the policy only through u.
+Without continuations, the preset `contrast` takes Δ = mean(a | u = 1) − mean(a | u = 0) over the group, and
+R_i = u_i·a_i·max(Δ, 0), or 0 when one side is empty.
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ from typing import Literal
 
 from covt_rewards.accuracy import AccuracyReward
 from covt_rewards.latents import LatentFormat, check_rollout_spans
+from covt_rewards.reward_errors import RewardError
 from covt_rewards.types import Group, RewardResult, Rollout
+
+WEIGHTS = {"counterfactual": (1.0, 1.0, 0.0), "silent": (1.0, 0.5, 0.5)}
+"""w_gain, w_harm and w_redundant of the presets that have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +36,43 @@ class NecessityReward:
     """Counterfactual necessity, or the group contrast.
 
     Attributes:
-        form: `counterfactual` (needs `ablated`, uses `control` where present) or `contrast` (needs neither).
-        w_gain: weight of being right with the latents and wrong without.
-        w_harm: weight of being wrong with the latents and right without.
-        w_redundant: cost of being right either way; values above 0 are known to make training suppress latents.
+        preset: `counterfactual` or `silent` (both need `ablated` and use `control` where present), or `contrast` (needs
+            neither). `silent` is the published rule, known to make training suppress latents.
+        w_gain: weight of being right with the latents and wrong without: 1, unless given.
+        w_harm: weight of being wrong with the latents and right without: 1 (`silent`: 0.5), unless given.
+        w_redundant: cost of being right either way: 0 (`silent`: 0.5), unless given; values above 0 are known to make
+            training suppress latents.
         accuracy: the reward that decides what is right; use the same as the run.
         latent: the checkpoint's latent vocabulary; without it the recorded `latent_spans` decide u.
+
+    Raises:
+        RewardError: a weight is given beside `contrast`, which has none.
     """
 
-    form: Literal["counterfactual", "contrast"] = "counterfactual"
-    w_gain: float = 1.0
-    w_harm: float = 0.5
-    w_redundant: float = 0.0
+    preset: Literal["counterfactual", "silent", "contrast"] = "counterfactual"
+    w_gain: float | None = None
+    w_harm: float | None = None
+    w_redundant: float | None = None
     accuracy: AccuracyReward = field(default_factory=AccuracyReward)
     latent: LatentFormat | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("w_gain", "w_harm", "w_redundant") if getattr(self, name) is not None]
+        if self.preset == "contrast" and given:
+            raise RewardError(
+                f"necessity.{given[0]} is {getattr(self, given[0])}, and preset contrast has no weights",
+                f"leave out {', '.join(given)}, or choose preset counterfactual",
+            )
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """w_gain, w_harm and w_redundant: those given, else the preset's."""
+        gain, harm, redundant = WEIGHTS[self.preset]
+        return (
+            gain if self.w_gain is None else self.w_gain,
+            harm if self.w_harm is None else self.w_harm,
+            redundant if self.w_redundant is None else self.w_redundant,
+        )
 
     def __call__(self, group: Group) -> list[RewardResult]:
         """Score every rollout. Parts: `used` and `accuracy`; `accuracy_ablated`, `nu`, `redundant` where measured.
@@ -52,7 +81,7 @@ class NecessityReward:
             GoldError: when the gold answer itself cannot be read.
         """
         used = [self._uses_latents(rollout) for rollout in group.rollouts]
-        if self.form == "contrast":
+        if self.preset == "contrast":
             return _score_contrast([g.score for g in self.accuracy.grade(group)], used)
         return self._score_counterfactual(group, used)
 
@@ -83,7 +112,8 @@ class NecessityReward:
             return RewardResult(0.0, parts, "no well-formed latent span")
         redundant = kept == 1.0 and without == 1.0
         parts["redundant"] = float(redundant)
-        value = self.w_gain * max(nu, 0.0) - self.w_harm * max(-nu, 0.0) - self.w_redundant * redundant
+        w_gain, w_harm, w_redundant = self.weights
+        value = w_gain * max(nu, 0.0) - w_harm * max(-nu, 0.0) - w_redundant * redundant
         return RewardResult(value, parts, _describe(nu, redundant))
 
 
@@ -105,7 +135,7 @@ def _score_contrast(scores: Sequence[float], used: Sequence[bool]) -> list[Rewar
         delta = fmean(with_latents) - fmean(without)
         reason, shared = f"group contrast {delta:+.3f}", {"delta": delta}
     return [
-        RewardResult(max(delta, 0.0) * u, {"used": float(u), "accuracy": score, **shared}, reason)
+        RewardResult(u * score * max(delta, 0.0), {"used": float(u), "accuracy": score, **shared}, reason)
         for score, u in zip(scores, used, strict=True)
     ]
 
