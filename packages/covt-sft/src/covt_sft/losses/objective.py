@@ -1,4 +1,4 @@
-"""Supervised losses: token cross-entropy, and in stage 1 the alignment of hidden states to helper-image features."""
+"""Supervised losses: token cross-entropy, and the alignment of hidden states to helper-image features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class LossSums:
 
     ce: Sum
     align: Sum | None
-    """1 − cosine over latents; None in stage 2 and for the controls."""
+    """1 − cosine over latents; None without targets."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Objective(nn.Module):
         features: Sequence[Tensor],
         *,
         targets: Tensor | None = None,
+        feeds_targets: bool = True,
         noise: Noise = NO_NOISE,
         max_segments: int | None = None,
     ) -> LossSums:
@@ -56,14 +57,18 @@ class Objective(nn.Module):
         Args:
             batch: the rows.
             features: visual tokens of the rows' images, each [n_i, H].
-            targets: [P, H], used as latents in stage 1; None lets the model generate its own. A pad whose target is
-                zeros has none: it keeps its own embedding and is not aligned.
+            targets: [P, H], what the latents are aligned to. A pad whose target is zeros has none and is not aligned.
+            feeds_targets: whether targets are the latents, as in stage 1, where a pad without one keeps its own
+                embedding. Otherwise, and without targets, the model generates its own.
             noise: added to the targets.
             max_segments: latent segments to compute, at least the most of a row; None means the most of a row.
         """
         given = None if targets is None else has_target(targets)
-        inputs = targets if targets is None or noise.inputs is None else targets + noise.inputs
-        hidden = self.policy.hidden(batch, features, latents=inputs, has_latent=given, max_segments=max_segments)
+        inputs = targets if feeds_targets else None
+        if inputs is not None and noise.inputs is not None:
+            inputs = inputs + noise.inputs
+        has_latent = None if inputs is None else given
+        hidden = self.policy.hidden(batch, features, latents=inputs, has_latent=has_latent, max_segments=max_segments)
         ce = token_loss(self.policy.model.lm_head, hidden, batch.labels)
         if targets is None:
             return LossSums(ce, align=None)

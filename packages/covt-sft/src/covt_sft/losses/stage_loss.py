@@ -9,9 +9,9 @@ from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.latents.training_losses import Sum
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_sft.batches.sample_source import MicroBatch, StepRows
-from covt_sft.losses.objective import NO_NOISE, LossSums, Noise, has_target
+from covt_sft.losses.objective import NO_NOISE, LossSums, Noise, draw_noise, has_target
 from covt_sft.losses.target_maker import TargetMaker
-from covt_sft.sft_recipe import Method, Stage1Section, StageSection
+from covt_sft.sft_recipe import Method, Stage1Section, Stage2Section
 
 Part = tuple[float, Sum, int]
 """One loss: its weight, its sum over this rank's micro-batch, and the global count to divide by."""
@@ -33,9 +33,19 @@ class StageLoss:
     """Computes the loss of one stage. Micro-batches that are not counted have weight 0."""
 
     def __init__(
-        self, stage: StageSection, method: Method, engine: ZeroEngine, features: VisionFeatures, targets: TargetMaker
+        self,
+        stage: Stage1Section | Stage2Section,
+        method: Method,
+        engine: ZeroEngine,
+        features: VisionFeatures,
+        targets: TargetMaker,
     ) -> None:
-        self.aligned = stage if isinstance(stage, Stage1Section) and method == "latent" else None
+        aligns = method == "latent"
+        self.stage1 = stage if isinstance(stage, Stage1Section) and aligns else None
+        self.ce_weight = 1.0 if self.stage1 is None else self.stage1.ce_weight
+        self.align_weight = stage.align_weight if aligns else 0.0
+        self.uses_targets = self.stage1 is not None or self.align_weight > 0
+        """In stage 1 targets are the latents, in stage 2 only what the model's own latents are aligned to."""
         self.engine = engine
         self.features = features
         self.target_maker = targets
@@ -62,11 +72,17 @@ class StageLoss:
         return tuple(int(most) for most in self.engine.global_max(own).tolist())
 
     def make_targets(self, rows: StepRows) -> Sequence[torch.Tensor | None]:
-        """For each micro-batch its targets [P, H]; None where the model generates its own latents (collective)."""
+        """For each micro-batch its targets [P, H]; None where the stage uses none (collective)."""
         micro_batches = rows.micro_batches
-        if self.aligned is None:
+        if not self.uses_targets:
             return [None] * len(micro_batches)
         return self.target_maker.make([m.batch for m in micro_batches], [m.samples for m in micro_batches])
+
+    def draw_noise(self, target: torch.Tensor | None, generator: torch.Generator) -> Noise:
+        """Noise on the targets [P, H] of a micro-batch; only stage 1 has any."""
+        if self.stage1 is None or target is None:
+            return NO_NOISE
+        return draw_noise(target, self.stage1, generator)
 
     def compute_parts(
         self,
@@ -77,24 +93,29 @@ class StageLoss:
         target: torch.Tensor | None,
         noise: Noise = NO_NOISE,
     ) -> list[Part]:
-        """One forward: cross-entropy and, in stage 1, alignment.
+        """One forward: cross-entropy, and alignment where there are targets.
 
         Args:
             call: the engine, or its module for a forward without gradients.
             micro: the rows of the forward.
             counts: counts of the whole step.
             segments: this micro-batch's entry in `counts.segments`.
-            target: [P, H], or None where the model generates its own latents.
+            target: [P, H], or None where the stage uses none.
             noise: added to the targets.
         """
         features = self.features([image for row in micro.batch.pictures for image in row])
-        losses = call(micro.batch, features, targets=target, noise=noise, max_segments=segments)
+        losses = call(
+            micro.batch,
+            features,
+            targets=target,
+            feeds_targets=self.stage1 is not None,
+            noise=noise,
+            max_segments=segments,
+        )
         counted = float(micro.counted)
-        parts: list[Part] = [
-            (counted * (1.0 if self.aligned is None else self.aligned.ce_weight), losses.ce, counts.supervised)
-        ]
-        if self.aligned is not None and losses.align is not None:
-            parts.append((counted * self.aligned.align_weight, losses.align, counts.latents))
+        parts: list[Part] = [(counted * self.ce_weight, losses.ce, counts.supervised)]
+        if losses.align is not None:
+            parts.append((counted * self.align_weight, losses.align, counts.latents))
         return parts
 
     @staticmethod
@@ -107,9 +128,9 @@ class StageLoss:
         """Mean losses by metric name, from this rank's sums [2] (collective)."""
         ce, align = self.engine.global_sum(sums).tolist()
         metrics = {"loss": ce / max(counts.supervised, 1), "ce": ce / max(counts.supervised, 1)}
-        if self.aligned is not None:
+        if self.uses_targets:
             metrics["align"] = align / max(counts.latents, 1)
-            metrics["loss"] = self.aligned.ce_weight * metrics["ce"] + self.aligned.align_weight * metrics["align"]
+            metrics["loss"] = self.ce_weight * metrics["ce"] + self.align_weight * metrics["align"]
         return metrics
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from covt_model.latents.training_losses import mean_loss
 from covt_runtime.engine.zero_engine import StepResult, ZeroEngine
 from covt_runtime.metrics.performance import DecoderWork, memory_gib, peak_flops
 from covt_sft.batches.sample_source import StepRows
-from covt_sft.losses.objective import NO_NOISE, draw_noise
+from covt_sft.losses.objective import NO_NOISE
 from covt_sft.losses.stage_loss import Counts, StageLoss
 from covt_sft.sft_errors import SftError
 
@@ -96,7 +96,7 @@ class Stepper:
         else:
             result = self.engine.skip_step()
             self._count_skipped(False, "loss", rows, (~sums.isfinite()).any(1).tolist())
-        if loss.aligned is not None and not self._skipped_in_a_row:
+        if loss.uses_targets and not self._skipped_in_a_row:
             loss.target_maker.update_teacher()
         metrics |= {"tokens": float(counts.supervised), "lr": result.lr, "grad_norm": result.grad_norm}
         metrics |= self._performance(StepWork.of(rows, self.work), time.monotonic() - started)
@@ -110,9 +110,7 @@ class Stepper:
         """Run the backward passes; returns the summed losses of each micro-batch, [M, 2]."""
         sums = []
         for micro, target, segments in zip(rows.micro_batches, targets, counts.segments, strict=True):
-            noise = NO_NOISE
-            if loss.aligned is not None and target is not None and micro.counted:
-                noise = draw_noise(target, loss.aligned, self.noise)
+            noise = loss.draw_noise(target, self.noise) if micro.counted else NO_NOISE
             parts = loss.compute_parts(self.engine, micro, counts, segments, target, noise)
             self.engine.backward(mean_loss(parts))
             sums.append(loss.sum_losses(micro, parts))

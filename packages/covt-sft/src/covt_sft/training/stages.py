@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_job import SftJob
-from covt_sft.sft_recipe import StageSection
+from covt_sft.sft_recipe import Stage1Section, Stage2Section
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Stage:
     """One stage of the training."""
 
     name: str
-    section: StageSection
+    section: Stage1Section | Stage2Section
     steps: int
     """Most optimizer steps; the stage ends earlier when its `seconds` are up."""
     is_final: bool
