@@ -11,6 +11,7 @@ from model_samples import make_row, text_model
 from torch.nn import functional
 
 from covt_model.decoder.layered_decoder import plain_forward
+from covt_model.decoder.varlen_attention import KERNELS
 from covt_model.encoding.batch import collate
 from covt_model.encoding.encode import IGNORE, Encoder
 from covt_model.encoding.vision_features import VisionFeatures
@@ -115,7 +116,7 @@ def test_selected_targets_are_the_same(tiny, tiny_model):
 
 
 def plain_varlen(queries, keys, values, query_lengths, key_lengths):
-    """What flash-attention computes on sequences of unequal lengths, one sequence after another."""
+    """What the kernels compute on sequences of unequal lengths, one sequence after another."""
     outputs = []
     ranges = zip(*(pairwise(accumulate(lengths, initial=0)) for lengths in (query_lengths, key_lengths)), strict=True)
     for (first, last), (start, stop) in ranges:
@@ -127,19 +128,20 @@ def plain_varlen(queries, keys, values, query_lengths, key_lengths):
     return torch.cat(outputs)
 
 
+@pytest.mark.parametrize("kernel", ["varlen", "flash_attention_2"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_what_is_given_to_flash_attention_computes_the_same(
-    encoder, samples, tiny, tiny_model, monkeypatch, stage, packed
+def test_what_is_given_to_a_kernel_for_unequal_lengths_computes_the_same(
+    encoder, samples, tiny, tiny_model, monkeypatch, stage, packed, kernel
 ):
-    """The kernel needs a GPU; here its definition stands in for it, so that lengths and places are what is tested."""
-    monkeypatch.setattr("covt_model.decoder.attention.flash_varlen", plain_varlen)
-    monkeypatch.setattr("covt_model.decoder.layered_decoder.check_flash", lambda dtype: None)
+    """The kernels need a GPU; here their definition stands in for them, so that lengths and places are tested."""
+    monkeypatch.setitem(KERNELS, kernel, plain_varlen)
+    monkeypatch.setattr("covt_model.decoder.varlen_attention._check_kernel", lambda attention, dtype: None)
     batch = batch_of(encoder, samples, packed=packed)
     features = VisionFeatures(tiny_model.model.visual, encoder.settings)([p for row in batch.pictures for p in row])
     latents = torch.randn(len(batch.pad_index), 64, generator=torch.Generator().manual_seed(1)) if stage == 1 else None
     results = []
-    for attention in ("sdpa", "flash_attention_2"):
+    for attention in ("sdpa", kernel):
         model = copy.deepcopy(tiny_model)
         model.model.language_model.config._attn_implementation = attention
         policy = LatentPolicy(model, LatentConfig.read(tiny), "latent")

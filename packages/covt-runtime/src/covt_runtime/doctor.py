@@ -130,7 +130,7 @@ def check_devices() -> Check:
 
 
 def check_flash_attention() -> Check:
-    """Whether flash-attention is installed, which only `model.attention = "flash_attention_2"` on GPUs needs."""
+    """Whether flash-attention is installed, which trainings on GPUs prefer to PyTorch's build of it."""
     name = "flash-attention"
     version = metadata.version("flash-attn") if _installed("flash-attn") else ""
     if not visible_gpus():

@@ -73,9 +73,10 @@ class ModelSection(Section):
     newest model of `covt sft` in `covt rl`."""
     gradient_checkpointing: bool = False
     """Recompute each layer's activations in the backward pass: less memory, about a third more computation."""
-    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
-    """Attention kernel of the language model while training. `flash_attention_2` needs a GPU, the package flash-attn
-    and `zero.dtype = "bf16"`; `sdpa` runs anywhere."""
+    attention: Literal["auto", "sdpa", "varlen", "flash_attention_2"] = "auto"
+    """Attention kernel of the language model while training. `auto` takes a kernel without scores in memory: on GPUs
+    from Ampere on, with `zero.dtype = "bf16"`, the package flash-attn where it is installed (`flash_attention_2`), or
+    PyTorch's build of it (`varlen`). `sdpa` runs anywhere, and is what `auto` takes elsewhere."""
     tiny: TinySection = TinySection()
     """Shape of the model where `path` is `tiny`."""
 

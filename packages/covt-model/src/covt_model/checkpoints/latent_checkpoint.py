@@ -13,7 +13,7 @@ import torch
 
 from covt_model.checkpoints.hf_folder import NOT_COPIED, SourceWeights, checkpoint_name, link_weights, write_shards
 from covt_model.checkpoints.latent_rows import read_rows, save_rows
-from covt_model.decoder.layered_decoder import check_attention
+from covt_model.decoder.varlen_attention import check_attention
 from covt_model.encoding.latent_tokens import add_latent_tokens, initialize_rows, rows_needed
 from covt_model.families import find_family
 from covt_model.latent_config import KEY, LatentConfig, read_config
@@ -42,7 +42,8 @@ def load_model(
 ) -> VisionLanguageModel:
     """The checkpoint's model in evaluation mode, with the weights of its latent head where it has one.
 
-    attention: `sdpa`, or `flash_attention_2` on a GPU in bf16. Raises ModelError when it is another architecture.
+    attention: `sdpa`, or `flash_attention_2` on a GPU in bf16: the names that Transformers has too. Raises ModelError
+    when it is another architecture.
     """
     config = read_config(checkpoint)
     family = find_family(config, checkpoint)

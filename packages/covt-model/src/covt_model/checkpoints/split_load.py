@@ -15,7 +15,7 @@ from torch import nn
 
 from covt_model.checkpoints.hf_folder import SourceWeights, checkpoint_name
 from covt_model.checkpoints.shard_writer import PIECE, Stored
-from covt_model.decoder.layered_decoder import check_attention
+from covt_model.decoder.varlen_attention import choose_attention, transformers_attention
 from covt_model.families import find_family
 from covt_model.latent_config import KEY, LatentConfig, read_config
 from covt_model.latents.heads import attach_head
@@ -62,7 +62,7 @@ def load_split(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     *,
-    attention: str = "sdpa",
+    attention: str = "auto",
     sharding: Sharding | None = None,
 ) -> tuple[VisionLanguageModel, Any]:
     """Load a checkpoint in two parts.
@@ -71,7 +71,7 @@ def load_split(
         checkpoint: a Hugging Face folder.
         dtype: of all weights.
         device: of the vision tower.
-        attention: `sdpa`, or `flash_attention_2` on a GPU in bf16.
+        attention: one of `varlen_attention.ATTENTION`, or `auto`, which chooses for `device` and `dtype`.
         sharding: divides the model's weights among ranks; by default they are whole.
 
     Returns:
@@ -83,6 +83,7 @@ def load_split(
     """
     weights = SourceWeights(checkpoint)
     config = _transformers_config(checkpoint)
+    attention = choose_attention(attention, device, dtype)
     visual = _vision_tower(checkpoint, config, weights, dtype)
     nn.Module.to(visual, device)
     model = _language_model(checkpoint, config, weights, dtype, attention, sharding or Unsharded())
@@ -115,13 +116,15 @@ def _language_model(
     from transformers import GenerationConfig
     from transformers.initialization import no_init_weights
 
-    check_attention(attention, dtype)
     without_tower = deepcopy(config)
     without_tower.vision_config.depth = 0
     family = find_family(config.model_type)
     with sharding.building(), no_init_weights():
-        model = family.model_class()._from_config(without_tower, dtype=dtype, attn_implementation=attention)
+        model = family.model_class()._from_config(
+            without_tower, dtype=dtype, attn_implementation=transformers_attention(attention)
+        )
     language = model.model.language_model
+    language.config._attn_implementation = attention
     # While it shards, DeepSpeed makes all floating-point tensors in the weights' dtype; frequencies need fp32.
     language.rotary_emb = type(language.rotary_emb)(config=language.config)
     model.config.vision_config = config.vision_config

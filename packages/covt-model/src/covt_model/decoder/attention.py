@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
-from covt_model.decoder.flash_attention import flash_varlen
+from covt_model.decoder.chunk_attention import AttendChunk
 from covt_model.decoder.kv_buffer import AttendStep, Extend, LayerCache
+from covt_model.decoder.varlen_attention import Varlen
 
 
 def extend(
@@ -22,6 +23,14 @@ def extend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Append a stretch's keys and values [B, L, kv heads, D]; returns all up to there, [B, kv heads, start + L, D]."""
     return Extend.apply(cache, keys.transpose(1, 2), values.transpose(1, 2), start)  # pyright: ignore[reportReturnType]
+
+
+def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Boolean mask → additive: 0 where visible, the dtype's lowest finite value elsewhere.
+
+    A finite value keeps rows that see nothing (idle slots) free of NaN.
+    """
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 class Attention(Protocol):
@@ -53,15 +62,17 @@ class Causal:
 
 
 @dataclass(frozen=True)
-class FlashCausal:
-    """As `Causal`, by flash-attention."""
+class VarlenCausal:
+    """As `Causal`, by a kernel for unequal lengths."""
+
+    kernel: Varlen
 
     def __call__(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cache: LayerCache
     ) -> torch.Tensor:
         rows, length = queries.shape[:2]
         lengths = [length] * rows
-        out = flash_varlen(queries.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), lengths, lengths)
+        out = self.kernel(queries.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), lengths, lengths)
         return out.view(rows, length, -1)
 
 
@@ -70,13 +81,13 @@ class PackedCausal:
     """Several samples of `lengths` tokens in one row [1, sum of lengths, …]; none sees another."""
 
     lengths: Sequence[int]
-    flash: bool = False
+    kernel: Varlen | None = None
 
     def __call__(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cache: LayerCache
     ) -> torch.Tensor:
-        if self.flash:
-            return flash_varlen(queries[0], keys[0], values[0], self.lengths, self.lengths).flatten(1)[None]
+        if self.kernel is not None:
+            return self.kernel(queries[0], keys[0], values[0], self.lengths, self.lengths).flatten(1)[None]
         parts = (part.transpose(1, 2).split(list(self.lengths), dim=2) for part in (queries, keys, values))
         return torch.cat([sdpa(q, k, v) for q, k, v in zip(*parts, strict=True)], dim=1)
 
@@ -107,12 +118,12 @@ class Grid:
 class Chunk:
     """A stretch of text from slot `start` on, which sees the used slots before it and itself causally.
 
-    mask: additive [B, 1, L, start + L], None where causality alone is right. grid: set when the stretch comes as
-    [1, N, …] used slots only.
+    earlier: additive [B, 1, 1, start], over the slots before it, None where all are used. grid: set when the stretch
+    comes as [1, N, …] used slots only.
     """
 
     start: int
-    mask: torch.Tensor | None
+    earlier: torch.Tensor | None
     grid: Grid | None = None
 
     def __call__(
@@ -120,14 +131,40 @@ class Chunk:
     ) -> torch.Tensor:
         if self.grid is not None:
             queries, keys, values = (self.grid.spread(part) for part in (queries, keys, values))
-        every_key, every_value = extend(cache, keys, values, self.start)
-        out = sdpa(queries.transpose(1, 2), every_key, every_value, self.mask)
+        attend = self._attend_flash if queries.device.type == "cpu" else self._attend_masked
+        out = attend(queries, keys, values, cache)
         return out if self.grid is None else self.grid.gather(out)
+
+    def _attend_flash(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cache: LayerCache
+    ) -> torch.Tensor:
+        parts = (part.transpose(1, 2) for part in (queries, keys, values))
+        out: torch.Tensor = AttendChunk.apply(cache, *parts, self.earlier, self.start)  # pyright: ignore[reportAssignmentType]
+        return out.transpose(1, 2).flatten(2)
+
+    def _attend_masked(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cache: LayerCache
+    ) -> torch.Tensor:
+        """For GPUs without a kernel for unequal lengths (fp32, or older than Ampere): a mask [B, 1, L, start + L].
+
+        Key heads are repeated, since of PyTorch's kernels that take a mask only the one that holds all scores groups
+        heads.
+        """
+        rows, length, heads = queries.shape[:3]
+        group = heads // keys.shape[2]
+        every = extend(cache, keys, values, self.start)
+        every_key, every_value = (part.repeat_interleave(group, 1) for part in every)
+        if not self.start:
+            return sdpa(queries.transpose(1, 2), every_key, every_value)
+        own = additive(torch.ones(length, length, dtype=torch.bool, device=queries.device).tril(), queries.dtype)
+        earlier = own.new_zeros(1) if self.earlier is None else self.earlier
+        masks = earlier.expand(rows, 1, length, self.start), own.expand(rows, 1, length, length)
+        return sdpa(queries.transpose(1, 2), every_key, every_value, torch.cat(masks, dim=-1))
 
 
 @dataclass(frozen=True)
-class FlashChunk:
-    """As `Chunk`, by flash-attention over the used slots alone.
+class VarlenChunk:
+    """As `Chunk`, by a kernel for unequal lengths over the used slots alone.
 
     seen: [M] positions in the flattened [B·(start + L)] of all used slots so far, row by row; seen_counts: how many
     each row has. A row's own tokens are the last of those it sees, so causality is aligned at the end.
@@ -137,13 +174,14 @@ class FlashChunk:
     grid: Grid
     seen: torch.Tensor
     seen_counts: Sequence[int]
+    kernel: Varlen
 
     def __call__(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cache: LayerCache
     ) -> torch.Tensor:
         every = extend(cache, self.grid.spread(keys), self.grid.spread(values), self.start)
         used = [part.transpose(1, 2).flatten(0, 1).index_select(0, self.seen) for part in every]
-        return flash_varlen(queries[0], used[0], used[1], self.grid.counts, self.seen_counts).flatten(1)[None]
+        return self.kernel(queries[0], used[0], used[1], self.grid.counts, self.seen_counts).flatten(1)[None]
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from covt_model.decoder.attention import Attention, Causal, FlashCausal, PackedCausal, Recorder, Step
-from covt_model.decoder.flash_attention import check_flash
+from covt_model.decoder.attention import Attention, Causal, PackedCausal, Recorder, Step, VarlenCausal
 from covt_model.decoder.kv_buffer import LayerCache
 from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu
 from covt_model.decoder.shared_linear import SharedLinear
 from covt_model.decoder.step_layer import Slot, StepLayer, StepWeights
+from covt_model.decoder.varlen_attention import KERNELS, check_attention
 from covt_model.model_errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,21 +29,13 @@ if TYPE_CHECKING:
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 Function = Callable[[torch.Tensor], torch.Tensor]
-ATTENTION = ("sdpa", "flash_attention_2")
-
-
-def check_attention(attention: str, dtype: torch.dtype) -> None:
-    """Raise ModelError if `attention` is not one of `ATTENTION`, or can't run here in this dtype."""
-    if attention not in ATTENTION:
-        raise ModelError(f"attention is {attention!r}", f"use one of {', '.join(ATTENTION)}")
-    if attention == "flash_attention_2":
-        check_flash(dtype)
 
 
 class Decoder:
     """One pass over a batch in one or more stretches, each attending to earlier ones.
 
-    language_model: the model without its head; its `_attn_implementation` chooses between `ATTENTION`. slots: S, the
+    language_model: the model without its head; its `_attn_implementation` is one of
+    `varlen_attention.ATTENTION`. slots: S, the
     most slots a row takes over all stretches; 0 where there is one stretch only. checkpoint: recompute a layer of a
     stretch in the backward pass instead of keeping its activations.
     """
@@ -53,7 +45,7 @@ class Decoder:
         _check(language_model)
         self.model = language_model
         self.checkpoint = checkpoint
-        self.flash = config._attn_implementation == "flash_attention_2"
+        self.kernel = KERNELS.get(config._attn_implementation)
         self.caches = [LayerCache(slots) for _ in language_model.layers]
         self.layers = [_Layer(layer, shared=slots > 0, recomputes=checkpoint) for layer in language_model.layers]  # pyright: ignore[reportArgumentType]
         self.norm = _norm(language_model.norm)
@@ -177,15 +169,7 @@ def plain_forward(
     """
     decoder = Decoder(language_model, checkpoint=checkpoint)
     rotary = decoder.rotary(embeds, position_ids)
-    attend: Attention = Causal() if lengths is None else PackedCausal(lengths, decoder.flash)
-    if decoder.flash and lengths is None:
-        attend = FlashCausal()
+    attend: Attention = Causal() if decoder.kernel is None else VarlenCausal(decoder.kernel)
+    if lengths is not None:
+        attend = PackedCausal(lengths, decoder.kernel)
     return decoder.run(embeds, rotary, attend if recorder is None else recorder.over(attend))
-
-
-def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Boolean mask → additive: 0 where visible, the dtype's lowest finite value elsewhere.
-
-    A finite value keeps rows that see nothing (idle slots) free of NaN.
-    """
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)

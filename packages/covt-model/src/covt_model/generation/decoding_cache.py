@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from covt_model.decoder.layered_decoder import additive
+from covt_model.decoder.attention import additive
 
 if TYPE_CHECKING:
     from covt_model.decoder.model_types import LanguageModel

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from covt_model.decoder.attention import Attention, Chunk, FlashChunk, Grid, Step
-from covt_model.decoder.layered_decoder import Decoder, additive, plain_forward
+from covt_model.decoder.attention import Attention, Chunk, Grid, Step, VarlenChunk, additive
+from covt_model.decoder.layered_decoder import Decoder, plain_forward
+from covt_model.decoder.varlen_attention import KERNELS
 from covt_model.encoding.encode import Span
 from covt_model.latents.segments import Plan, plan
 
@@ -64,10 +65,10 @@ def latent_forward(
         embeds = embeds.flatten(0, 1).index_copy(0, index, latents.to(embeds.dtype)).view_as(embeds)
     if latents is not None or segments == 0:
         return plain_forward(language_model, embeds, position_ids, lengths=lengths, checkpoint=checkpoint)
-    flash = language_model.config._attn_implementation == "flash_attention_2"
+    has_kernel = language_model.config._attn_implementation in KERNELS
     order = sorted(range(len(spans)), key=lambda row: -len(spans[row]))
     starts, sizes, spans = np.asarray(starts)[order], [sizes[row] for row in order], [spans[row] for row in order]
-    layout = plan(sizes, spans, size, segments, always_pack=flash)
+    layout = plan(sizes, spans, size, segments, always_pack=has_kernel)
     states = _Unroll(language_model, embeds, position_ids, starts, layout, checkpoint).run(feedback)
     back = np.zeros(embeds.shape[0] * total, dtype=np.int64)
     for row, (first, length) in enumerate(zip(starts, sizes, strict=True)):
@@ -136,15 +137,15 @@ class _Unroll:
     def _attention(self, number: int, start: int, stop: int) -> tuple[Grid | None, Attention]:
         layout, rows = self.layout, self.layout.active[number]
         used = layout.used[:rows, start:stop]
-        mask = None if start == 0 else _chunk_mask(self.column_mask[:rows], start, stop)
-        if not layout.packed[number]:
-            return None, Chunk(start, mask)
-        index = self._tensor(np.flatnonzero(used))
-        grid = Grid(used.shape[0], used.shape[1], index, used.sum(1).tolist())
-        if not self.decoder.flash:
-            return grid, Chunk(start, mask, grid)
-        seen = layout.used[:rows, :stop]
-        return grid, FlashChunk(start, grid, self._tensor(np.flatnonzero(seen)), seen.sum(1).tolist())
+        grid = None
+        if layout.packed[number]:
+            grid = Grid(rows, stop - start, self._tensor(np.flatnonzero(used)), used.sum(1).tolist())
+        if grid is not None and self.decoder.kernel is not None:
+            seen = layout.used[:rows, :stop]
+            counts = seen.sum(1).tolist()
+            return grid, VarlenChunk(start, grid, self._tensor(np.flatnonzero(seen)), counts, self.decoder.kernel)
+        earlier = None if layout.used[:rows, :start].all() else self.column_mask[:rows, ..., :start]
+        return grid, Chunk(start, earlier, grid)
 
     def _step(self, column: int, first: int, fed: torch.Tensor) -> torch.Tensor:
         """One slot of the first rows, as many as `fed` [rows, H] has."""
@@ -153,18 +154,3 @@ class _Unroll:
         mask = None if is_full else self.step_mask[: rows * self.heads, :, : column + 1]
         rotary = self.cos[:rows, now], self.sin[:rows, now]
         return self.decoder.run(fed[:, None], rotary, Step(column, first, mask)).squeeze(1)
-
-
-def _chunk_mask(column_mask: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """[B, 1, L, stop] additive: used earlier slots, and within the chunk the used slots not after the query's own.
-
-    column_mask: [B, 1, 1, S]. A slot always sees itself, so that unused slots attend to something.
-    """
-    rows = column_mask.shape[0]
-    length = stop - start
-    mask = column_mask[..., :stop].expand(rows, 1, length, stop).clone()
-    own = torch.arange(length, device=mask.device)
-    later = own[None, :] > own[:, None]
-    mask[..., start:].masked_fill_(later, torch.finfo(mask.dtype).min)
-    mask[..., own, start + own] = 0
-    return mask
