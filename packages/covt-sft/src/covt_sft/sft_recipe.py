@@ -67,7 +67,11 @@ class Stage1Section(StageSection):
 
 
 class Stage2Section(StageSection):
-    """`[stage2]`: latents come from the feedback rule, and the loss from text alone."""
+    """`[stage2]`: latents come from the feedback rule, and the loss from text."""
+
+    align_weight: float = Field(default=0.0, ge=0)
+    """Weight of the alignment loss, 1 − cosine of the latents that the model makes itself and stage 1's targets. 0, as
+    published, leaves the loss to text alone, which lets latents drift from what they stand for."""
 
 
 class SftDataSection(DataSection):
