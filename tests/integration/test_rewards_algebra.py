@@ -181,6 +181,15 @@ def test_extraction_finds_what_math_verify_finds(shared_data: Path) -> None:
         assert str(extract(text)) == str(parse(text, parsing_timeout=0)), text[:200]
 
 
+@given(st.text(alphabet=st.characters(exclude_categories=["Nd", "Cs"], exclude_characters="$\\[")))
+def test_words_without_digits_or_latex_are_no_answer_for_math_verify_either(words: str) -> None:
+    from math_verify import parse
+
+    for text in (words, f"The final answer is {words}"):
+        assert parse(text, parsing_timeout=0) == []
+        assert grade("7", text) == 0.0
+
+
 def test_an_answer_that_takes_too_long_is_really_ended_and_the_next_one_is_judged() -> None:
     pool = shared_pool()
     killed = pool.killed

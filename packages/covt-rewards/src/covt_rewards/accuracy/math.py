@@ -24,6 +24,8 @@ from covt_rewards.expressions.written_forms import compare_written_forms, simpli
 from covt_rewards.reward_errors import GoldError
 
 _BARE_NUMBER = re.compile(r"-?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s*(?:%|°|(?<=\s)[^\W\d_]{2,}[^\d\\]*)?")
+_READ_BY_ALGEBRA = re.compile(r"[\d$\\\[]")
+"""Every pattern of math-verify needs a digit or an opening of LaTeX."""
 _BOLD_NUMBER = re.compile(r"\*\*\s{0,4}\$?(-?\d[\d,]{0,20}(?:\.\d{1,15})?)\s{0,4}\.?\s{0,4}\*\*")
 _PERCENT = re.compile(r"(?:%|\b(?:percent|per cent|pct))[\s.$]*$")
 _IN_DOLLARS = re.compile(r"\$[^$]{1,300}\$")
@@ -171,7 +173,8 @@ def _grade_or_respell(task: GradingTask, gold: GoldExpression, text: str) -> Gra
     if len(answer.text) > MAX_CHARACTERS:
         return Grade(0.0, f"an answer of more than {MAX_CHARACTERS} characters")
     if answer.kind == "none":
-        return _text_for_algebra(answer, "", text)
+        shown = _text_for_algebra(answer, "", text)
+        return shown if _READ_BY_ALGEBRA.search(shown) or not _is_number(gold) else Grade(0.0, "no answer found")
     simple = simplify_answer(answer.text, gold.written)
     respelled = as_interval(respell(simple), gold.respelled)
     verdict, comparable = _compare(gold, simple, respelled, task.precision)
