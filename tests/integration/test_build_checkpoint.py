@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from covt.main import app
+from covt_data.ingest.prepare import prepare
+from covt_data.store.prepared_set import PreparedSet
 from covt_model.checkpoints.build_checkpoint import build_checkpoint
 from covt_model.checkpoints.latent_checkpoint import load_model
 from covt_model.checkpoints.text_checkpoint import open_text_checkpoint
+from covt_model.encoding.row_images import Picture
+from covt_model.encoding.vision_features import VisionFeatures
+from covt_model.families import read_image_settings
 from covt_model.families.family import VisionSizes
 from covt_model.latent_config import LatentConfig
 from covt_model.model_errors import CheckpointError, ModelError
@@ -203,3 +210,18 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_set_dtype_holds_for_every_tensor(llama: Path, tmp_path: Path) -> None:
     built = build_checkpoint(llama, tmp_path / "built", dtype=torch.bfloat16)
     assert {tensor.dtype for tensor in load_file(built / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_a_sets_different_cells_are_standardized_helper_images_among_them(llama: Path, tmp_path: Path) -> None:
+    """Marked cells, which latents stand for, are few of the set's cells but half of the different ones."""
+    prepare("trace", tmp_path / "data", options={"n_train": 64, "n_prompts": 1, "n_test": 1})
+    arguments = ["--text", str(llama), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "built")]
+    assert CliRunner().invoke(app, ["model", "build", *arguments]).exit_code == 0
+    rows = list(PreparedSet(tmp_path / "data").rows("train"))
+    images = [i.bytes for row in rows for i in (*row.images, *(i for step in row.steps for i in step.images or ()))]
+    features = VisionFeatures(load_model(tmp_path / "built").model.visual, read_image_settings(tmp_path / "built"))
+    tokens = torch.cat(features([Picture(image) for image in images]))
+    cells = torch.unique(tokens, dim=0)
+    assert 64 < len(cells) < len(tokens) / 10
+    torch.testing.assert_close(cells.mean(0), torch.zeros(cells.shape[1]), rtol=0, atol=0.01 * float(cells.std()))
+    assert tokens.mean(0).abs().max() > 0.1 * float(cells.std())

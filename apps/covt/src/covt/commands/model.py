@@ -10,6 +10,9 @@ from covt.output import emit
 
 app = typer.Typer(help="Make models to start a training from.", no_args_is_help=True)
 
+CELL = 28
+"""Side in pixels of what one visual token sees."""
+SAMPLE_ROWS, SAMPLE_CELLS = 64, 1024
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
@@ -61,7 +64,7 @@ def build(
         text,
         out,
         vision=VisionSizes(vision_depth, vision_hidden, vision_window),
-        images=_sample_images(data) if data else (),
+        images=_sample_images(data, of_cells=vision_window == CELL) if data else (),
         pixels=(min_pixels, max_pixels),
         latent_size=latent_size,
         head=head,
@@ -72,10 +75,21 @@ def build(
     emit({"model": str(out)}, as_json=as_json, text=f"{text} → {out}\ntrain it: covt sft tiny model.path={out}")
 
 
-def _sample_images(data: Path) -> list:
-    """The images of the first rows of a prepared set, uint8 [3, H, W] each."""
+def _sample_images(data: Path, *, of_cells: bool) -> list:
+    """Images and helper images of the first rows of a prepared set, uint8 [3, H, W] each.
+
+    Where the tower sees one cell at a time, its different cells are returned instead, up to `SAMPLE_CELLS`: helper
+    images mark few cells, and latents stand for those.
+    """
     from covt_data.store.prepared_set import PreparedSet
+    from covt_model.checkpoints.tiny_checkpoint import distinct_cells
     from covt_model.encoding.row_images import decode
 
     prepared = PreparedSet(data)
-    return [decode(image.bytes) for row in prepared.rows(prepared.splits[0], 64) for image in row.images]
+    rows = list(prepared.rows("train" if "train" in prepared.splits else prepared.splits[0], SAMPLE_ROWS))
+    found = [image for row in rows for image in (*row.images, *(i for step in row.steps for i in step.images or ()))]
+    images = [decode(data) for data in dict.fromkeys(image.bytes for image in found)]
+    if not of_cells:
+        return images
+    cells = distinct_cells(images)
+    return cells[:: -(-len(cells) // SAMPLE_CELLS)]
