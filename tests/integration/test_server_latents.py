@@ -153,6 +153,34 @@ def test_an_openai_client_sees_the_spans_and_sends_them_back_as_history(
             client.chat.completions.create(messages=messages, extra_body=bad, **how)
 
 
+def test_an_openai_client_asks_for_modes_without_salts(latent_server: RunningServer, latent: LatentConfig) -> None:
+    content = [{"type": "image_url", "image_url": {"url": data_url(png(112, 112, 5))}}, {"type": "text", "text": "Go?"}]
+    messages: list[Any] = [{"role": "user", "content": content}]
+
+    def ask(salt: str | None, mode: str | None) -> list[float]:
+        extra = ({"cache_salt": salt} if salt else {}) | ({"vllm_xargs": {"latent_mode": mode}} if mode else {})
+        with openai.OpenAI(base_url=latent_server.url + "/v1", api_key="none", max_retries=0) as client:
+            answer = client.chat.completions.create(
+                model=str(latent_server.checkpoint),
+                messages=messages,
+                max_tokens=40,
+                temperature=0,
+                logprobs=True,
+                logit_bias={str(latent.start_id): 4},
+                extra_body=extra | {"ignore_eos": True},
+            )
+        found = answer.choices[0].logprobs
+        assert found is not None and found.content is not None
+        return [one.logprob for one in found.content]
+
+    kept = ask(None, None)
+    # With the right salt, with none, and with one of the client's own; kept latents may not come from another's cache.
+    zeroed = [ask(salt, "zeros") for salt in (cache_salt("zeros"), None, "mine", None)]
+    assert all(np.allclose(one, zeroed[0], atol=1e-4) for one in zeroed[1:])
+    assert not np.allclose(kept, zeroed[0], atol=1e-4)
+    assert np.allclose(ask(None, None), kept, atol=1e-4)
+
+
 # What a client with a bug may put in any place of a request.
 ODD = (None, True, -1, 0, 1e30, 2**70, "x", "", [], [[]], {}, {"a": 1}, [None], ["x"], [1.5])
 

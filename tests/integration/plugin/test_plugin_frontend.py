@@ -136,7 +136,6 @@ def test_openai_requests(path: str) -> None:
     assert send(path, {field: plain, "vllm_xargs": {"latent_key": "k"}})[0] == 299
     for body in (
         {field: text},
-        {field: plain, "vllm_xargs": {"latent_mode": "zeros"}},
         {field: plain, "vllm_xargs": encode_latents(ONE) | {"latent_shape": [2, H]}},
         {field: plain, "vllm_xargs": latent_args("keep", ONE)},
         {field: plain, "vllm_xargs": latent_args("given", ONE[:, :2])},
@@ -148,6 +147,20 @@ def passed_on(path: str, body: dict[str, Any]) -> dict[str, Any]:
     status, got = send(path, body)
     assert status == 299
     return json.loads(got)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
+def test_plain_clients_need_not_know_of_salts(path: str) -> None:
+    body = {"prompt": "hi", "vllm_xargs": latent_args("noise", seed=3)}
+    needed = cache_salt("noise", seed=3)
+    assert passed_on(path, body)["cache_salt"] == needed
+    assert passed_on(path, body | {"cache_salt": "mine"})["cache_salt"] == f"{needed}-mine"
+    assert passed_on(path, body | {"cache_salt": f"mine-{needed}"})["cache_salt"] == f"mine-{needed}"
+    long = [passed_on(path, body | {"cache_salt": letter * 100})["cache_salt"] for letter in "ab"]
+    assert needed is not None and all(salt.startswith(needed) and len(salt) <= 128 for salt in long)
+    assert long[0] != long[1]
+    assert passed_on(path, body | {"cache_salt": 7})["cache_salt"] == 7
+    assert "cache_salt" not in passed_on(path, {"prompt": "hi", "vllm_xargs": latent_args("keep")})
 
 
 def test_the_text_of_plain_clients_has_the_spans_unless_they_say_otherwise() -> None:

@@ -1,11 +1,13 @@
 """Checks latent requests in the API server, which answers a bad request with HTTP 400 before the engine sees it.
 
-It also makes latent spans visible to plain clients: OpenAI's request forms leave special tokens out of the text by
-default, and an answer with spans may come back as the history of the next request.
+It also serves plain clients, which know nothing of latents: their requests get the prefix cache's salt of their latent
+mode. OpenAI's request forms leave special tokens out of the text by default, so spans are made visible there, and an
+answer with spans may come back as the history of the next request.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -20,6 +22,8 @@ from covt_rollout.vllm_plugin.protocol import GENERATE, cache_salt, check_prompt
 # All other paths that generate: OpenAI's, Anthropic's and vLLM's own request forms.
 OTHERS = ("/v1/", "/inference/", "/generative_scoring")
 TEXT_ANSWERS = ("/v1/chat/completions", "/v1/completions")
+MAX_SALT = 128
+"""Characters that vLLM accepts as a cache salt."""
 
 
 class SamplingFields(msgspec.Struct):
@@ -41,7 +45,7 @@ class GenerateFields(msgspec.Struct):
 class LatentRequestCheck:
     """ASGI middleware that refuses latent requests which can't be served, and passes on everything else.
 
-    Requests for text are passed on as `show_spans` changes them, others unchanged.
+    Requests for text are passed on as `show_spans` and `add_salt` change them, those for tokens unchanged.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -85,8 +89,8 @@ class LatentRequestCheck:
         shown = scope["path"] in TEXT_ANSWERS and isinstance(request, dict)
         if shown:
             show_spans(request)
-        check_other(request, self.settings)
-        return msgspec.json.encode(request) if shown else None
+        salted = check_other(request, self.settings)
+        return msgspec.json.encode(request) if shown or salted else None
 
 
 def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
@@ -105,17 +109,34 @@ def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
             )
 
 
-def check_other(request: Any, settings: EngineSettings) -> None:
-    """Raise ModelError for a request of another form that has pads in its prompt or unsuitable latent fields."""
+def check_other(request: Any, settings: EngineSettings) -> bool:
+    """Check a request of another form, and give it the cache salt of its latent mode; returns whether it has changed.
+
+    Raises ModelError for pads in its prompt or unsuitable latent fields.
+    """
     if not isinstance(request, dict):
-        return
+        return False
     extra = request.get("vllm_xargs")
     options = read_options(extra if isinstance(extra, dict) else None)
     check_prompt([], options, settings.latent.pad_id, settings.latent.size, settings.hidden)
-    check_salt(request.get("cache_salt"), cache_salt(options.mode, options.data, options.seed), options.mode)
     prompts = {name: value for name, value in request.items() if name not in ("vllm_xargs", "logit_bias")}
     if mentions(prompts, PAD) or mentions(request.get("prompt"), settings.latent.pad_id):
         raise ModelError(f"the prompt has {PAD}", f"continue latents with {GENERATE} and latent_data")
+    return add_salt(request, cache_salt(options.mode, options.data, options.seed))
+
+
+def add_salt(request: dict[str, Any], needed: str | None) -> bool:
+    """Put the needed salt before the request's own; returns whether the request has changed.
+
+    A salt that is no text stays, and vLLM refuses it.
+    """
+    given = request.get("cache_salt")
+    if needed is None or not (given is None or isinstance(given, str)) or needed in (given or ""):
+        return False
+    if given and len(needed) + 1 + len(given) > MAX_SALT:
+        given = hashlib.sha256(given.encode()).hexdigest()[:32]
+    request["cache_salt"] = f"{needed}-{given}" if given else needed
+    return True
 
 
 def show_spans(request: dict[str, Any]) -> None:
