@@ -191,7 +191,7 @@ class Trainer:
         import torch
 
         from covt_model.encoding.batch import collate
-        from covt_model.families.qwen2_5_vl.image_patches import patchify
+        from covt_model.families.image_patches import patchify
 
         samples = [feature["sample"] for feature in features]
         batch = collate(samples, pad_id=self.encoder.pad_id, image_pad_id=self.encoder.image_pad_id)

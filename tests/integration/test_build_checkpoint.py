@@ -120,7 +120,8 @@ def test_new_rows_are_drawn_and_old_ones_stay(llama: Path, tmp_path: Path) -> No
 
 
 def test_visual_tokens_are_on_the_scale_of_the_text_embeddings(llama: Path, tmp_path: Path) -> None:
-    from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS, patchify
+    from covt_model.families.image_patches import patchify
+    from covt_model.families.qwen2_5_vl.defaults import DEFAULTS
 
     images = list(torch.randint(0, 256, (40, 3, 28, 28), generator=torch.Generator().manual_seed(5)).to(torch.uint8))
     sizes = VisionSizes(depth=2, hidden=128, window=56)

@@ -178,7 +178,8 @@ def test_impossible_streams_are_refused(prepared, weight, rank, message):
 
 @given(st.integers(28, 3000), st.integers(28, 3000), st.integers(0, 40), st.integers(0, 400))
 def test_sizes_are_those_of_the_models_processor(width, height, low, more):
-    from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS, fit_size
+    from covt_model.families.image_patches import fit_size
+    from covt_model.families.qwen2_5_vl.defaults import DEFAULTS
 
     limits = PixelLimits((low + 1) * 28 * 28, (low + 1 + more) * 28 * 28)
     settings = replace(DEFAULTS, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_samples import make_row
+from model_samples import make_row, visual_arguments
 
 from covt_model.encoding.batch import collate
 from covt_model.encoding.encode import Encoder
@@ -15,7 +15,7 @@ from covt_model.families import read_image_settings
 from covt_model.generation.latent_generation import generate
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.feedback import feedback, noise
-from covt_model.latents.input_embeddings import input_embeds
+from covt_model.latents.input_embeddings import deepstack, input_embeds
 from covt_model.latents.latent_forward import latent_forward
 from covt_model.latents.training_losses import sampled_logprobs
 
@@ -61,12 +61,17 @@ def alone(model, latent, encoder, prompt, feature, mode, given):
     ids, pads, latents, due = [], 0, [], -1
     embeds = [model.get_input_embeddings()(torch.from_numpy(prompt.expanded))]
     embeds[0] = embeds[0].clone()
-    embeds[0][torch.from_numpy(prompt.expanded) == encoder.image_pad_id] = feature
+    is_image = torch.from_numpy(prompt.expanded) == encoder.image_pad_id
+    embeds[0][is_image] = feature[:, :64]
     logprobs = []
     for _ in range(NEW):
         sample = encoder.completion(prompt, ids)
         positions = torch.from_numpy(sample.position_ids)[:, None]
-        hidden = model.model.language_model(inputs_embeds=torch.cat(embeds)[None], position_ids=positions)[0][0, -1]
+        shown = torch.cat([is_image, torch.zeros(len(ids), dtype=torch.bool)])[None]
+        visual = visual_arguments(feature, shown, 64)
+        hidden = model.model.language_model(inputs_embeds=torch.cat(embeds)[None], position_ids=positions, **visual)[0][
+            0, -1
+        ]
         logits = model.lm_head(hidden)
         if due > 0:
             token, due, logprob = latent.pad_id, due - 1, 0.0
@@ -126,6 +131,7 @@ def test_the_trainer_scores_sampled_tokens_as_they_were_sampled(model, latent, e
         batch.spans,
         lambda states: feedback(states, latent.normalize),
         size=latent.size,
+        deepstack=deepstack(batch, features, 64),
     )
     ours, entropy = sampled_logprobs(
         model.lm_head, hidden, batch.labels, temperature=0.7, banned=(latent.pad_id, latent.end_id)

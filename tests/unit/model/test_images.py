@@ -9,14 +9,15 @@ import torch
 from model_samples import png, random_picture
 
 from covt_model.checkpoints.latent_checkpoint import load_model
+from covt_model.checkpoints.tiny_checkpoint import build_tiny
 from covt_model.encoding.row_images import Picture, decode
 from covt_model.encoding.vision_features import CELLS, VisionFeatures
 from covt_model.families import read_image_settings
-from covt_model.families.qwen2_5_vl.image_patches import patchify
+from covt_model.families.image_patches import patchify
 from covt_model.model_errors import ModelError
 
 
-@pytest.mark.parametrize("size", [(112, 112), (28, 28), (56, 84), (50, 61), (20, 30), (1000, 300)])
+@pytest.mark.parametrize("size", [(112, 112), (28, 28), (32, 32), (56, 84), (50, 61), (20, 30), (1000, 300)])
 def test_patches_equal_the_processor(tiny, size):
     from transformers import AutoImageProcessor
 
@@ -27,10 +28,10 @@ def test_patches_equal_the_processor(tiny, size):
     torch.testing.assert_close(values, expected["pixel_values"], rtol=0, atol=2e-6)
 
 
-def test_whole_cells_keep_their_size(tiny):
+def test_whole_cells_keep_their_size(tiny, side):
     settings = read_image_settings(tiny)
     for cells in (1, 4, 16):
-        _, grid = patchify(torch.zeros(1, 3, 28 * cells, 28 * cells, dtype=torch.uint8), settings)
+        _, grid = patchify(torch.zeros(1, 3, side * cells, side * cells, dtype=torch.uint8), settings)
         assert grid == (1, 2 * cells, 2 * cells)
 
 
@@ -45,11 +46,12 @@ def test_png_bytes_decode_to_the_picture_and_boxes_outside_are_refused():
 
 
 @pytest.fixture(scope="module")
-def attentive(tiny) -> torch.nn.Module:
-    """A vision tower whose block attends to the whole picture, so that a cell's feature depends on its picture."""
-    visual = load_model(tiny).model.visual
-    visual.fullatt_block_indexes = visual.config.fullatt_block_indexes = [0]
-    return visual
+def attentive(family, side, tmp_path_factory) -> torch.nn.Module:
+    """A vision tower whose blocks attend to the whole picture, so that a cell's feature depends on its picture."""
+    pictures = [random_picture(torch.Generator().manual_seed(n), 2, side) for n in range(8)]
+    folder = tmp_path_factory.mktemp("attentive")
+    build_tiny(folder, ["text"], pictures, family=family.model_type, window=16 * side, vision_depth=2)
+    return load_model(folder).model.visual
 
 
 @pytest.fixture
@@ -64,10 +66,10 @@ def forwards(tiny_model, attentive):
         handle.remove()
 
 
-def some_pictures(seed: int) -> list[Picture]:
+def some_pictures(seed: int, side: int) -> list[Picture]:
     generator = torch.Generator().manual_seed(seed)
-    pictures = [Picture(png(random_picture(generator, cells))) for cells in (2, 1, 2, 3)]
-    crops = [Picture(pictures[0].data, (0, 0, 28, 28)), Picture(pictures[0].data, (28, 28, 56, 56))]
+    pictures = [Picture(png(random_picture(generator, cells, side))) for cells in (2, 1, 2, 3)]
+    crops = [Picture(pictures[0].data, (0, 0, side, side)), Picture(pictures[0].data, (side, side, 2 * side, 2 * side))]
     return [*pictures, *crops, pictures[0]]
 
 
@@ -75,7 +77,7 @@ def some_pictures(seed: int) -> list[Picture]:
 def test_cached_features_equal_the_tower_and_are_computed_once(tiny, tiny_model, attentive, forwards, whole):
     visual = attentive if whole else tiny_model.model.visual
     settings = read_image_settings(tiny)
-    wanted = some_pictures(2)
+    wanted = some_pictures(2, settings.cell)
     features = VisionFeatures(visual, settings)
     first = features(wanted)
     made = len(forwards)
@@ -85,25 +87,26 @@ def test_cached_features_equal_the_tower_and_are_computed_once(tiny, tiny_model,
     with torch.no_grad():
         for picture, ours, second in zip(wanted, first, again, strict=True):
             values, grid = patchify(picture.pixels()[None], settings)
-            expected = visual(values, grid_thw=torch.tensor([grid])).pooler_output
+            output = visual(values, grid_thw=torch.tensor([grid]))
+            expected = torch.cat([output.pooler_output, *getattr(output, "deepstack_features", [])], dim=1)
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
             assert ours is second
 
 
 def test_a_cell_has_its_own_feature_only_under_one_cell_windows(tiny, tiny_model, attentive):
     settings = read_image_settings(tiny)
-    wanted = some_pictures(3)
+    wanted = some_pictures(3, settings.cell)
     for visual, same in ((tiny_model.model.visual, True), (attentive, False)):
         features = VisionFeatures(visual, settings)(wanted)
         assert torch.allclose(features[4][0], features[0][0], atol=1e-4) == same
 
 
-def test_equal_looking_crops_of_different_pictures_share_a_forward(tiny, attentive, forwards):
-    picture = random_picture(torch.Generator().manual_seed(3), 2)
+def test_equal_looking_crops_of_different_pictures_share_a_forward(tiny, side, attentive, forwards):
+    picture = random_picture(torch.Generator().manual_seed(3), 2, side)
     changed = picture.clone()
-    changed[:, 28:] = 0
+    changed[:, side:] = 0
     features = VisionFeatures(attentive, read_image_settings(tiny))
-    one, other = features([Picture(png(picture), (0, 0, 28, 28)), Picture(png(changed), (0, 0, 28, 28))])
+    one, other = features([Picture(png(image), (0, 0, side, side)) for image in (picture, changed)])
     assert len(forwards) == 1 and torch.equal(one, other)
 
 
@@ -111,7 +114,7 @@ def test_equal_looking_crops_of_different_pictures_share_a_forward(tiny, attenti
 def test_pictures_of_any_sizes_go_together_up_to_the_limit(tiny, attentive, forwards, batch_patches, made):
     """16 + 4 patches; 16; 36, over the limit of 24 alone; the crops' 4 + 4. Features equal those one by one."""
     settings = read_image_settings(tiny)
-    wanted = some_pictures(6)
+    wanted = some_pictures(6, settings.cell)
     one_by_one = VisionFeatures(attentive, settings, batch_patches=0)(wanted)
     forwards.clear()
     together = VisionFeatures(attentive, settings, batch_patches=batch_patches)(wanted)
@@ -124,7 +127,7 @@ def test_a_cells_feature_depends_on_the_cell_alone_to_the_last_bit(tiny, tiny_mo
     """So a resumed training, which computes a feature beside others, has the same losses."""
     settings, visual = read_image_settings(tiny), tiny_model.model.visual
     generator = torch.Generator().manual_seed(9)
-    pictures = [Picture(png(random_picture(generator, 3))) for _ in range(9)]
+    pictures = [Picture(png(random_picture(generator, 3, settings.cell))) for _ in range(9)]
     together = VisionFeatures(visual, settings)(pictures)
     assert len(forwards) == -(-81 // CELLS)
     for number in (0, 4, 8):
@@ -136,7 +139,7 @@ def test_a_cells_feature_depends_on_the_cell_alone_to_the_last_bit(tiny, tiny_mo
 def test_features_that_are_not_kept_live_for_their_step(tiny, tiny_model, attentive, forwards, whole):
     """Within the step, where targets and forward ask for the same pictures, they are computed once."""
     visual, settings = attentive if whole else tiny_model.model.visual, read_image_settings(tiny)
-    wanted = some_pictures(8)
+    wanted = some_pictures(8, settings.cell)
     expected = VisionFeatures(visual, settings)(wanted)
     features = VisionFeatures(visual, settings, keeps=False)
     for _ in range(2):
@@ -150,8 +153,8 @@ def test_features_that_are_not_kept_live_for_their_step(tiny, tiny_model, attent
         assert wanted[0].key not in features.known
 
 
-def test_pictures_decoded_ahead_in_threads_are_not_decoded_again(tiny, attentive, monkeypatch):
-    wanted = some_pictures(7)
+def test_pictures_decoded_ahead_in_threads_are_not_decoded_again(tiny, side, attentive, monkeypatch):
+    wanted = some_pictures(7, side)
     expected = VisionFeatures(attentive, read_image_settings(tiny))(wanted)
     features = VisionFeatures(attentive, read_image_settings(tiny))
     with ThreadPoolExecutor(3) as pool:

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_samples import text_model
 
+from covt_model.decoder.deepstack import Deepstack
+from covt_model.families import known_families
 from covt_model.latents.feedback import feedback
 from covt_model.latents.latent_forward import latent_forward
 from covt_model.latents.reference_forward import reference_forward
@@ -18,10 +20,10 @@ from covt_model.latents.reference_forward import reference_forward
 SIZE = 4
 
 
-@pytest.fixture(scope="module")
-def grouped():
+@pytest.fixture(scope="module", params=known_families())
+def grouped(request):
     """Two query heads a key head, biases and norms that are not their initial values."""
-    return text_model()
+    return text_model(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,16 @@ def random_inputs(mask: torch.Tensor, width: int, seed: int) -> tuple[torch.Tens
     return embeds.requires_grad_(), torch.arange(mask.shape[1]).expand(3, *mask.shape) + starts
 
 
+def visual_levels(model, rows, mask: torch.Tensor, seed: int) -> Deepstack | None:
+    """Two levels of random features for every second token before a row's first latent, where the model takes them."""
+    if not hasattr(model, "_deepstack_process"):
+        return None
+    index = [row * mask.shape[1] + t for row, (texts, _) in enumerate(rows) for t in range(0, texts[0], 2)]
+    generator = torch.Generator().manual_seed(seed + 1)
+    levels = 0.3 * torch.randn(2, len(index), model.config.hidden_size, generator=generator)
+    return Deepstack(torch.tensor(index), levels.requires_grad_())
+
+
 def weighted_loss(logits: torch.Tensor) -> torch.Tensor:
     """A sum over logits [N, V] that no symmetry makes zero."""
     weights = torch.sin(torch.arange(logits.numel())).view_as(logits)
@@ -81,12 +93,14 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12))
 
 
-def packed_forward(model, embeds, positions, mask, spans, rule, **options):
+def packed_forward(model, embeds, positions, mask, spans, rule, deepstack=None, **options):
     """`latent_forward` over the rows laid end to end, without their padding; returns its tokens [N, H]."""
     keep, lengths = mask.bool(), mask.sum(1).tolist()
+    if deepstack is not None:
+        deepstack = deepstack.moved(keep.flatten().long().cumsum(0) - 1)
     flat = latent_forward(
         model, embeds[keep][None], positions[:, keep][:, None], torch.ones(1, int(keep.sum())), spans, rule,
-        size=SIZE, lengths=lengths, **options,
+        size=SIZE, lengths=lengths, deepstack=deepstack, **options,
     )  # fmt: skip
     return flat[0]
 
@@ -100,10 +114,11 @@ def compare(model, head, rows, seed, *, idle, packed, checkpoint, normalize, dty
     embeds, positions = random_inputs(mask, model.config.hidden_size, seed)
     rule = partial(feedback, normalize=normalize)
     options = {"max_segments": max(map(len, spans)) + idle, "checkpoint": checkpoint}
-    wanted = [embeds, *model.parameters(), *head.parameters()]
-    theirs = head(reference_forward(model, embeds, positions, mask, spans, rule)[mask.bool()])
+    stacked = visual_levels(model, rows, mask, seed)
+    wanted = [embeds, *model.parameters(), *head.parameters(), *([] if stacked is None else [stacked.levels])]
+    theirs = head(reference_forward(model, embeds, positions, mask, spans, rule, stacked)[mask.bool()])
     expected = torch.autograd.grad(weighted_loss(theirs), wanted, allow_unused=True)
-    ours, gradients = _ours(model, head, embeds, positions, mask, spans, rule, packed, options, dtype, oracle)
+    ours, gradients = _ours(model, head, embeds, positions, mask, spans, rule, packed, options, dtype, oracle, stacked)
     kept = mask.bool().clone()
     for row, ranges in enumerate(spans):
         for start, end in ranges:
@@ -116,18 +131,21 @@ def compare(model, head, rows, seed, *, idle, packed, checkpoint, normalize, dty
     return relative(ours, theirs), max(errors)
 
 
-def _ours(model, head, embeds, positions, mask, spans, rule, packed, options, dtype, oracle):
+def _ours(model, head, embeds, positions, mask, spans, rule, packed, options, dtype, oracle, stacked):
     if dtype != torch.float32:
         model, head = copy.deepcopy(model).to(dtype), copy.deepcopy(head).to(dtype)
     given_ = embeds.detach().to(dtype).requires_grad_()
+    if stacked is not None:
+        stacked = Deepstack(stacked.index, stacked.levels.detach().to(dtype).requires_grad_())
+    options |= {"deepstack": stacked}
     if oracle:
-        states = reference_forward(model, given_, positions, mask, spans, rule)[mask.bool()]
+        states = reference_forward(model, given_, positions, mask, spans, rule, stacked)[mask.bool()]
     elif packed:
         states = packed_forward(model, given_, positions, mask, spans, rule, **options)
     else:
         states = latent_forward(model, given_, positions, mask, spans, rule, size=SIZE, **options)[mask.bool()]
     logits = head(states)
-    wanted = [given_, *model.parameters(), *head.parameters()]
+    wanted = [given_, *model.parameters(), *head.parameters(), *([] if stacked is None else [stacked.levels])]
     return logits, torch.autograd.grad(weighted_loss(logits.float()), wanted, allow_unused=True)
 
 

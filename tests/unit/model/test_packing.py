@@ -74,7 +74,7 @@ def test_losses_and_gradients_are_those_of_the_padded_batch_and_of_single_sample
         total = torch.zeros(())
         for batch in batches:
             images = features([picture for row in batch.pictures for picture in row])
-            helpers = features([picture for row in batch.helpers for segment in row for picture in segment])
+            helpers = features.merged([picture for row in batch.helpers for segment in row for picture in segment])
             targets = make_targets(batch, encoder.latent, helpers, selection="focus").values if stage == 1 else None
             hidden = policy.hidden(batch, images, latents=targets)
             total = total + token_loss(tiny_model.lm_head, hidden, batch.labels).total
@@ -101,7 +101,7 @@ def test_selected_targets_are_the_same(tiny, tiny_model):
             make_targets(
                 batch,
                 encoder.latent,
-                features([p for row in batch.helpers for s in row for p in s]),
+                features.merged([p for row in batch.helpers for s in row for p in s]),
                 selection="ilvr",
                 teacher=tiny_model.model.language_model,
                 rule=SelectionRule(temperature=0.05),

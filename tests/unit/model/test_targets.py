@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_samples import make_row
+from model_samples import make_row, visual_arguments
 
 from covt_model.encoding.batch import collate
 from covt_model.encoding.encode import Encoder
@@ -24,7 +24,7 @@ def prepared(tiny, tiny_model, selection, rows):
     samples = [encoder.encode(row) for row in rows]
     batch = collate(samples, pad_id=encoder.pad_id, image_pad_id=encoder.image_pad_id)
     features = VisionFeatures(tiny_model.model.visual, encoder.settings)
-    helpers = features([picture for row in batch.helpers for segment in row for picture in segment])
+    helpers = features.merged([picture for row in batch.helpers for segment in row for picture in segment])
     images = features([picture for row in batch.pictures for picture in row])
     return batch, helpers, images
 
@@ -95,7 +95,10 @@ def own_hidden(tiny, tiny_model, batch, helpers, images, rule):
     with torch.no_grad():
         embeds = input_embeds(tiny_model.get_input_embeddings(), batch, images, stand_ins)
         language_model = tiny_model.model.language_model
-        return language_model(inputs_embeds=embeds, position_ids=batch.position_ids).last_hidden_state[0]
+        shown = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
+        shown[0, batch.image_index] = True
+        visual = visual_arguments(torch.cat(images), shown, 64)
+        return language_model(inputs_embeds=embeds, position_ids=batch.position_ids, **visual).last_hidden_state[0]
 
 
 @pytest.mark.parametrize("pads", ["embedding", "helpers"])
@@ -122,7 +125,7 @@ def test_the_context_weights_merged_features_or_hidden_states(tiny, tiny_model, 
     text = hidden[:prompt][~is_image].mean(0)
     user = 2 * queries[0][0] - hidden[prompt : first - 1].mean(0)
     seen = 2 * user - text
-    values = {"merger": images[0], "hidden": hidden[:prompt][is_image]}
+    values = {"merger": images[0][:, :64], "hidden": hidden[:prompt][is_image]}
     inside = {
         name: bool(((seen >= value.amin(0) - 1e-3) & (seen <= value.amax(0) + 1e-3)).all())
         for name, value in values.items()

@@ -70,7 +70,7 @@ def candidates(sample: dict[str, Any], row: Row, features: Any, settings: Any) -
         height, width = picture.size
         _, rows, columns = find_family(settings.model_type).grid_of(height, width, settings)
         rows, columns = rows // settings.merge, columns // settings.merge
-        for index, feature in enumerate(features([picture])[0]):
+        for index, feature in enumerate(features.merged([picture])[0]):
             x, y = index % columns * width / columns, index // columns * height / rows
             box = [x, y, x + width / columns, y + height / rows]
             found.append({"picture": name, "what": what, "box": box, "feature": feature})

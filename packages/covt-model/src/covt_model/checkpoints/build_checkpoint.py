@@ -30,7 +30,7 @@ def build_checkpoint(
     family: str = DEFAULT_FAMILY,
     vision: VisionSizes | None = None,
     images: Sequence[torch.Tensor] = (),
-    pixels: tuple[int, int] = (28 * 28, 1280 * 28 * 28),
+    pixels: tuple[int, int] | None = None,
     latent_size: int = 8,
     head: str = "identity",
     normalize: str = "rms",
@@ -50,7 +50,7 @@ def build_checkpoint(
         vision: sizes of the vision tower.
         images: sample images, uint8 [3, H, W] each, whose visual tokens get mean 0 and the standard deviation of the
             text embeddings; by default images of random colors and noise.
-        pixels: least and most pixels of an image.
+        pixels: least and most pixels of an image; by default those of 1 and 1280 visual tokens.
         latent_size: K, latent steps per segment.
         head: the rule that makes a latent from a hidden state.
         normalize: how the hidden state is normalized before it is fed back.
@@ -67,9 +67,13 @@ def build_checkpoint(
     out = Path(out)
     if out.exists():
         raise ModelError(f"{out} exists", "choose another --out, or remove it")
-    backbone, sizes = find_family(family).text_backbone(), vision or VisionSizes()
+    target, sizes = find_family(family), vision or VisionSizes()
+    backbone, pixels = (
+        target.text_backbone(),
+        pixels or (target.image_settings.cell**2, 1280 * target.image_settings.cell**2),
+    )
     source = open_text_checkpoint(text)
-    _check_source(source, backbone, find_family(family).title)
+    _check_source(source, backbone, target.title)
     used = len(source.tokenizer)
     ids = _extend_tokenizer(source.tokenizer, backbone)
     rows = rows_needed(source.read(EMBEDDING).shape[0], len(source.tokenizer))
@@ -81,7 +85,8 @@ def build_checkpoint(
         std = source.read(EMBEDDING)[:used].float().std().item()
         tower = backbone.vision_tower(config, images or _sample_images(seed), pixels, std, seed)
         names, tensors = _tensors(source, backbone, config, tower, seed, range(used, len(source.tokenizer)), used)
-        write_shards(((name, t if dtype is None else t.to(dtype)) for name, t in tensors), partial, names)
+        stored = ((target.stored_name(name), t if dtype is None else t.to(dtype)) for name, t in tensors)
+        write_shards(stored, partial, map(target.stored_name, names))
         _write_json(partial / "config.json", config)
         source.tokenizer.save_pretrained(partial)
         _write_json(partial / "preprocessor_config.json", backbone.preprocessor(*pixels))

@@ -33,10 +33,10 @@ _VISUAL = re.compile(r"(?:^|\.)(?:model\.)?visual\.(.+)$")
 
 
 def checkpoint_name(name: str) -> str:
-    """A parameter's name in a published checkpoint, whatever wraps the model.
+    """A parameter's name in this package, whatever wraps the model; `Family.stored_name` has its name in files.
 
-    `policy.model.model.language_model.norm.weight` → `model.norm.weight`, `model.visual.x` → `visual.x`; published
-    names stay as they are.
+    `policy.model.model.language_model.norm.weight` → `model.norm.weight`, `model.visual.x` → `visual.x`; such names
+    stay as they are.
     """
     if match := _LANGUAGE.search(name):
         return f"model.{match[1]}"
@@ -92,7 +92,7 @@ def file_tensors(file: Path) -> dict[str, FileTensor]:
 
 
 class SourceWeights:
-    """The tensors of a checkpoint folder by published name, read one at a time."""
+    """The tensors of a checkpoint folder by `checkpoint_name`, read one at a time."""
 
     def __init__(self, checkpoint: Path | str) -> None:
         folder = Path(checkpoint)
@@ -147,9 +147,9 @@ def write_checkpoint(
     partial.mkdir(parents=True)
     try:
         head: dict[str, torch.Tensor] = {}
-        with ShardWriter(partial, weights.names(), shard_bytes) as writer:
+        with ShardWriter(partial, map(family.stored_name, weights.names()), shard_bytes) as writer:
             for name, tensor in _merged(_without_head(named, head), weights, config):
-                writer.add(name, tensor, dtype or weights.stored(name).dtype)
+                writer.add(family.stored_name(name), tensor, dtype or weights.stored(name).dtype)
         _write_companions(Path(source), partial, latent, dtype)
         if build_head(latent.head, 1) is not None:
             save_head(partial, head)

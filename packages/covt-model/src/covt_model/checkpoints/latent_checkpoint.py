@@ -123,7 +123,8 @@ def prepare_checkpoint(
             save_rows(partial, {name: grown(name)[list(ids)] for name in vocabulary})
         else:
             names = weights.names()
-            write_shards(((n, grown(n) if n in vocabulary else weights.read(n)) for n in names), partial, names)
+            tensors = ((family.stored_name(n), grown(n) if n in vocabulary else weights.read(n)) for n in names)
+            write_shards(tensors, partial, map(family.stored_name, names))
         text = config.get("text_config") or config
         text["vocab_size"] = rows
         if (weighted := build_head(head, text["hidden_size"], seed)) is not None:

@@ -117,8 +117,8 @@ def _language_model(
     from transformers.initialization import no_init_weights
 
     without_tower = deepcopy(config)
-    without_tower.vision_config.depth = 0
     family = find_family(config.model_type)
+    family.empty_tower(without_tower.vision_config)
     with sharding.building(), no_init_weights():
         model = family.model_class()._from_config(
             without_tower, dtype=dtype, attn_implementation=transformers_attention(attention)

@@ -71,7 +71,7 @@ def build_tiny(
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     model = tiny.random_model(config, seed)
-    tiny.scale_vision(model, images, seed)
+    tiny.scale_vision(model, images, seed, sized)
     with quiet_progress():
         model.save_pretrained(out)
     _write_text_files(out, tiny, tokenizer)

@@ -9,7 +9,7 @@ of one stretch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from covt_model.decoder.attention import Attention, Causal, PackedCausal, Recorder, Step, VarlenCausal
+from covt_model.decoder.deepstack import Deepstack
 from covt_model.decoder.kv_buffer import LayerCache
 from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu
 from covt_model.decoder.shared_linear import SharedLinear
@@ -54,14 +55,18 @@ class Decoder:
         """Cosines and sines [B, T, D] for positions [3, B, T], in the dtype of `like`."""
         return self.model.rotary_emb(like, position_ids)
 
-    def run(self, hidden: torch.Tensor, rotary: Rotary, attend: Attention) -> torch.Tensor:
+    def run(
+        self, hidden: torch.Tensor, rotary: Rotary, attend: Attention, deepstack: Deepstack | None = None
+    ) -> torch.Tensor:
         """Final-norm hidden states [R, L, H] of the next stretch from its input embeddings [R, L, H]."""
         recompute = self.checkpoint and torch.is_grad_enabled()
-        for layer, cache in zip(self.layers, self.caches, strict=True):
+        for number, (layer, cache) in enumerate(zip(self.layers, self.caches, strict=True)):
             if recompute and not layer.is_one_node(attend):
                 hidden = checkpointed(layer, hidden, rotary, attend, cache, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
             else:
                 hidden = layer(hidden, rotary, attend, cache)
+            if deepstack is not None:
+                hidden = deepstack.add(hidden, number)
         return self.norm(hidden)
 
 
@@ -75,6 +80,7 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self.head_size = attention.head_dim
         self.input_norm, self.mlp_norm = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self.query_norm, self.key_norm = (_norm(norm) if norm is not None else None for norm in _head_norms(layer))
         self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down = (
             _linear(module, shared)
             for module in (
@@ -90,10 +96,13 @@ class _Layer:
         projections = self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down
         if not all(isinstance(projection, SharedLinear) for projection in projections):
             return None
-        if any(isinstance(norm, nn.Module) for norm in (self.input_norm, self.mlp_norm)):
+        if any(isinstance(n, nn.Module) for n in (self.input_norm, self.mlp_norm, self.query_norm, self.key_norm)):
             return None
         eps = norms[0].variance_epsilon
-        return StepWeights(self.head_size, norms[0].weight, norms[1].weight, eps, *projections, recomputes)  # pyright: ignore[reportArgumentType]
+        query_norm, key_norm = (None if norm is None else norm.weight for norm in _head_norms(layer))
+        return StepWeights(
+            self.head_size, norms[0].weight, norms[1].weight, eps, *projections, query_norm, key_norm, recomputes
+        )  # pyright: ignore[reportArgumentType]
 
     def is_one_node(self, attend: Attention) -> bool:
         """Whether the layer is a single node of the autograd graph, which decides what it keeps."""
@@ -107,10 +116,18 @@ class _Layer:
         queries, keys, values = (
             project(normed).unflatten(-1, (-1, self.head_size)) for project in (self.queries, self.keys, self.values)
         )
+        if self.query_norm is not None and self.key_norm is not None:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
         queries, keys = (Rotate.apply(part, *rotary) for part in (queries, keys))
         hidden = hidden + self.output(attend(queries, keys, values, cache))  # pyright: ignore[reportArgumentType]
         normed = self.mlp_norm(hidden)
         return hidden + self.down(SwiGlu.apply(self.gate(normed), self.up(normed)))  # pyright: ignore[reportArgumentType]
+
+
+def _head_norms(layer: DecoderLayer) -> tuple[Any, Any]:
+    """The norms over each head of queries and of keys, None where the architecture has none."""
+    attention = layer.self_attn
+    return getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
 
 
 def _is_bare(module: nn.Module) -> bool:
@@ -139,7 +156,7 @@ def _norm(module: nn.Module) -> Function:
 
 def _check(language_model: LanguageModel) -> None:
     config = language_model.config
-    if language_model.has_sliding_layers:
+    if getattr(language_model, "has_sliding_layers", False):
         raise ModelError("sliding-window attention is not supported", "set use_sliding_window to false")
     if config.hidden_act != "silu":
         raise ModelError(f"hidden_act is {config.hidden_act!r}", "use a checkpoint with hidden_act silu")
@@ -161,15 +178,16 @@ def plain_forward(
     lengths: Sequence[int] | None = None,
     checkpoint: bool = False,
     recorder: Recorder | None = None,
+    deepstack: Deepstack | None = None,
 ) -> torch.Tensor:
     """Final-norm hidden states [B, T, H] in one causal pass, for stage 1, the controls, and given latents.
 
     Rows are padded on the right. With `lengths`, embeds is [1, sum of lengths, H]: samples laid end to end, none of
-    which sees another. recorder: gets the last layer's queries and keys.
+    which sees another. recorder: gets the last layer's queries and keys. deepstack: visual features of further levels.
     """
     decoder = Decoder(language_model, checkpoint=checkpoint)
     rotary = decoder.rotary(embeds, position_ids)
     attend: Attention = Causal() if decoder.kernel is None else VarlenCausal(decoder.kernel)
     if lengths is not None:
         attend = PackedCausal(lengths, decoder.kernel)
-    return decoder.run(embeds, rotary, attend if recorder is None else recorder.over(attend))
+    return decoder.run(embeds, rotary, attend if recorder is None else recorder.over(attend), deepstack)

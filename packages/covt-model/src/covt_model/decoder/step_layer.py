@@ -21,7 +21,8 @@ from covt_model.decoder.shared_linear import SharedLinear
 class StepWeights:
     """A layer's parameters: norm weights [H] with their eps, and the seven projections.
 
-    recomputes: whether a step keeps its input only, and computes the rest again in the backward pass.
+    query_norm, key_norm: weights [D] of the norms over each head, None where the architecture has none. recomputes:
+    whether a step keeps its input only, and computes the rest again in the backward pass.
     """
 
     head_size: int
@@ -35,13 +36,16 @@ class StepWeights:
     gate: SharedLinear
     up: SharedLinear
     down: SharedLinear
+    query_norm: torch.Tensor | None = None
+    key_norm: torch.Tensor | None = None
     recomputes: bool = False
 
     @property
-    def links(self) -> tuple[torch.Tensor, ...]:
+    def links(self) -> tuple[torch.Tensor | None, ...]:
         """What ties the parameters into the graph."""
         projections = (self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down)
-        return self.input_norm, self.mlp_norm, *(projection.link for projection in projections)
+        norms = self.input_norm, self.mlp_norm, self.query_norm, self.key_norm
+        return *norms, *(projection.link for projection in projections)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class StepLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weights: StepWeights, slot: Slot, cache: LayerCache, hidden: torch.Tensor, *links: torch.Tensor
+        ctx: Any, weights: StepWeights, slot: Slot, cache: LayerCache, hidden: torch.Tensor, *links: torch.Tensor | None
     ) -> torch.Tensor:
         out, saved = _run(weights, slot, cache, hidden)
         ctx.weights, ctx.slot, ctx.cache = weights, slot, cache
@@ -76,16 +80,22 @@ class StepLayer(torch.autograd.Function):
             _, saved = _run(ctx.weights, ctx.slot, ctx.cache, *saved)
         hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *saved = saved
         w, slot, (gradient,) = ctx.weights, ctx.slot, gradients
+        heads, saved = (saved[:4], saved[4:]) if w.query_norm is not None else ([], saved)
         gate_gradient, up_gradient = gate_gradients(w.down.back(active, gradient), gate, up)
         inner = w.gate.back(y, gate_gradient).add_(w.up.back(y, up_gradient))
         inner, mlp_norm = normed_gradients(inner, middle, w.mlp_norm, middle_scale)
         gradient = gradient + inner
         attended_gradient = w.output.back(attended, gradient).unflatten(1, (-1, w.head_size))
         queries, keys, values = attend_step_gradients(ctx.cache, attended_gradient, saved, slot.start, slot.first)
-        queries, keys = (rotated(part, slot.cos, slot.sin, -1).flatten(1) for part in (queries, keys))
-        inner = w.queries.back(x, queries).add_(w.keys.back(x, keys)).add_(w.values.back(x, values.flatten(1)))
+        queries, keys = (rotated(part, slot.cos, slot.sin, -1) for part in (queries, keys))
+        query_norm = key_norm = None
+        if w.query_norm is not None and w.key_norm is not None:
+            queries, query_norm = normed_gradients(queries, heads[0], w.query_norm, heads[1])
+            keys, key_norm = normed_gradients(keys, heads[2], w.key_norm, heads[3])
+        inner = w.queries.back(x, queries.flatten(1)).add_(w.keys.back(x, keys.flatten(1)))
+        inner = inner.add_(w.values.back(x, values.flatten(1)))
         inner, input_norm = normed_gradients(inner, hidden, w.input_norm, scale)
-        return None, None, None, inner.add_(gradient), input_norm, mlp_norm, *[None] * 7
+        return None, None, None, inner.add_(gradient), input_norm, mlp_norm, query_norm, key_norm, *[None] * 7
 
 
 def _run(
@@ -95,6 +105,13 @@ def _run(
     heads = (-1, w.head_size)
     x, scale = normed(hidden, w.input_norm, w.eps)
     queries, keys, values = (_apply(p, x).unflatten(1, heads) for p in (w.queries, w.keys, w.values))
+    of_heads: tuple[torch.Tensor, ...] = ()
+    if w.query_norm is not None and w.key_norm is not None:
+        (normed_queries, query_scale), (normed_keys, key_scale) = (
+            normed(part, weight, w.eps) for part, weight in ((queries, w.query_norm), (keys, w.key_norm))
+        )
+        of_heads = queries, query_scale, keys, key_scale
+        queries, keys = normed_queries, normed_keys
     queries, keys = (rotated(part, slot.cos, slot.sin, 1) for part in (queries, keys))
     attended, saved = attend_step(cache, queries, keys, values, slot.mask, slot.start)
     attended = attended.flatten(1)
@@ -103,7 +120,7 @@ def _run(
     gate, up = _apply(w.gate, y), _apply(w.up, y)
     active = functional.silu(gate).mul_(up)
     out = middle + _apply(w.down, active)
-    return out, (hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *saved)
+    return out, (hidden, scale, x, attended, middle, middle_scale, y, gate, up, active, *of_heads, *saved)
 
 
 def _apply(shared: SharedLinear, x: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,8 @@ class VisionFeatures:
 
     Two keys lead to a feature: the encoded bytes with the crop box, which saves decoding, and the decoded pixels,
     which saves the forward for crops that look the same in different pictures. A tower that looks at one cell at a
-    time runs once for each distinct cell. No picture sees another in a forward. But the order of sums in a matrix
+    time runs once for each distinct cell. With DeepStack a feature has the columns that `Family.visual_features`
+    describes. No picture sees another in a forward. But the order of sums in a matrix
     product depends on the size of the matrix, so what is computed beside a picture may change its feature's last bits.
 
     Args:
@@ -72,8 +73,8 @@ class VisionFeatures:
         self.keeps = keeps
         self.batch_patches = batch_patches
         self.capacity, self.capacity_bytes = capacity, capacity_bytes
-        family = find_family(settings.model_type)
-        self.decoder = PictureDecoder(family, settings, family.is_cellwise(visual.config))
+        self.family = find_family(settings.model_type)
+        self.decoder = PictureDecoder(self.family, settings, self.family.is_cellwise(visual))
         self._decoded: DecodedPictures = {}
         self._forget()
 
@@ -94,12 +95,17 @@ class VisionFeatures:
             self._forget()
 
     def __call__(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
-        """Merged features [n_i, H] of each picture."""
+        """Features [n_i, W] of each picture: the merger's output in the first H columns, then those of DeepStack."""
         self._fill(pictures)
         found = [self._by_key[picture.key] for picture in pictures]
         for cache in (self._by_key, self._by_pixels):
             cache.shrink(self.capacity, self.capacity_bytes)
         return found
+
+    def merged(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
+        """The merger's output [n_i, H] of each picture."""
+        width: int = self.visual.config.out_hidden_size
+        return [features[:, :width] for features in self(pictures)]
 
     def move(self, device: torch.device | str) -> None:
         """Move the tower; the cache, which lies on its device, is emptied."""
@@ -148,7 +154,7 @@ class VisionFeatures:
             yield batch
 
     def _run(self, batch: list[Patches]) -> Sequence[torch.Tensor]:
-        """Features [n_i, H] of one forward."""
+        """Features [n_i, W] of one forward."""
         weight = next(self.visual.parameters())
         to_gpu = weight.device.type == "cuda"
         values = [part.values.to(weight.device, non_blocking=to_gpu).to(weight.dtype) for part in batch]
@@ -156,6 +162,8 @@ class VisionFeatures:
         blanks = CELLS - len(batch) if self.decoder.cellwise else 0
         values += [torch.zeros_like(values[0])] * blanks
         grids += [grids[0]] * blanks
-        merged = self.visual(torch.cat(values), grid_thw=torch.tensor(grids, device=weight.device)).pooler_output
-        per_token = sum(map(len, values)) // len(merged)
-        return merged.split([len(part) // per_token for part in values])[: len(batch)]
+        features = self.family.visual_features(
+            self.visual, torch.cat(values), torch.tensor(grids, device=weight.device)
+        )
+        per_token = sum(map(len, values)) // len(features)
+        return features.split([len(part) // per_token for part in values])[: len(batch)]

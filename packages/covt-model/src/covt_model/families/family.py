@@ -26,8 +26,8 @@ class TinySizes:
     init_std: float = 0.08
     vision_depth: int = 1
     vision_hidden: int = 64
-    window: int = 28
-    """Side of a vision window. A window of one cell makes each visual token depend on its own cell alone."""
+    window: int = 0
+    """Side of the area that a cell's features depend on; 0 means the cell alone."""
     max_positions: int = 4096
 
 
@@ -46,8 +46,8 @@ class TinyFamily:
     """(sizes, embedding rows, token → id) → the model's config."""
     random_model: Callable[[dict[str, Any], int], Any]
     """(config, seed) → the model in fp32."""
-    scale_vision: Callable[[Any, Sequence[torch.Tensor], int], None]
-    """(model, sample images, seed): draws the vision tower so that the images' visual tokens are standardized."""
+    scale_vision: Callable[[Any, Sequence[torch.Tensor], int, TinySizes], None]
+    """(model, sample images, seed, sizes): draws a vision tower that makes standardized features of the images."""
     preprocessor: Callable[[], dict[str, Any]]
 
 
@@ -102,16 +102,33 @@ class Family:
     """uint8 [N, 3, H, W] → whole cells within the pixel limits."""
     patchify: Callable[[torch.Tensor, ImageSettings], tuple[torch.Tensor, Grid]]
     """Same-sized images, uint8 [N, 3, H, W] → (pixel values [N·rows·columns, D], grid of each)."""
+    visual_features: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+    """(vision tower, patches [P, D], grids [images, 3]) → features [N, W] of the merged visual tokens.
+
+    The first H columns are the merger's output, which enters the language model as input embeddings. With DeepStack
+    (arXiv 2406.04334) each further H columns are added to the hidden states after one decoder layer, the first first.
+    """
     is_cellwise: Callable[[Any], bool]
-    """Vision config → whether each visual token depends on its own cell alone."""
+    """Vision tower → whether each visual token depends on its own cell alone."""
+    empty_tower: Callable[[Any], None]
+    """Makes the tower of a vision config as small as it can be, in place."""
     positions: Callable[[np.ndarray, int, Sequence[Grid], int], np.ndarray]
     """(token ids [T], image pad id, grids, merge) → positions int64 [3, T]."""
     published_config: Callable[[str], dict[str, Any] | None]
-    """Hub id or folder name → config of a published checkpoint, as far as sizes follow from it."""
+    """Hub id or folder name → config of a published checkpoint, as far as sizes follow from it.
+
+    Raises ModelError for a published model of this name that is not supported.
+    """
+    layer_vectors: Callable[[Mapping[str, Any]], int]
+    """Text config → parameters of one decoder layer beside its matrices and the norms of its two inputs."""
+    vision_parameters: Callable[[Mapping[str, Any]], int]
+    """Vision config → parameters of the vision tower."""
     tiny: Callable[[], TinyFamily]
     text_backbone: Callable[[], TextBackbone]
     vocabulary_weights: tuple[str, ...]
     """Checkpoint names of the matrices with one row per token; the input embedding is first."""
+    stored_name: Callable[[str], str]
+    """Name of a tensor in this package (`model.norm.weight`, `visual.…`) → its name in the published files."""
 
 
 def visual_tokens(grid: Grid, merge: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from covt_model.decoder.attention import additive
 
 if TYPE_CHECKING:
+    from covt_model.decoder.deepstack import Deepstack
     from covt_model.decoder.model_types import LanguageModel
 
 
@@ -44,12 +45,18 @@ class CachedDecoder:
         for buffer in self.buffers:
             buffer.extra = steps
 
-    def prompt(self, embeds: torch.Tensor, position_ids: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    def prompt(
+        self,
+        embeds: torch.Tensor,
+        position_ids: torch.Tensor,
+        lengths: list[int],
+        deepstack: Deepstack | None = None,
+    ) -> torch.Tensor:
         """embeds: [B, P, H]; position_ids: [3, B, P]. Returns the hidden state at each row's last token [B, H]."""
         rows, width, _ = embeds.shape
         last = torch.tensor(lengths, device=embeds.device) - 1
         every_row = torch.arange(rows, device=embeds.device)
-        hidden = self._run(embeds, None, self.model.rotary_emb(embeds, position_ids))[every_row, last]
+        hidden = self._run(embeds, None, self.model.rotary_emb(embeds, position_ids), deepstack)[every_row, last]
         following = position_ids.amax(dim=(0, 2)) + 1  # padding has position 0
         after = following[:, None] + torch.arange(self.steps, device=embeds.device)
         self.cos, self.sin = self.model.rotary_emb(embeds, after.expand(3, -1, -1))
@@ -69,10 +76,16 @@ class CachedDecoder:
         return self._run(embeds[:, None], mask, (self.cos[:, now], self.sin[:, now]))[:, 0]
 
     def _run(
-        self, hidden: torch.Tensor, mask: torch.Tensor | None, rotary: tuple[torch.Tensor, torch.Tensor]
+        self,
+        hidden: torch.Tensor,
+        mask: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        deepstack: Deepstack | None = None,
     ) -> torch.Tensor:
-        for layer, buffer in zip(self.model.layers, self.buffers, strict=True):
+        for number, (layer, buffer) in enumerate(zip(self.model.layers, self.buffers, strict=True)):
             hidden = layer(
                 hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=buffer, use_cache=True
             )
+            if deepstack is not None:
+                hidden = deepstack.add(hidden, number)
         return self.model.norm(hidden)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from covt_model.decoder.deepstack import Deepstack
 from covt_model.encoding.encode import EncodedPrompt, Span, find_spans
 from covt_model.families import find_family
 from covt_model.generation.decoding_cache import CachedDecoder
@@ -53,7 +54,7 @@ def generate(
 ) -> list[Generated]:
     """Complete B prompts together.
 
-    image_features: one [n, H] per image, in prompt order (`covt_model.encoding.vision_features`).
+    image_features: one [n, W] per image, in prompt order (`covt_model.encoding.vision_features`).
     mode: what pads are fed: `keep` the
     feedback (or, under head "none", the pad's own embedding), `zeros`, `noise` of the feedback's norm seeded by `seed`,
     or `given`: row b's pad number i gets `latents[b][i mod n]`. The end of turn is the model's generation config's
@@ -135,9 +136,11 @@ def _prefill(
         positions[:, row, : lengths[row]] = find_positions(prompt.expanded, image_pad_id, prompt.grids, merge)
     input_ids = torch.from_numpy(ids).to(device)
     embeds = model.get_input_embeddings()(input_ids)
+    width, stacked = embeds.shape[-1], None
     if image_features:
         places = (input_ids == image_pad_id).reshape(-1).nonzero().squeeze(1)
-        features = torch.cat(list(image_features)).to(embeds.dtype)
+        features = torch.cat([one[:, :width] for one in image_features]).to(embeds.dtype)
+        stacked = Deepstack.of(image_features, places, width)
         embeds = embeds.reshape(-1, embeds.shape[-1]).index_copy(0, places, features).view_as(embeds)
     decoder = CachedDecoder(model.model.language_model, max_new_tokens)
-    return decoder, decoder.prompt(embeds, torch.from_numpy(positions).to(device), lengths)
+    return decoder, decoder.prompt(embeds, torch.from_numpy(positions).to(device), lengths, stacked)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from covt_model.decoder.deepstack import Deepstack
 from covt_model.encoding.batch import Batch
 
 
@@ -19,7 +20,8 @@ def input_embeds(
 ) -> torch.Tensor:
     """[B, T, H] input embeddings.
 
-    image_features: one [n_i, H] a picture, in the order of `batch.pictures`. latents: [P, H] for the P pads in order
+    image_features: one [n_i, W] a picture, in the order of `batch.pictures`, of which the first H columns count; what
+    follows them is for `deepstack`. latents: [P, H] for the P pads in order
     (targets of stage 1, or latents given from outside); None leaves the pads' own token embedding, which the latent
     forward replaces and the pause control keeps. has_latent: bool [P], False for pads that keep their own; None means
     that all have a latent.
@@ -27,7 +29,7 @@ def input_embeds(
     embeds = embed_tokens(batch.input_ids)
     flat = embeds.reshape(-1, embeds.shape[-1])
     if image_features:
-        features = torch.cat(list(image_features)).to(flat.dtype)
+        features = torch.cat([one[:, : flat.shape[1]] for one in image_features]).to(flat.dtype)
         if len(features) != len(batch.image_index):
             raise ValueError(f"{len(features)} visual features for {len(batch.image_index)} places")
         flat = flat.index_copy(0, batch.image_index, features)
@@ -37,3 +39,8 @@ def input_embeds(
             places, latents = places[has_latent], latents[has_latent]
         flat = flat.index_copy(0, places, latents.to(flat.dtype))
     return flat.view_as(embeds)
+
+
+def deepstack(batch: Batch, image_features: Sequence[torch.Tensor], hidden: int) -> Deepstack | None:
+    """What the pictures' features [n_i, W] add after the first decoder layers; None where W is the hidden size."""
+    return Deepstack.of(image_features, batch.image_index, hidden)

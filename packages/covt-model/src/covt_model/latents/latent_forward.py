@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from covt_model.decoder.attention import Attention, Chunk, Grid, Step, VarlenChunk, additive
+from covt_model.decoder.deepstack import Deepstack
 from covt_model.decoder.layered_decoder import Decoder, plain_forward
 from covt_model.decoder.varlen_attention import KERNELS
 from covt_model.encoding.encode import Span
@@ -35,6 +36,7 @@ def latent_forward(
     max_segments: int | None = None,
     checkpoint: bool = False,
     lengths: Sequence[int] | None = None,
+    deepstack: Deepstack | None = None,
 ) -> torch.Tensor:
     """Final-norm hidden states [B, T, H] where each pad's input is `feedback(hidden at the position before)`.
 
@@ -44,7 +46,8 @@ def latent_forward(
     at least the most of any row (under ZeRO-3 the largest over all ranks: each rank must run the same number of
     forwards). checkpoint: recompute each layer in the backward pass instead of keeping its activations. lengths: embeds
     is one row of samples of these lengths laid end to end, [1, sum of lengths, H]; none sees another, and spans are
-    per sample, counted from its beginning.
+    per sample, counted from its beginning. deepstack: visual features of further levels, for tokens before each
+    sample's first pad.
 
     Hidden states at padding are those of the first row's first token. Under ZeRO-3 call this inside the engine's
     forward.
@@ -64,16 +67,20 @@ def latent_forward(
         index = torch.tensor(pads, dtype=torch.long, device=embeds.device)
         embeds = embeds.flatten(0, 1).index_copy(0, index, latents.to(embeds.dtype)).view_as(embeds)
     if latents is not None or segments == 0:
-        return plain_forward(language_model, embeds, position_ids, lengths=lengths, checkpoint=checkpoint)
+        return plain_forward(
+            language_model, embeds, position_ids, lengths=lengths, checkpoint=checkpoint, deepstack=deepstack
+        )
     has_kernel = language_model.config._attn_implementation in KERNELS
     order = sorted(range(len(spans)), key=lambda row: -len(spans[row]))
     starts, sizes, spans = np.asarray(starts)[order], [sizes[row] for row in order], [spans[row] for row in order]
     layout = plan(sizes, spans, size, segments, always_pack=has_kernel)
-    states = _Unroll(language_model, embeds, position_ids, starts, layout, checkpoint).run(feedback)
     back = np.zeros(embeds.shape[0] * total, dtype=np.int64)
     for row, (first, length) in enumerate(zip(starts, sizes, strict=True)):
         back[first : first + length] = layout.output_of_token[row]
-    return states.index_select(0, torch.from_numpy(back).to(embeds.device)).view_as(embeds)
+    place = torch.from_numpy(back).to(embeds.device)
+    moved = None if deepstack is None else deepstack.moved(place)
+    states = _Unroll(language_model, embeds, position_ids, starts, layout, checkpoint).run(feedback, moved)
+    return states.index_select(0, place).view_as(embeds)
 
 
 class _Unroll:
@@ -101,12 +108,15 @@ class _Unroll:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def run(self, feedback: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Hidden states of all slots computed, stretch by stretch, [M, H]: the order of `Plan.output_of_token`."""
+    def run(self, feedback: Callable[[torch.Tensor], torch.Tensor], deepstack: Deepstack | None = None) -> torch.Tensor:
+        """Hidden states of all slots computed, stretch by stretch, [M, H]: the order of `Plan.output_of_token`.
+
+        deepstack: by places in that order, all of them in the first chunk.
+        """
         layout, outputs = self.layout, []
         fed: torch.Tensor | None = None
         for number, (start, stop) in enumerate(layout.chunks):
-            hidden = self._chunk(number, start, stop, fed)
+            hidden = self._chunk(number, start, stop, fed, deepstack if number == 0 else None)
             outputs.append(hidden)
             if number == len(layout.last):
                 break
@@ -121,7 +131,9 @@ class _Unroll:
                 fed = following if full.all() else torch.where(self.used[:rows, column, None], following, fed)
         return torch.cat(outputs)
 
-    def _chunk(self, number: int, start: int, stop: int, fed: torch.Tensor | None) -> torch.Tensor:
+    def _chunk(
+        self, number: int, start: int, stop: int, fed: torch.Tensor | None, deepstack: Deepstack | None
+    ) -> torch.Tensor:
         rows = self.layout.active[number]
         chunk = self.inputs[:rows, start:stop]
         if fed is not None:
@@ -132,7 +144,7 @@ class _Unroll:
         grid, attend = self._attention(number, start, stop)
         if grid is not None:
             chunk, rotary = grid.gather(chunk), (grid.gather(rotary[0]), grid.gather(rotary[1]))
-        return self.decoder.run(chunk, rotary, attend).flatten(0, 1)
+        return self.decoder.run(chunk, rotary, attend, deepstack).flatten(0, 1)
 
     def _attention(self, number: int, start: int, stop: int) -> tuple[Grid | None, Attention]:
         layout, rows = self.layout, self.layout.active[number]

@@ -13,7 +13,7 @@ from covt_model.encoding.batch import Batch
 from covt_model.encoding.encode import Mode
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.heads import feedback_rule
-from covt_model.latents.input_embeddings import input_embeds
+from covt_model.latents.input_embeddings import deepstack, input_embeds
 from covt_model.latents.latent_forward import latent_forward
 
 if TYPE_CHECKING:
@@ -57,14 +57,20 @@ class LatentPolicy(nn.Module):
     ) -> torch.Tensor:
         """Final-norm hidden states [B, T, H], in the layout of the batch's ids.
 
-        features: one [n_i, H] a picture, in the batch's order. latents: [P, H], the pads' inputs (stage 1, or a
-        replay); None lets the model generate as it does when serving: with feedback, or without for the controls.
-        has_latent: bool [P], which pads take theirs; None means all. max_segments: see `latent_forward`.
+        features: one [n_i, W] a picture, from `VisionFeatures`, in the batch's order. latents: [P, H], the pads' inputs
+        (stage 1, or a replay); None lets the model generate as it does when serving: with feedback, or without for the
+        controls. has_latent: bool [P], which pads take theirs; None means all. max_segments: see `latent_forward`.
         """
         embeds = input_embeds(self.model.get_input_embeddings(), batch, features, latents, has_latent)
+        stacked = deepstack(batch, features, embeds.shape[-1])
         if latents is not None or self.mode != "latent":
             return plain_forward(
-                self.language_model, embeds, batch.position_ids, lengths=batch.packed, checkpoint=self.checkpoint
+                self.language_model,
+                embeds,
+                batch.position_ids,
+                lengths=batch.packed,
+                checkpoint=self.checkpoint,
+                deepstack=stacked,
             )
         return latent_forward(
             self.language_model,
@@ -77,4 +83,5 @@ class LatentPolicy(nn.Module):
             max_segments=max_segments,
             checkpoint=self.checkpoint,
             lengths=batch.packed,
+            deepstack=stacked,
         )

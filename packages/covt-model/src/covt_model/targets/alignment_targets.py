@@ -15,7 +15,7 @@ from covt_model.encoding.batch import Batch
 from covt_model.encoding.encode import Selection
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.feedback import feedback
-from covt_model.latents.input_embeddings import input_embeds
+from covt_model.latents.input_embeddings import deepstack, input_embeds
 from covt_model.model_errors import ModelError
 from covt_model.targets.selection import Unfilled, mean_runs, segment_query, select_targets, user_context
 
@@ -61,9 +61,10 @@ def make_targets(
 ) -> Targets:
     """Targets of all segments, in order.
 
-    helper_features: one [N, H] a helper image, in the order of `batch.helpers`. `focus` takes them as they are: the
-    encoder has cropped each to the visual tokens it stands for. `ilvr` selects by the teacher's hidden states, in one
-    pass over the batch; it needs the teacher, the token embedding and the prompt pictures' features.
+    helper_features: one [N, H] a helper image (`VisionFeatures.merged`), in the order of `batch.helpers`. `focus` takes
+    them as they are: the encoder has cropped each to the visual tokens it stands for. `ilvr` selects by the teacher's
+    hidden states, in one pass over the batch; it needs the teacher, the token embedding and the prompt pictures'
+    features [n, W].
     """
     nested = _nest(batch, helper_features)
     if selection == "focus":
@@ -145,11 +146,14 @@ def _teacher_states(
     """
     embeds = input_embeds(embed_tokens, batch, image_features, inputs)
     recorder = Recorder()
-    hidden = plain_forward(teacher, embeds, batch.position_ids, lengths=batch.packed, recorder=recorder)
+    stacked = deepstack(batch, image_features, embeds.shape[-1])
+    hidden = plain_forward(
+        teacher, embeds, batch.position_ids, lengths=batch.packed, recorder=recorder, deepstack=stacked
+    )
     supply = iter(image_features)
     per_row = [[next(supply) for _ in pictures] for pictures in batch.pictures]
     empty = hidden.new_zeros(0, hidden.shape[-1])
-    features = [torch.cat(row) if row else empty for row in per_row]
+    features = [torch.cat(row)[:, : hidden.shape[-1]] if row else empty for row in per_row]
     queries, keys = recorder.queries.flatten(0, 1), recorder.keys.flatten(0, 1)
     return _States(hidden.flatten(0, 1), queries, keys, features)
 

@@ -162,7 +162,7 @@ class TargetMaker:
         return make_targets(
             batch,
             self.encoder.latent,
-            self.features(helpers),
+            self.features.merged(helpers),
             selection=self.section.selection,
             teacher=self.policy.model.model.language_model if self.section.selection == "ilvr" else None,
             embed_tokens=self.policy.model.get_input_embeddings(),

@@ -1,5 +1,6 @@
 """The published Qwen2.5-VL-Instruct configs, as far as sizes follow from them (from their config.json)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 VISION = {
@@ -42,3 +43,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 def published(name: str) -> dict[str, Any] | None:
     """The config of a published checkpoint by its hub id or folder name; None for others."""
     return next((config for size, config in PUBLISHED.items() if f"Qwen2.5-VL-{size}-Instruct" in name), None)
+
+
+def layer_vectors(text: Mapping[str, Any]) -> int:
+    """Parameters of a decoder layer beside its matrices and two norms: the biases of queries, keys and values."""
+    heads = text["num_attention_heads"]
+    return text["hidden_size"] // heads * (heads + 2 * text.get("num_key_value_heads", heads))
+
+
+def vision_parameters(vision: Mapping[str, Any]) -> int:
+    """Parameters of the vision tower: patch embedding, blocks, and the merger into the language model's width."""
+    width, inner, out = vision["hidden_size"], vision["intermediate_size"], vision["out_hidden_size"]
+    patch = vision.get("in_channels", vision.get("in_chans", 3)) * vision["patch_size"] ** 2
+    block = 4 * width * width + 4 * width + 3 * width * inner + 2 * inner + width + 2 * width
+    merged = width * vision["spatial_merge_size"] ** 2
+    merger = width + merged * merged + merged + merged * out + out
+    return patch * vision["temporal_patch_size"] * width + vision["depth"] * block + merger

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from covt_model.families.family import Family, TextBackbone, TinyFamily
-from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS, grid_of, patchify, resize
-from covt_model.families.qwen2_5_vl.positions import mrope_positions
-from covt_model.families.qwen2_5_vl.published_sizes import published
+from covt_model.families.image_patches import grid_of, patchify, resize
+from covt_model.families.mrope_positions import mrope_positions
+from covt_model.families.qwen2_5_vl.defaults import DEFAULTS
+from covt_model.families.qwen2_5_vl.published_sizes import layer_vectors, published, vision_parameters
 
 
 def _model_class() -> Any:
@@ -22,35 +23,48 @@ def _vision_class() -> Any:
     return Qwen2_5_VisionTransformerPretrainedModel
 
 
-def _is_cellwise(vision: Any) -> bool:
-    """Whether every block has windows of one cell, as in tiny models."""
-    return not vision.fullatt_block_indexes and vision.window_size == vision.patch_size * vision.spatial_merge_size
+def _visual_features(visual: Any, patches: Any, grids: Any) -> Any:
+    from covt_model.families.qwen2_5_vl import tower
+
+    return tower.visual_features(visual, patches, grids)
+
+
+def _is_cellwise(visual: Any) -> bool:
+    from covt_model.families.qwen2_5_vl import tower
+
+    return tower.is_cellwise(visual)
+
+
+def _empty_tower(vision: Any) -> None:
+    vision.depth = 0
 
 
 def _tiny() -> TinyFamily:
+    from covt_model.families import tiny_tokenizer
     from covt_model.families.qwen2_5_vl import text_backbone, tiny
-    from covt_model.families.qwen2_5_vl.vision_scaling import standardize_vision
+    from covt_model.families.qwen2_5_vl.tower import scale_tower
 
     return TinyFamily(
         cell=tiny.SETTINGS.cell,
-        chat_template=tiny.CHAT_TEMPLATE,
+        chat_template=tiny_tokenizer.CHAT_TEMPLATE,
         end_token="<|im_end|>",
         text_end_token="<|endoftext|>",
-        train_tokenizer=tiny.train_tokenizer,
+        train_tokenizer=tiny_tokenizer.train_tokenizer,
         config=tiny.tiny_config,
         random_model=tiny.random_model,
-        scale_vision=lambda model, images, seed: standardize_vision(model.model.visual, images, tiny.SETTINGS, seed),
+        scale_vision=lambda model, images, seed, _: scale_tower(model.model.visual, images, tiny.SETTINGS, seed),
         preprocessor=lambda: text_backbone.preprocessor(tiny.SETTINGS.min_pixels, tiny.SETTINGS.max_pixels),
     )
 
 
 def _text_backbone() -> TextBackbone:
+    from covt_model.families import text_backbone_parts
     from covt_model.families.qwen2_5_vl import text_backbone
 
     return TextBackbone(
         text_types=text_backbone.TEXT_TYPES,
-        special_tokens=text_backbone.SPECIAL_TOKENS,
-        template_prefix=text_backbone.CONTENT_PARTS,
+        special_tokens=text_backbone_parts.SPECIAL_TOKENS,
+        template_prefix=text_backbone_parts.CONTENT_PARTS,
         config=text_backbone.build_config,
         zero_tensors=text_backbone.zero_tensors,
         vision_tower=text_backbone.vision_tower,
@@ -68,10 +82,15 @@ FAMILY = Family(
     grid_of=grid_of,
     resize=resize,
     patchify=patchify,
+    visual_features=_visual_features,
     is_cellwise=_is_cellwise,
+    empty_tower=_empty_tower,
     positions=mrope_positions,
     published_config=published,
+    layer_vectors=layer_vectors,
+    vision_parameters=vision_parameters,
     tiny=_tiny,
     text_backbone=_text_backbone,
     vocabulary_weights=("model.embed_tokens.weight", "lm_head.weight"),
+    stored_name=str,
 )

@@ -13,30 +13,12 @@ from typing import Any
 import torch
 
 from covt_model.families.family import VisionSizes
-from covt_model.families.qwen2_5_vl.image_patches import DEFAULTS
-from covt_model.families.qwen2_5_vl.vision_scaling import standardize_vision
+from covt_model.families.qwen2_5_vl.defaults import DEFAULTS
+from covt_model.families.qwen2_5_vl.tower import scale_tower
+from covt_model.families.text_backbone_parts import mrope_sections, preprocessor_config, rotary_settings
 from covt_model.model_errors import ModelError
 
 TEXT_TYPES = ("llama", "qwen2")
-SPECIAL_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-# Put before a text model's own chat template: turns a message of parts into one text with image tokens in it.
-CONTENT_PARTS = (
-    "{%- set flat = namespace(messages=[]) -%}"
-    "{%- for message in messages -%}"
-    "{%- if message['content'] is string -%}"
-    "{%- set flat.messages = flat.messages + [message] -%}"
-    "{%- else -%}"
-    "{%- set text = namespace(all='') -%}"
-    "{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}"
-    "{%- set text.all = text.all + '<|vision_start|><|image_pad|><|vision_end|>' -%}"
-    "{%- else -%}{%- set text.all = text.all + part['text'] -%}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- set flat.messages = flat.messages + [{'role': message['role'], 'content': text.all}] -%}"
-    "{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- set messages = flat.messages -%}"
-)
 
 
 def build_config(
@@ -80,7 +62,7 @@ def build_config(
             "tie_word_embeddings": tied,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": _rope(text).get("rope_theta", 10_000.0),
+                "rope_theta": rotary_settings(text).get("rope_theta", 10_000.0),
                 "mrope_section": mrope_sections(hidden // heads),
             },
             **ids,
@@ -101,25 +83,10 @@ def build_config(
     }
 
 
-def mrope_sections(head_size: int) -> list[int]:
-    """Split half of a head's dimensions among time, height and width as the published models do: 2 : 3 : 3."""
-    half = head_size // 2
-    side = 3 * half // 8
-    return [half - 2 * side, side, side]
-
-
-def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary settings under the name of today's Transformers or of earlier ones."""
-    if (parameters := text.get("rope_parameters")) is not None:
-        return dict(parameters)
-    scaling = text.get("rope_scaling") or {}
-    return {"rope_theta": text.get("rope_theta", 10_000.0), "rope_type": scaling.get("rope_type", scaling.get("type"))}
-
-
 def _check(text: Mapping[str, Any], source: str) -> None:
     hidden, heads = text["hidden_size"], text["num_attention_heads"]
     head_size = text.get("head_dim") or hidden // heads
-    kind = _rope(text).get("rope_type") or "default"
+    kind = rotary_settings(text).get("rope_type") or "default"
     llama_bias = text["model_type"] == "llama" and (text.get("attention_bias") or text.get("mlp_bias"))
     refused = {
         f"heads of {head_size} dimensions, not {hidden} / {heads}": head_size * heads != hidden,
@@ -162,20 +129,10 @@ def vision_tower(
 
     visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(Qwen2_5_VLConfig(**config).vision_config).float()
     settings = replace(DEFAULTS, min_pixels=pixels[0], max_pixels=pixels[1])
-    standardize_vision(visual, images, settings, seed, std)
+    scale_tower(visual, images, settings, seed, std)
     return visual
 
 
 def preprocessor(min_pixels: int, max_pixels: int) -> dict[str, Any]:
     """The content of preprocessor_config.json."""
-    return {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
-        "min_pixels": min_pixels,
-        "max_pixels": max_pixels,
-        "patch_size": DEFAULTS.patch,
-        "merge_size": DEFAULTS.merge,
-        "temporal_patch_size": DEFAULTS.temporal,
-        "image_mean": list(DEFAULTS.mean),
-        "image_std": list(DEFAULTS.std),
-    }
+    return preprocessor_config(DEFAULTS, "Qwen2_5_VLProcessor", min_pixels, max_pixels)

@@ -1,5 +1,7 @@
 """Pictures to the vision tower's patches, equal to Transformers' Qwen2-VL image processor and vectorised.
 
+The patch size and the pixel limits are arguments, so families with this processor share the code.
+
 Pictures are uint8 tensors [3, H, W]; a stack of same-sized ones is cut into patches in a few tensor operations.
 """
 
@@ -14,18 +16,6 @@ from covt_model.model_errors import ModelError
 
 if TYPE_CHECKING:
     import torch
-
-DEFAULTS = ImageSettings(
-    model_type="qwen2_5_vl",
-    patch=14,
-    merge=2,
-    temporal=2,
-    min_pixels=56 * 56,
-    max_pixels=28 * 28 * 1280,
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
-"""Settings that hold where a checkpoint's processor config doesn't say otherwise."""
 
 
 def fit_size(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
