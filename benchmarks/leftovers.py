@@ -35,7 +35,7 @@ class Leftovers:
     def _new_memory(self) -> set[str]:
         """Names that are new; what other processes of the machine have made meanwhile, they have mapped or named."""
         from covt_rollout.server import supervisor
-        from covt_rollout.weights.weight_folder import PREFIX
+        from covt_rollout.server.weight_root import PREFIX
 
         new = {path.name for path in SHARED_MEMORY.iterdir()} - self._memory
         pids = supervisor.processes()

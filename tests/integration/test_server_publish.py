@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.rollout_errors import StaleWeightsError, WeightPushError
+from covt_rollout.server.weight_root import PREFIX, SHARED_MEMORY
+from covt_rollout.weights.http_loader import load_over_http
 from covt_rollout.weights.weight_files import ServedNames
-from covt_rollout.weights.weight_folder import PREFIX, SHARED_MEMORY
-from covt_rollout.weights.weight_sync import Publisher, publish
+from covt_rollout.weights.weight_sync import Publisher, publish, push_weights
 
 PROMPTS = [PromptRequest((5 + number, 9, 14, 21), group_id=str(number)) for number in range(8)]
 GREEDY = Sampling(max_tokens=6, temperature=0)
@@ -150,3 +151,27 @@ def test_answers_of_other_weights_than_the_trainers_are_refused(latent_server) -
 
     with pytest.raises(StaleWeightsError, match="trainer is at 41"):
         asyncio.run(work())
+
+
+def test_weights_over_http_are_those_of_the_files(latent_server, original_weights) -> None:
+    async def work():
+        names = ServedNames.read(latent_server.checkpoint)
+        async with client_of(latent_server) as client:
+            await publish(client, parameters(latent_server.checkpoint, 1.3), 11, names)
+            from_files = await logprobs(client)
+            with Publisher(client, names, load=load_over_http) as publisher:
+                await publisher.publish(parameters(latent_server.checkpoint), 12)
+                before = await logprobs(client)
+                await publisher.publish(parameters(latent_server.checkpoint, 1.3), 13)
+                assert await client.weight_version() == 13
+                # A server refuses weights of another model before it changes any, as it does with files.
+                assert publisher._newest is not None
+                folder = publisher._newest[0]
+                save_file({"stranger": torch.ones(1)}, folder / "weights-99999.safetensors")
+                with pytest.raises(WeightPushError, match=r"version 13 stays.*unknown 1 tensors"):
+                    await push_weights(client, folder, 14, load=load_over_http)
+                return from_files, before, await logprobs(client)
+
+    from_files, before, after = asyncio.run(work())
+    assert after == from_files != before
+    assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}@*"))

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from covt_rollout.rollout_errors import WeightPushError
-from covt_rollout.weights import weight_folder
+from covt_rollout.server.weight_root import PREFIX, host_name, remove_stale_folders, weights_root
 from covt_rollout.weights.weight_files import ServedNames, write_weights
-from covt_rollout.weights.weight_folder import PREFIX, check_room, remove_stale_folders, scratch_folder, weights_root
+from covt_rollout.weights.weight_folder import check_room, scratch_folder
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def dead() -> int:
 def test_folders_of_dead_publishers_are_removed_and_those_of_living_ones_kept(
     tmp_path: Path, dead: int, name: str
 ) -> None:
-    gone, living = (tmp_path / (PREFIX + name.format(pid=pid, host=weight_folder._host())) for pid in (dead, 1))
+    gone, living = (tmp_path / (PREFIX + name.format(pid=pid, host=host_name())) for pid in (dead, 1))
     gone.mkdir()
     living.mkdir()
     with scratch_folder(tmp_path) as folder:

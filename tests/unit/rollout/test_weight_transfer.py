@@ -36,6 +36,7 @@ def test_nccl_is_taken_where_trainer_and_server_have_gpus_each(tmp_path: Path) -
     assert choose(tmp_path, urls=THERE) == "nccl"
     assert choose(tmp_path) == "files", "they share a GPU, which NCCL can't join"
     assert choose(tmp_path, urls=THERE, sleeps=True, weight_folder="/shared") == "files"
+    assert choose(tmp_path, "http", server_gpus=1) == "http"
     assert choose(tmp_path, device="cpu", urls=THERE, weight_folder="/shared") == "files"
     assert choose(tmp_path, "files", server_gpus=1) == "files"
     save_head(tmp_path, {"weight": torch.eye(4)})
@@ -55,11 +56,14 @@ def test_a_server_on_another_machine_is_not_given_a_folder_of_this_one(
     tmp_path: Path, host: str, settings: dict[str, Any]
 ) -> None:
     urls = ["http://127.0.0.1:8000", f"http://{host}:8000"]
+    assert choose(tmp_path, urls=urls, weight_folder="/shared", **settings) == "files"
+    if "wanted" not in settings:
+        assert choose(tmp_path, urls=urls, **settings) == "http"
+        return
     with pytest.raises(RolloutError, match="is on another machine and can't read files in /dev/shm") as caught:
         choose(tmp_path, urls=urls, **settings)
     assert host in str(caught.value)
-    assert "rollout.weight_folder" in caught.value.remedy
-    assert choose(tmp_path, urls=urls, weight_folder="/shared", **settings) == "files"
+    assert "rollout.weight_folder" in caught.value.remedy and "rollout.transfer=http" in caught.value.remedy
 
 
 def test_this_machine_s_own_addresses_are_not_another_machine() -> None:

@@ -33,12 +33,13 @@ class RolloutSection(Section):
     ahead: int = Field(default=0, ge=0, le=1)
     """1 samples the next step's rollouts while this step trains. They are then one update old, which
     `algorithm.importance` corrects for; 0 samples and trains in turn."""
-    transfer: Literal["auto", "files", "nccl"] = "auto"
-    """How new weights reach the server: through files in shared memory, or over NCCL. `auto` takes NCCL where trainer
-    and server each have GPUs of their own. A server that you start yourself must run `covt serve` on GPUs for NCCL."""
+    transfer: Literal["auto", "files", "http", "nccl"] = "auto"
+    """How new weights reach the server: through files that both see, uploaded over HTTP, or over NCCL. `auto` takes
+    NCCL where trainer and server each have GPUs of their own, files where the server can read them, and otherwise HTTP.
+    A server that you start yourself must run `covt serve` on GPUs for NCCL."""
     weight_folder: str = ""
     """Folder in which new weights wait for the server; it must hold two copies of the model. Empty means shared memory,
-    /dev/shm. A server on another machine must see the folder under the same path."""
+    /dev/shm. A server on another machine that sees the folder under the same path reads them there."""
     dynamic: int = Field(default=0, ge=0)
     """Rounds in which groups without spread are replaced by further prompts (DAPO, arXiv 2503.14476); 0 keeps them."""
 

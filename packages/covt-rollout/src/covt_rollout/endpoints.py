@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from covt_rollout.rollout_errors import StaleWeightsError
@@ -60,6 +61,8 @@ class Replicas(Protocol):
         params: Mapping[str, str] | None = None,
         attempts: int = 1,
     ) -> list[Any]: ...
+
+    async def upload_each(self, path: str, file: Path, *, attempts: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +278,24 @@ async def resume(replicas: Replicas, attempts: int = 1) -> None:
 
 async def load_weights(replicas: Replicas, folder: str, version: int) -> None:
     """Let every replica read `folder/*.safetensors` itself."""
-    await replicas.call_each("POST", "/collective_rpc", {"method": "covt_load_weights", "args": [folder, version]})
+    await replicas.call_each("POST", "/collective_rpc", load_body(folder, version))
+
+
+def load_body(folder: str, version: int) -> dict[str, Any]:
+    """What asks a replica to load the weights of a folder on its machine."""
+    return {"method": "covt_load_weights", "args": [folder, version]}
+
+
+async def see_file(replicas: Replicas, path: str, text: str) -> list[bool]:
+    """Whether all workers of each replica read exactly `text` in a file of the trainer's machine."""
+    body = {"method": "covt_see_file", "args": [path, text]}
+    return [all(answer["results"]) for answer in await replicas.call_each("POST", "/collective_rpc", body)]
+
+
+async def reach_address(replicas: Replicas, address: str, port: int) -> list[bool]:
+    """Whether all workers of each replica can connect to a port of the trainer's machine."""
+    body = {"method": "covt_reach_address", "args": [address, port]}
+    return [all(answer["results"]) for answer in await replicas.call_each("POST", "/collective_rpc", body)]
 
 
 async def sleep(replicas: Replicas) -> None:

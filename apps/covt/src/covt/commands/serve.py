@@ -34,6 +34,9 @@ def serve(
     sleep: Annotated[
         bool, typer.Option("--sleep", help="GPUs: give the memory back while a trainer on them asks for it.")
     ] = False,
+    weight_folder: Annotated[
+        str, typer.Option(help="Folder for weights that a trainer elsewhere uploads; without it /dev/shm.")
+    ] = "",
     images: Annotated[int, typer.Option(help="Most pictures in one prompt.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
 ) -> None:
@@ -51,6 +54,7 @@ def serve(
         threads=threads,
         max_model_len=max_model_len,
         sleep=sleep,
+        weight_folder=weight_folder,
         images_per_prompt=images,
     )
     stopped = threading.Event()

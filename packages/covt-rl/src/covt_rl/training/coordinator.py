@@ -23,8 +23,10 @@ from covt_rl.training.gpu_handover import waking
 from covt_rl.training.validate import Validator
 from covt_rollout.client.blocking_client import BlockingClient
 from covt_rollout.client.rollout_client import RolloutClient
+from covt_rollout.server.weight_root import weights_root
+from covt_rollout.weights.http_loader import load_over_http
 from covt_rollout.weights.weight_files import ServedNames
-from covt_rollout.weights.weight_folder import weights_root
+from covt_rollout.weights.weight_path import confirm_weight_path
 from covt_rollout.weights.weight_sync import LoadWeights, Publisher, WrittenWeights, load_weight_files
 from covt_rollout.weights.weight_transfer import choose_weight_transport, nccl_loader
 
@@ -69,7 +71,7 @@ class Coordinator:
         self.served = -1
         self._first_version = self._read_first_version(job)
         names = ServedNames.read(job.model).without_vision()
-        load = choose_loader(job, client, device)
+        load = choose_loader(job, self.client, device, note)
         self.publisher = stack.enter_context(
             Publisher(client, names, folder=weights_root(options.weight_folder), load=load)
         )
@@ -127,17 +129,26 @@ class Coordinator:
         return self._validator.run()
 
 
-def choose_loader(job: TrainJob, client: RolloutClient, device: torch.device) -> LoadWeights:
-    """How the server loads new weights: from files or over NCCL, after waking up where it sleeps."""
-    sleeps = job.config.server.sleep
-    transport = choose_weight_transport(
-        job.config.rollout.transfer,
+def choose_loader(
+    job: TrainJob, client: BlockingClient, device: torch.device, note: Callable[[str], None]
+) -> LoadWeights:
+    """How the server loads new weights, after waking up where it sleeps.
+
+    Raises:
+        RolloutError: weights can't reach a server by the path that the recipe names.
+    """
+    options, sleeps = job.config.rollout, job.config.server.sleep
+    transport = client.client.transport
+    chosen = choose_weight_transport(
+        options.transfer,
         device.type,
-        [replica.url for replica in client.transport.replicas],
+        [replica.url for replica in transport.replicas],
         job.model,
         server_gpus=job.config.server.gpus,
         sleeps=sleeps,
-        weight_folder=job.config.rollout.weight_folder,
+        weight_folder=options.weight_folder,
     )
-    load = nccl_loader(device) if transport == "nccl" else load_weight_files
+    root = weights_root(options.weight_folder)
+    path = client.run(confirm_weight_path(transport, chosen, options.transfer, root, note))
+    load = {"files": load_weight_files, "http": load_over_http, "nccl": nccl_loader(device)}[path]
     return waking(load) if sleeps else load

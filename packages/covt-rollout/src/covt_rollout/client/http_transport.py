@@ -7,22 +7,29 @@ reported.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
+from covt_rollout.client.answers import FailedAnswerError, assemble, read_message
 from covt_rollout.client.replica import Replica, SilenceError, SilenceLimit
 from covt_rollout.endpoints import EVENT_STREAM, STREAM_FIELDS, WEIGHT_INFO, AnswerAssembler
 from covt_rollout.rollout_errors import RolloutError, ServerRefusedError, ServerUnreachableError
+from covt_rollout.server.server_options import is_loopback
+from covt_rollout.upload_endpoints import DAMAGED
 
-RETRIED_STATUS = frozenset({408, 425, 429})
-"""The server is too busy, or a gateway failed: sending again may help. Other 4xx answers won't change."""
+RETRIED_STATUS = frozenset({408, DAMAGED, 425, 429})
+"""The server is too busy, a gateway failed, or a file arrived damaged: sending again may help. Other 4xx answers won't
+change."""
 MAX_RECOVERIES = 5
 """How often one request has the server brought back: a server that is ending may still look alive, and one that was
 just started again may fail again."""
@@ -30,13 +37,14 @@ just started again may fail again."""
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One HTTP request; an assembler asks for a streamed answer and puts it together."""
+    """One HTTP request; an assembler asks for a streamed answer and puts it together, a file is sent as the body."""
 
     method: str
     path: str
     body: Any = None
     params: Mapping[str, str] | None = None
     assembler: AnswerAssembler | None = None
+    file: Path | None = None
 
 
 class Transport:
@@ -164,11 +172,22 @@ class Transport:
             ServerError: the first error. It is raised when all replicas have answered, so no call is under way then.
         """
         sent = [body] * len(self.replicas) if bodies is None else bodies
-        calls = (
-            self._attempt(_Call(method, path, one, params), replica, attempts)
-            for one, replica in zip(sent, self.replicas, strict=True)
-        )
-        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return await self._call_all([_Call(method, path, one, params) for one in sent], attempts)
+
+    async def upload_each(self, path: str, file: Path, *, attempts: int = 1) -> None:
+        """PUT a file to every replica, read a piece at a time; errors are those of `call_each`.
+
+        Args:
+            path: of the endpoint.
+            file: the body.
+            attempts: how often the file is sent to a replica. One that arrived damaged is sent again.
+        """
+        await self._call_all([_Call("PUT", path, file=file)] * len(self.replicas), attempts)
+
+    async def _call_all(self, calls: Sequence[_Call], attempts: int) -> list[Any]:
+        """One call for each replica."""
+        sent = (self._attempt(call, one, attempts) for call, one in zip(calls, self.replicas, strict=True))
+        answers = await asyncio.gather(*sent, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
@@ -200,7 +219,7 @@ class Transport:
                 return await self._silence.wait(replica, self._send(replica, call))
             except SilenceError as error:
                 problem, silent = str(error), True
-            except _FailedError as error:
+            except FailedAnswerError as error:
                 problem = str(error)
             except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
                 problem = f"{type(error).__name__}: {error}"
@@ -217,7 +236,7 @@ class Transport:
                 self._send_again(call)
         raise ServerUnreachableError(
             f"{replica.url}{call.path} failed {attempt} time{'s' if attempt > 1 else ''}: {problem}",
-            "check that the server runs (`covt serve CKPT`) and look at its log",
+            unreachable_remedy(replica.url),
         )
 
     def _send_again(self, call: _Call) -> None:
@@ -240,58 +259,42 @@ class Transport:
             raise AssertionError("the transport is used outside its `async with` block")
         url = replica.url
         body = call.body if call.assembler is None else {**call.body, **STREAM_FIELDS}
-        async with self._session.request(call.method, url + call.path, json=body, params=call.params) as response:
-            replica.hear()
-            if call.assembler is not None and response.status < 300 and response.content_type == EVENT_STREAM:
-                return await _assemble(response, call.assembler, replica)
-            raw = await response.read()
-            replica.hear()
-            if response.status < 300:
-                return json.loads(raw) if raw else None
-            problem = _message(raw)
-            if 400 <= response.status < 500 and response.status not in RETRIED_STATUS:
-                remedy = "give the API key" if response.status == 401 else "correct the request"
-                raise ServerRefusedError(
-                    f"{url}{call.path}: HTTP {response.status}: {problem}", remedy, response.status
-                )
-            raise _FailedError(f"HTTP {response.status}: {problem}")
+        with contextlib.ExitStack() as stack:
+            file = None if call.file is None else stack.enter_context(call.file.open("rb"))
+            sending = self._session.request(call.method, url + call.path, json=body, data=file, params=call.params)
+            async with sending as response:
+                return await self._read(response, replica, call)
+
+    async def _read(self, response: aiohttp.ClientResponse, replica: Replica, call: _Call) -> Any:
+        replica.hear()
+        if call.assembler is not None and response.status < 300 and response.content_type == EVENT_STREAM:
+            return await assemble(response, call.assembler, replica)
+        raw = await response.read()
+        replica.hear()
+        if response.status < 300:
+            return json.loads(raw) if raw else None
+        problem = read_message(raw)
+        if 400 <= response.status < 500 and response.status not in RETRIED_STATUS:
+            remedy = "give the API key" if response.status == 401 else "correct the request"
+            raise ServerRefusedError(
+                f"{replica.url}{call.path}: HTTP {response.status}: {problem}", remedy, response.status
+            )
+        raise FailedAnswerError(f"HTTP {response.status}: {problem}")
+
+
+def unreachable_remedy(url: str) -> str:
+    """What to do about a server that can't be reached."""
+    host = urlsplit(url).hostname or ""
+    if is_loopback(host):
+        return (
+            "check that the server runs on this machine (`covt serve CKPT`) and look at its log; for one on another "
+            f"machine name that machine, since {host} is always this one"
+        )
+    return (
+        "check that the server runs and look at its log; other machines reach it only when it was started with "
+        "`covt serve CKPT --host 0.0.0.0`"
+    )
 
 
 def _say_nothing(_text: str) -> None:
     """For a caller that wants no notes."""
-
-
-class _FailedError(Exception):
-    """An answer that says the server failed; never leaves this module."""
-
-
-async def _assemble(response: aiohttp.ClientResponse, assembler: AnswerAssembler, replica: Replica) -> Any:
-    """Read server-sent events up to `[DONE]`; each block is a sign of life."""
-    rest = b""
-    async for block in response.content.iter_any():
-        replica.hear()
-        *lines, rest = (rest + block).split(b"\n")
-        for data in filter(None, (line.removeprefix(b"data:").strip() for line in lines)):
-            try:
-                if data == b"[DONE]":
-                    return assembler.answer()
-                event = json.loads(data)
-            except ValueError as error:
-                raise _FailedError(f"a broken stream: {error}") from error
-            if "error" in event:
-                raise _FailedError(f"a broken stream: {_message(data)}")
-            assembler.add(event)
-    raise _FailedError("a broken stream: it has no end")
-
-
-def _message(raw: bytes) -> str:
-    """The message inside an OpenAI-style error answer, or the answer's beginning."""
-    try:
-        value: Any = json.loads(raw)
-    except ValueError:
-        return raw[:500].decode(errors="replace")
-    error: Any = value
-    if isinstance(value, dict):
-        fields = cast(dict[str, Any], value)
-        error = fields.get("error", fields.get("detail", fields))
-    return str(cast(dict[str, Any], error).get("message", error) if isinstance(error, dict) else error)[:500]

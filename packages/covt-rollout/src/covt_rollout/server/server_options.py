@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covt_rollout.rollout_errors import ServerError
+from covt_rollout.server.weight_root import FOLDER_VARIABLE
 from covt_rollout.vllm_plugin import Device, flags
 from covt_rollout.vllm_plugin import environment as plugin_environment
 from covt_rollout.vllm_plugin.engine_settings import TESTED_VERSIONS
@@ -30,6 +31,7 @@ class ServerOptions:
         threads: of each process on a CPU. For small models one thread is 2 to 5 times faster than two.
         replica: number of this server among those on the machine. Its GPUs start at replica × tensor_parallel.
         sleep: vLLM's sleep mode, in which a server frees its memory; on GPUs only.
+        weight_folder: where weights wait that a trainer on another machine uploads; empty means shared memory.
         seed: of the engine, for requests that have none.
         extra: further flags of `vllm serve`, passed on unchanged.
     """
@@ -43,6 +45,7 @@ class ServerOptions:
     threads: int = 1
     replica: int = 0
     sleep: bool = False
+    weight_folder: str = ""
     seed: int = 0
     extra: tuple[str, ...] = ()
 
@@ -96,7 +99,9 @@ def server_command(
         line += ["--max-model-len", str(options.max_model_len)]
     if device == "cpu":
         line += ["--enforce-eager", "--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
+    line += ["--middleware", "covt_rollout.server.weight_upload.WeightUploads"]
     if guarded or not is_loopback(host):
+        # The last middleware is the outermost: nothing is answered before the key has been checked.
         line += ["--middleware", "covt_rollout.server.api_key_check.RequireKey"]
     return [*line, *options.extra]
 
@@ -122,6 +127,8 @@ def server_environment(api_key: str | None, options: ServerOptions | None = None
         env["OMP_NUM_THREADS"] = str(options.threads)
     elif options.replica or "CUDA_VISIBLE_DEVICES" in env:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(replica_gpus(env.get("CUDA_VISIBLE_DEVICES"), options))
+    if options.weight_folder:
+        env[FOLDER_VARIABLE] = options.weight_folder
     if api_key:
         # Not on the command line, where every user of the machine could read it.
         env["VLLM_API_KEY"] = api_key

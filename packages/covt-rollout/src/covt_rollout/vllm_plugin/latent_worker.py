@@ -13,6 +13,7 @@ from vllm.v1.worker.gpu_worker import Worker
 from covt_rollout.vllm_plugin import reload_weights as weights
 from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_supported
 from covt_rollout.vllm_plugin.latent_runner import LatentRunner
+from covt_rollout.vllm_plugin.placement_checks import reaches, sees_file
 from covt_rollout.vllm_plugin.protocol import encode_latents
 
 # The version of weights that have been replaced only in part.
@@ -57,6 +58,14 @@ class LatentWorker(Worker):
         report = weights.load(self.latent_runner, Path(folder), head)
         self.weight_version = int(version)
         return {"version": self.weight_version, **report}
+
+    def covt_see_file(self, path: str, text: str) -> bool:
+        """Whether this machine has the trainer's file, with this text: only then can it read weights from there."""
+        return sees_file(Path(path), text)
+
+    def covt_reach_address(self, address: str, port: int) -> bool:
+        """Whether this worker can connect to the trainer."""
+        return reaches(address, port)
 
     def start_weight_update(self) -> None:
         """Begin vLLM's transfer of weights from a trainer's GPU, and forget one during which a trainer died."""

@@ -1,19 +1,15 @@
-"""The folder through which weights reach a server: where it is, whether there is room, and what killed runs left."""
+"""The folder in which a trainer's weights wait for the server: whether there is room, and errors of writing it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from covt_rollout.rollout_errors import WeightPushError
+from covt_rollout.server.weight_root import make_owned_folder, remove_stale_folders, weights_root
 
-SHARED_MEMORY = Path("/dev/shm")
-PREFIX = "covt-weights-"
 COPIES = 2
 """Copies of the model that the folder holds during a push: the weights that are served, and the new ones."""
 GIB = 1 << 30
@@ -21,13 +17,6 @@ REMEDY = (
     "set rollout.weight_folder to a folder with room for two copies of the model, or enlarge shared memory (with "
     "--shm-size for a container)"
 )
-
-
-def weights_root(folder: Path | str | None = None) -> Path:
-    """The folder below which weights are written: `folder`, or shared memory where none is given."""
-    if folder:
-        return Path(folder)
-    return SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
 
 
 def check_room(root: Path, needed: float) -> None:
@@ -66,7 +55,7 @@ def scratch_folder(folder: Path | None = None) -> Iterator[Path]:
     root = weights_root(folder)
     remove_stale_folders(root)
     with _write_errors(root):
-        path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}@{_host()}-", dir=root))
+        path = make_owned_folder(root)
     try:
         with _write_errors(root):
             yield path
@@ -86,19 +75,3 @@ def _write_errors(root: Path) -> Iterator[None]:
             raise
         free = f"; {shutil.disk_usage(root).free / GIB:.2f} GiB are free" if root.is_dir() else ""
         raise WeightPushError(f"can't write weights to {root}: {error}{free}", REMEDY) from error
-
-
-def remove_stale_folders(root: Path = SHARED_MEMORY) -> None:
-    """Remove the folders of this machine's publishers that were killed; other machines may write there too."""
-    for left in root.glob(f"{PREFIX}*"):
-        pid, _, host = left.name.removeprefix(PREFIX).rpartition("-")[0].partition("@")
-        if host in ("", _host()) and not _alive(pid):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _alive(pid: str) -> bool:
-    return not pid.isdigit() or Path("/proc", pid).exists()

@@ -24,14 +24,17 @@ from covt_rollout.rollout_errors import RolloutError, ServerUnreachableError
 from covt_rollout.server.nccl_group import BUCKET_BYTES, BUCKETS, Tensors, connect_nccl, send_nccl
 from covt_rollout.server.server_options import is_loopback
 from covt_rollout.server.server_process import free_port, listen_on
-from covt_rollout.weights.weight_folder import SHARED_MEMORY
+from covt_rollout.server.weight_root import SHARED_MEMORY
 
 if TYPE_CHECKING:
     import torch
 
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """torch's name for each of safetensors' dtypes."""
-WeightTransport = Literal["files", "nccl"]
+WeightTransport = Literal["files", "http", "nccl"]
+FILES_REMEDY = (
+    "use rollout.transfer=http, or set rollout.weight_folder to a folder that both machines see under the same path"
+)
 Connect = Callable[[str, int, int], Any]
 """Joins a group as rank 0, given its address, port and size; waits for all other ranks."""
 Send = Callable[[Any, Tensors], None]
@@ -39,7 +42,7 @@ Send = Callable[[Any, Tensors], None]
 
 
 def choose_weight_transport(
-    wanted: Literal["auto", "files", "nccl"],
+    wanted: Literal["auto", "files", "http", "nccl"],
     device: str,
     urls: Sequence[str],
     checkpoint: Path,
@@ -48,10 +51,11 @@ def choose_weight_transport(
     sleeps: bool = False,
     weight_folder: str = "",
 ) -> WeightTransport:
-    """Choose how a run's weights reach its servers; `auto` is NCCL where the trainer and the servers have own GPUs.
+    """Choose how a run's weights reach its servers.
 
-    NCCL can't join two processes on one GPU, so a server that shares the trainer's GPU gets files. So does a server of
-    a latent head with weights, which is not part of vLLM's model.
+    `auto` is NCCL where the trainer and the servers have own GPUs, HTTP for a server on another machine, and else
+    files. NCCL can't join two processes on one GPU, nor does it know a latent head with weights, which is not part of
+    vLLM's model.
 
     Args:
         wanted: the recipe's `rollout.transfer`.
@@ -75,17 +79,18 @@ def choose_weight_transport(
         reason = f"the checkpoint has {heads.FILE}, which vLLM's transfer doesn't know"
     if wanted == "nccl" and reason:
         raise RolloutError(f"rollout.transfer = 'nccl', but {reason}", "use rollout.transfer = 'files' or 'auto'")
+    if wanted == "http":
+        return "http"
     if wanted != "files" and not reason:
         return "nccl"
-    if remote and not weight_folder:
-        because = f" ({reason})" if reason else ""
+    if not remote or weight_folder:
+        return "files"
+    if wanted == "files":
         raise RolloutError(
-            f"the server at {remote[0]} is on another machine and can't read files in {SHARED_MEMORY} of this one"
-            f"{because}",
-            "set rollout.weight_folder to a folder that both machines see under the same path, or train and serve on "
-            "GPUs with rollout.transfer=nccl",
+            f"the server at {remote[0]} is on another machine and can't read files in {SHARED_MEMORY} of this one",
+            FILES_REMEDY,
         )
-    return "files"
+    return "http"
 
 
 def is_this_machine(host: str) -> bool:
