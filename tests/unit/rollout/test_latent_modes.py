@@ -22,8 +22,8 @@ from covt_rl.rl_recipe import RewardsSection
 from covt_rollout.branches.branch_points import find_branch_point
 from covt_rollout.client.completions import Completion
 from covt_rollout.vllm_plugin import cache_salt, latent_args
-from covt_rollout.vllm_plugin.latent_store import RequestLatents
 from covt_rollout.vllm_plugin.protocol import read_options
+from covt_rollout.vllm_plugin.request_latents import replacement
 
 START, PAD, END = 100, 101, 102
 LATENT = LatentConfig(start_id=START, pad_id=PAD, end_id=END, size=2)
@@ -58,7 +58,7 @@ def test_every_mode_of_a_request_is_checked_salted_and_fed(mode: LatentMode) -> 
     assert options.mode is mode
     assert (cache_salt(mode, LATENTS, 3) is not None) == mode.salted
     own = torch.tensor([3.0, 0.0, 4.0, 0.0])
-    fed = RequestLatents(options, prompt_length=1).replacement(1, own)
+    fed = replacement(options, 1, own)
     assert fed.shape == own.shape
     assert torch.equal(fed, replacement_latent(mode, own, 1, given=torch.from_numpy(LATENTS), seed=3))
     assert torch.equal(fed, own) != mode.replaces_latents

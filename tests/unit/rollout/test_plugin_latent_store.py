@@ -8,6 +8,7 @@ import torch
 from covt_model.latents.latent_modes import LatentMode
 from covt_rollout.vllm_plugin.latent_store import FinishedLatents, RequestLatents, RowPool
 from covt_rollout.vllm_plugin.protocol import LatentOptions
+from covt_rollout.vllm_plugin.request_latents import replacement
 
 
 def pool(capacity: int = 2) -> RowPool:
@@ -37,10 +38,10 @@ def test_reading_no_rows_gives_an_empty_matrix() -> None:
 
 def test_replacements_by_mode() -> None:
     own, data = torch.tensor([3.0, 0.0, 4.0]), np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert torch.equal(RequestLatents(LatentOptions(LatentMode("zeros")), 1).replacement(0, own), torch.zeros(3))
-    given = RequestLatents(LatentOptions(LatentMode("given"), data), 1)
-    assert [given.replacement(i, own).tolist() for i in range(3)] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
-    drawn = RequestLatents(LatentOptions(LatentMode("noise"), seed=1), 1).replacement(0, own)
+    assert torch.equal(replacement(LatentOptions(LatentMode("zeros")), 0, own), torch.zeros(3))
+    given = LatentOptions(LatentMode("given"), data)
+    assert [replacement(given, i, own).tolist() for i in range(3)] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
+    drawn = replacement(LatentOptions(LatentMode("noise"), seed=1), 0, own)
     assert torch.allclose(drawn.norm(), torch.tensor(5.0))
 
 

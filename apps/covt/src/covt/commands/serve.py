@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,6 +34,10 @@ def serve(
     sleep: Annotated[
         bool, typer.Option("--sleep", help="GPUs: give the memory back while a trainer on them asks for it.")
     ] = False,
+    runner: Annotated[
+        Literal["v1", "v2"] | None,
+        typer.Option(help="vLLM's model runner; without it v2 on GPUs with Triton, v1 elsewhere."),
+    ] = None,
     weight_folder: Annotated[
         str, typer.Option(help="Folder for weights that a trainer elsewhere uploads; without it /dev/shm.")
     ] = "",
@@ -54,6 +58,7 @@ def serve(
         threads=threads,
         max_model_len=max_model_len,
         sleep=sleep,
+        runner=runner,
         weight_folder=weight_folder,
         images_per_prompt=images,
     )

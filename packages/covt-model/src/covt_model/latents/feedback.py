@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 EPS = 1e-6
@@ -27,6 +28,10 @@ def noise(seed: int, ordinal: int, own: torch.Tensor) -> torch.Tensor:
 
     A function of seed, ordinal and that norm only, on every device and in the server alike.
     """
-    draw = np.random.default_rng((seed, ordinal)).standard_normal(own.shape[-1], dtype=np.float32)
-    direction = torch.from_numpy(draw).to(own.device)
+    direction = torch.from_numpy(noise_draw(seed, ordinal, own.shape[-1])).to(own.device)
     return (direction * (own.float().norm() / direction.norm())).to(own.dtype)
+
+
+def noise_draw(seed: int, ordinal: int, hidden: int) -> npt.NDArray[np.float32]:
+    """The draw [H] of `noise`, before it gets the norm of the latent that it replaces."""
+    return np.random.default_rng((seed, ordinal)).standard_normal(hidden, dtype=np.float32)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from covt_rollout.rollout_errors import ServerError
 from covt_rollout.server.weight_root import FOLDER_VARIABLE
-from covt_rollout.vllm_plugin import Device, flags
+from covt_rollout.vllm_plugin import Device, Runner, flags
 from covt_rollout.vllm_plugin import environment as plugin_environment
 from covt_rollout.vllm_plugin.engine_settings import TESTED_VERSIONS
 
@@ -31,8 +31,11 @@ class ServerOptions:
         threads: of each process on a CPU. For small models one thread is 2 to 5 times faster than two.
         replica: number of this server among those on the machine. Its GPUs start at replica × tensor_parallel.
         sleep: vLLM's sleep mode, in which a server frees its memory; on GPUs only.
+        runner: vLLM's model runner; None: V2 on GPUs where Triton is installed, else V1.
         weight_folder: where weights wait that a trainer on another machine uploads; empty means shared memory.
         seed: of the engine, for requests that have none.
+        middleware: further ASGI middleware by import path; behind the API key, where there is one.
+        variables: further environment variables.
         extra: further flags of `vllm serve`, passed on unchanged.
     """
 
@@ -45,8 +48,11 @@ class ServerOptions:
     threads: int = 1
     replica: int = 0
     sleep: bool = False
+    runner: Runner | None = None
     weight_folder: str = ""
     seed: int = 0
+    middleware: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
     extra: tuple[str, ...] = ()
 
 
@@ -65,6 +71,13 @@ def require_vllm() -> Device:
             )
         return device
     raise ServerError("vLLM is not installed", "run `uv sync` (CPU), or `uv sync --no-group cpu --group gpu`")
+
+
+def choose_runner(device: Device, options: ServerOptions) -> Runner:
+    """The model runner of a server: the one that the options name, else the fastest that runs on the device."""
+    if options.runner is not None:
+        return options.runner
+    return "v2" if device == "gpu" and importlib.util.find_spec("triton") else "v1"
 
 
 def server_command(
@@ -88,7 +101,7 @@ def server_command(
         raise ServerError("vLLM's CPU build has no sleep mode", "serve on GPUs, or without sleep mode")
     limits = {"image": options.images_per_prompt, "video": 0}
     line = [sys.executable, "-m", "covt_rollout.server.vllm_main", "--model", str(checkpoint)]
-    line += ["--host", host, "--port", str(port), *flags(checkpoint, device)]
+    line += ["--host", host, "--port", str(port), *flags(checkpoint, device, choose_runner(device, options))]
     line += ["--dtype", options.dtype or ("float32" if device == "cpu" else "auto")]
     line += ["--max-num-seqs", str(options.max_num_seqs), "--seed", str(options.seed)]
     line += ["--limit-mm-per-prompt", json.dumps(limits), "--tensor-parallel-size", str(options.tensor_parallel)]
@@ -100,6 +113,8 @@ def server_command(
     if device == "cpu":
         line += ["--enforce-eager", "--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
     line += ["--middleware", "covt_rollout.server.weight_upload.WeightUploads"]
+    for name in options.middleware:
+        line += ["--middleware", name]
     if guarded or not is_loopback(host):
         # The last middleware is the outermost: nothing is answered before the key has been checked.
         line += ["--middleware", "covt_rollout.server.api_key_check.RequireKey"]
@@ -108,7 +123,8 @@ def server_command(
 
 def server_environment(api_key: str | None, options: ServerOptions | None = None) -> dict[str, str]:
     """This process's environment, changed as the plugin, the options and a small machine need it."""
-    env = dict(os.environ) | plugin_environment()
+    options, device = options or ServerOptions(), require_vllm()
+    env = dict(os.environ) | plugin_environment(choose_runner(device, options))
     # Without bytecode every start compiles its imports, which takes longer than everything else.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     if "PYTHONPYCACHEPREFIX" not in env and not _can_write_bytecode():
@@ -119,8 +135,7 @@ def server_environment(api_key: str | None, options: ServerOptions | None = None
     env = {name: value for name, value in env.items() if name not in group and not name.startswith("TORCHELASTIC_")}
     env |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "INFO", "TOKENIZERS_PARALLELISM": "false"}
     env["PYTHONUNBUFFERED"] = "1"
-    options = options or ServerOptions()
-    if require_vllm() == "cpu":
+    if device == "cpu":
         # Threads are not pinned, or replicas would share cores. VLLM_ENABLE_V1_MULTIPROCESSING=0 lets the engine
         # process be the worker too.
         env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}

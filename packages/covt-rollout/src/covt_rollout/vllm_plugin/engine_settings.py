@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from covt_model.latent_config import HEADS, KEY, LatentConfig
 from covt_model.model_errors import ModelError
@@ -16,6 +16,10 @@ TESTED_VERSIONS = ("0.32.0",)
 # `latent_runner` feeds any head that `covt_model.latents.heads` builds.
 SERVED_NORMALIZE = ("none", "rms")
 
+SPANS_KEY = "covt_latent_spans"
+"""In vLLM's `--additional-config`: the latent spans that a sequence may have under the V2 runner."""
+DEVICE_SPANS = 32
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -25,11 +29,13 @@ class EngineSettings:
         latent: latent settings.
         hidden: hidden size, H.
         image_id: placeholder token of an image.
+        max_pads: most pads of a sequence under the V2 runner, which reserves memory for them; 0: no limit.
     """
 
     latent: LatentConfig
     hidden: int
     image_id: int
+    max_pads: int = 0
 
     @classmethod
     def read(cls, vllm_config: VllmConfig) -> EngineSettings:
@@ -43,7 +49,10 @@ class EngineSettings:
             )
         latent = LatentConfig.from_dict(values)
         check_served(latent)
-        return cls(latent, vllm_config.model_config.get_hidden_size(), hf_config.image_token_id)
+        options: Any = vllm_config.additional_config or {}
+        spans = int(options.get(SPANS_KEY, DEVICE_SPANS))
+        pads = spans * latent.size if vllm_config.use_v2_model_runner else 0
+        return cls(latent, vllm_config.model_config.get_hidden_size(), hf_config.image_token_id, pads)
 
 
 def check_served(latent: LatentConfig) -> None:
@@ -71,15 +80,15 @@ def check_supported(vllm_config: VllmConfig) -> None:
     refused = {
         "pipeline parallelism": vllm_config.parallel_config.pipeline_parallel_size > 1,
         "speculative decoding": vllm_config.speculative_config is not None,
-        "asynchronous scheduling": bool(vllm_config.scheduler_config.async_scheduling),
-        "the V2 model runner": vllm_config.use_v2_model_runner,
+        "asynchronous scheduling on the V1 model runner": bool(
+            vllm_config.scheduler_config.async_scheduling and not vllm_config.use_v2_model_runner
+        ),
         "text-only serving": not vllm_config.model_config.supports_multimodal_inputs,
     }
     remedies = {
         "pipeline parallelism": "use --tensor-parallel-size",
         "speculative decoding": "leave out --speculative-config",
-        "asynchronous scheduling": "use --no-async-scheduling",
-        "the V2 model runner": "set VLLM_USE_V2_MODEL_RUNNER=0",
+        "asynchronous scheduling on the V1 model runner": "use --no-async-scheduling",
         "text-only serving": "allow at least one image in --limit-mm-per-prompt",
     }
     for name, present in refused.items():

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from covt_model.encoding.latent_tokens import PAD
 from covt_model.model_errors import ModelError
-from covt_rollout.vllm_plugin.engine_settings import EngineSettings
-from covt_rollout.vllm_plugin.protocol import GENERATE, cache_salt, check_prompt, read_options
+from covt_rollout.vllm_plugin.engine_settings import SPANS_KEY, EngineSettings
+from covt_rollout.vllm_plugin.protocol import GENERATE, LatentOptions, cache_salt, check_prompt, read_options
 
 # All other paths that generate: OpenAI's, Anthropic's and vLLM's own request forms.
 OTHERS = ("/v1/", "/inference/", "/generative_scoring")
@@ -99,6 +99,7 @@ def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
     latent = settings.latent
     check_prompt(request.token_ids, options, latent.pad_id, latent.size, settings.hidden, feeds=latent.head != "none")
     check_salt(request.cache_salt, cache_salt(options.mode, options.data, options.seed), options.mode)
+    check_room(request.token_ids, options, settings)
     if request.features is None:
         pads = request.token_ids.count(settings.image_id)
         images = sum(part.get("type") == "image_url" for part in request.content_parts or ())
@@ -107,6 +108,17 @@ def check_generate(request: GenerateFields, settings: EngineSettings) -> None:
                 f"token_ids has {pads} image pads for {images} images",
                 "send one <|image_pad|> for each image; the server expands it",
             )
+
+
+def check_room(token_ids: list[int], options: LatentOptions, settings: EngineSettings) -> None:
+    """Raise ModelError for more latents than the V2 runner has room for, less one span for the answer."""
+    room = settings.max_pads - settings.latent.size
+    latents = max(token_ids.count(settings.latent.pad_id), 0 if options.data is None else len(options.data))
+    if settings.max_pads and latents > room:
+        raise ModelError(
+            f"the prompt brings {latents} latents, the server has room for {room}",
+            f"""start it with --additional-config '{{"{SPANS_KEY}": …}}' and more spans, or with --runner v1""",
+        )
 
 
 def check_other(request: Any, settings: EngineSettings) -> bool:

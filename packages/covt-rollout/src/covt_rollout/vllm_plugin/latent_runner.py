@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +14,16 @@ from covt_model.latents.feedback import feedback
 from covt_model.latents.heads import load_head
 from covt_model.latents.latent_modes import LatentMode
 from covt_rollout.vllm_plugin.engine_settings import EngineSettings, checkpoint_folder
-from covt_rollout.vllm_plugin.latent_store import FinishedLatents, RequestLatents, RowPool
-from covt_rollout.vllm_plugin.protocol import LatentOptions, Latents, read_options
-
-if TYPE_CHECKING:
-    from vllm import SamplingParams
-
-log = logging.getLogger("vllm.covt_latent")
-
-FINISHED_LIMIT = 4096
+from covt_rollout.vllm_plugin.latent_store import FINISHED_LIMIT, FinishedLatents, RequestLatents, RowPool
+from covt_rollout.vllm_plugin.protocol import Latents
+from covt_rollout.vllm_plugin.request_latents import (
+    choice_index,
+    feeds,
+    latent_key,
+    prompt_latents,
+    replacement,
+    request_options,
+)
 
 
 @dataclass
@@ -43,8 +43,18 @@ class LatentState:
     pool: RowPool
     head: torch.nn.Module | None = None
     requests: dict[str, RequestLatents] = field(default_factory=dict)
-    finished: FinishedLatents = field(default_factory=lambda: FinishedLatents(FINISHED_LIMIT))
+    finished: FinishedLatents[Latents] = field(default_factory=lambda: FinishedLatents(FINISHED_LIMIT))
     taken: set[str] = field(default_factory=set)
+
+    def counters(self) -> dict[str, int]:
+        """Numbers for tests and monitoring."""
+        return {
+            "live_requests": len(self.requests),
+            "unread_ends": len(self.taken),
+            "held_latents": len(self.finished.by_key),
+            "dropped_latents": self.finished.dropped,
+            "latent_rows": self.pool.used,
+        }
 
 
 class LatentRunner(GPUModelRunner):
@@ -139,7 +149,7 @@ class LatentRunner(GPUModelRunner):
         assert self.sample_hidden is not None
         batch, pool = self.input_batch, self.latents.pool
         states = [self.state_of(batch.req_ids[row]) for row in rows.tolist()]
-        feeding = [i for i, state in enumerate(states) if self.feeds(state.options)]
+        feeding = [i for i, state in enumerate(states) if feeds(state.options, self.latents.settings.latent)]
         if not feeding:
             return
         rows = rows[feeding]
@@ -155,28 +165,18 @@ class LatentRunner(GPUModelRunner):
         for i, slot, position in zip(range(len(slots)), slots, positions, strict=True):
             state = states[feeding[i]]
             if state.options.mode is not LatentMode.KEEP:
-                pool.rows[slot] = state.replacement(len(state.slots), own[i].to(pool.rows.dtype))
+                pool.rows[slot] = replacement(state.options, len(state.slots), own[i].to(pool.rows.dtype))
             state.slots[position] = slot
-
-    def feeds(self, options: LatentOptions) -> bool:
-        """Whether pads are fed anything but their own token embedding."""
-        if options.mode is LatentMode.KEEP:
-            return self.latents.settings.latent.head != "none"
-        return options.mode is not LatentMode.NONE
 
     def state_of(self, req_id: str) -> RequestLatents:
         """The request's latents; those of its prompt's pads are stored when it is seen for the first time."""
         state = self.latents.requests.get(req_id)
         if state is None:
             request = self.requests[req_id]
-            options = read_options(request.sampling_params.extra_args if request.sampling_params else None)
-            if options.data is not None and options.data.shape[1] != self.latents.settings.hidden:
-                # The API server refuses such requests. The offline `LLM` class gets here, and a step must not raise.
-                log.error("a request's latents have %d dimensions: its pads are fed zeros", options.data.shape[1])
-                options = LatentOptions(LatentMode.ZEROS, key=options.key)
+            options = request_options(request.sampling_params, self.latents.settings)
             state = RequestLatents(options, request.num_prompt_tokens)
             self.latents.requests[req_id] = state
-            if self.feeds(options):
+            if feeds(options, self.latents.settings.latent):
                 self.store_prompt(state, np.asarray(request.prompt_token_ids))
         return state
 
@@ -185,17 +185,8 @@ class LatentRunner(GPUModelRunner):
         pads = np.flatnonzero(prompt == self.latents.settings.latent.pad_id).tolist()
         if not pads:
             return
-        pool, options = self.latents.pool, state.options
-        if options.data is not None:
-            own = torch.from_numpy(options.data[np.arange(len(pads)) % len(options.data)]).to(pool.rows)
-        elif options.mode is LatentMode.ZEROS or self.latents.settings.latent.head == "none":
-            own = self.pad_embedding().to(pool.rows).expand(len(pads), -1)
-        else:
-            # The API server refuses such requests; only the offline `LLM` class gets here.
-            log.error("a prompt has latent pads but no latents: the pads are fed zeros")
-            own = pool.rows.new_zeros(len(pads), pool.rows.shape[1])
-        if options.mode not in (LatentMode.KEEP, LatentMode.GIVEN):
-            own = torch.stack([state.replacement(i, row) for i, row in enumerate(own)])
+        pool, latent = self.latents.pool, self.latents.settings.latent
+        own = prompt_latents(state.options, len(pads), latent, pool.rows, self.pad_embedding)
         state.slots.update(zip(pads, pool.put(own), strict=True))
 
     def pad_embedding(self) -> torch.Tensor:
@@ -217,14 +208,3 @@ class LatentRunner(GPUModelRunner):
                 found[choice_index(req_id)] = self.fed(req_id)
                 self.latents.taken.add(req_id)
         return found
-
-
-def latent_key(params: SamplingParams | None) -> str | None:
-    """The name under which the request's latents are kept."""
-    return params.extra_args.get("latent_key") if params is not None and params.extra_args else None
-
-
-def choice_index(req_id: str) -> int:
-    """vLLM names the requests of `n > 1` samples `<index>_<id>`; a single sample has no index."""
-    index, separator, _ = req_id.partition("_")
-    return int(index) if separator and index.isdigit() else 0

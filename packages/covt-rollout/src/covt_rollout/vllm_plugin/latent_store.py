@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 
-from covt_model.latents.latent_replacement import replacement_latent
-from covt_rollout.vllm_plugin.protocol import LatentOptions, Latents
+from covt_rollout.vllm_plugin.protocol import LatentOptions
+
+T = TypeVar("T")
+
+FINISHED_LIMIT = 4096
+"""Keys whose latents wait to be fetched."""
 
 
 class RowPool:
@@ -59,32 +64,26 @@ class RequestLatents:
     prompt_length: int
     slots: dict[int, int] = field(default_factory=dict)
 
-    def replacement(self, ordinal: int, own: torch.Tensor) -> torch.Tensor:
-        """The vector that pad number `ordinal` of the sequence gets in place of its own latent `own` [H]."""
-        options = self.options
-        given = None if options.data is None else torch.from_numpy(options.data)
-        return replacement_latent(options.mode, own, ordinal, given=given, seed=options.seed)
-
     def output_slots(self) -> list[int]:
         """Rows of the pads after the prompt."""
         return [slot for position, slot in self.slots.items() if position >= self.prompt_length]
 
 
-class FinishedLatents:
-    """Latents [n, H] of ended requests, by key and choice; when there are too many, the oldest are dropped."""
+class FinishedLatents(Generic[T]):
+    """Latents of ended requests, by key and choice; when there are too many, the oldest are dropped."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.by_key: OrderedDict[str, dict[int, Latents]] = OrderedDict()
+        self.by_key: OrderedDict[str, dict[int, T]] = OrderedDict()
         self.dropped = 0
 
-    def add(self, key: str, choice: int, latents: Latents) -> None:
-        """Keep the latents [n, H] of one choice."""
+    def add(self, key: str, choice: int, latents: T) -> None:
+        """Keep the latents of one choice."""
         self.by_key.setdefault(key, {})[choice] = latents
         while len(self.by_key) > self.limit:
             self.by_key.popitem(last=False)
             self.dropped += 1
 
-    def take(self, key: str) -> dict[int, Latents]:
+    def take(self, key: str) -> dict[int, T]:
         """Remove and return the latents by choice; empty for an unknown key."""
         return self.by_key.pop(key, {})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from vllm.v1.worker.gpu_worker import Worker
 
@@ -16,6 +16,9 @@ from covt_rollout.vllm_plugin.latent_runner import LatentRunner
 from covt_rollout.vllm_plugin.placement_checks import reaches, sees_file
 from covt_rollout.vllm_plugin.protocol import encode_latents
 
+if TYPE_CHECKING:
+    from covt_rollout.vllm_plugin.reload_weights import AnyRunner
+
 # The version of weights that have been replaced only in part.
 BROKEN = -1
 
@@ -23,23 +26,30 @@ BROKEN = -1
 class LatentWorker(Worker):
     """Refuses unsupported settings, then turns the worker's model runner into one that feeds latents."""
 
-    runner_class: type[LatentRunner] = LatentRunner
     weight_version = 0
 
     def init_device(self) -> None:
         check_supported(self.vllm_config)
         settings = EngineSettings.read(self.vllm_config)
         super().init_device()
-        self.model_runner.__class__ = self.runner_class
+        cast(Any, self.model_runner).__class__ = self.runner_class()
         self.latent_runner.start_latents(settings)
+
+    def runner_class(self) -> type[AnyRunner]:
+        """The runner with latents, for the model runner that vLLM has chosen."""
+        if self.vllm_config.use_v2_model_runner:
+            from covt_rollout.vllm_plugin.device_runner import DeviceLatentRunner
+
+            return DeviceLatentRunner
+        return LatentRunner
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)
         weights.apply_latent_rows(self.latent_runner)
 
     @property
-    def latent_runner(self) -> LatentRunner:
-        return cast(LatentRunner, self.model_runner)
+    def latent_runner(self) -> AnyRunner:
+        return cast("AnyRunner", self.model_runner)
 
     def covt_take_latents(self, keys: list[str]) -> dict[str, list[dict[str, Any]] | None]:
         """Remove and return what the output pads were fed: by key one entry per choice, or None for an unknown key."""
@@ -80,13 +90,8 @@ class LatentWorker(Worker):
 
     def covt_status(self) -> dict[str, Any]:
         """Counters for tests and monitoring."""
-        latents = self.latent_runner.latents
         return {
             "weight_version": self.weight_version,
             "sleep_mode": self.vllm_config.model_config.enable_sleep_mode,
-            "live_requests": len(latents.requests),
-            "unread_ends": len(latents.taken),
-            "held_latents": len(latents.finished.by_key),
-            "dropped_latents": latents.finished.dropped,
-            "latent_rows": latents.pool.used,
+            **self.latent_runner.latents.counters(),
         }

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from covt_model.model_errors import ModelError
 from covt_rollout.vllm_plugin.engine_settings import EngineSettings
-from covt_rollout.vllm_plugin.protocol import read_options
+from covt_rollout.vllm_plugin.request_latents import check_params, stop_token
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -50,10 +49,7 @@ class LatentLogitsProcessor(LogitsProcessor):
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Check the latent fields in the API server, which answers a ValueError with HTTP 400."""
-        try:
-            read_options(sampling_params.extra_args)
-        except ModelError as error:
-            raise ValueError(f"{error}: {error.remedy}") from error
+        check_params(sampling_params)
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         latent = EngineSettings.read(vllm_config).latent
@@ -75,10 +71,7 @@ class LatentLogitsProcessor(LogitsProcessor):
             rows.pop(row, None)
         for row, params, prompt, output in batch_update.added:
             max_spans = (params.extra_args or {}).get("latent_max_spans")
-            stop = params.eos_token_id
-            if stop is None:
-                stop = min(params.all_stop_token_ids, default=None)
-            rows[row] = Row((prompt or [])[-self.size - 1 :], output, max_spans, stop)
+            rows[row] = Row((prompt or [])[-self.size - 1 :], output, max_spans, stop_token(params))
         for a, b, direction in batch_update.moved:
             moved, replaced = rows.pop(a, None), rows.pop(b, None)
             if moved is not None:

@@ -14,14 +14,17 @@ from covt_model.model_errors import CheckpointError, ModelError
 from covt_rollout.vllm_plugin.engine_settings import checkpoint_folder
 
 if TYPE_CHECKING:
+    from covt_rollout.vllm_plugin.device_runner import DeviceLatentRunner
     from covt_rollout.vllm_plugin.latent_runner import LatentRunner
+
+    AnyRunner = LatentRunner | DeviceLatentRunner
 
 OUTPUT = "language_model.lm_head.weight"
 VISION = "visual."
 Shapes = dict[str, tuple[int, ...]]
 
 
-def check(runner: LatentRunner, folder: Path) -> torch.nn.Module | None:
+def check(runner: AnyRunner, folder: Path) -> torch.nn.Module | None:
     """Compare names and shapes of `folder/*.safetensors` with the served checkpoint's, and read the head beside them.
 
     Nothing is changed. Raises CheckpointError or ModelError for weights that can't be loaded.
@@ -32,7 +35,7 @@ def check(runner: LatentRunner, folder: Path) -> torch.nn.Module | None:
     return runner.read_head(folder)
 
 
-def load(runner: LatentRunner, folder: Path, head: torch.nn.Module | None) -> dict[str, Any]:
+def load(runner: AnyRunner, folder: Path, head: torch.nn.Module | None) -> dict[str, Any]:
     """Load every tensor of `folder/*.safetensors`, named as in checkpoints or as parameters, into the model.
 
     The caller has called `check`, has paused the engine and clears its caches.
@@ -52,14 +55,14 @@ def load(runner: LatentRunner, folder: Path, head: torch.nn.Module | None) -> di
     return {"seconds": time.perf_counter() - begun}
 
 
-def finish(runner: LatentRunner) -> None:
+def finish(runner: AnyRunner) -> None:
     """After vLLM's own transfer of weights, pack the output matrix and clear what old weights have computed."""
     repack_tied_head(served_model(runner))
     runner.reset_encoder_cache()
     runner.reset_mm_cache()
 
 
-def served_model(runner: LatentRunner) -> Any:
+def served_model(runner: AnyRunner) -> Any:
     """vLLM's model, untyped because it has attributes that vLLM's interface of models doesn't name."""
     return runner.get_model()
 
@@ -115,7 +118,7 @@ def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, file.get_tensor(name)
 
 
-def apply_latent_rows(runner: LatentRunner) -> None:
+def apply_latent_rows(runner: AnyRunner) -> None:
     """Put the latent tokens' rows into the matrices, where the checkpoint has them beside linked weights.
 
     Under tensor parallelism each rank replaces the rows of its own slice of the vocabulary.
