@@ -1,4 +1,7 @@
-"""One real vLLM server for all integration tests, with a random tiny checkpoint in float32; two ranks per module."""
+"""One real vLLM server for all integration tests, with a random tiny checkpoint in float32; two ranks per module.
+
+The tests with other families than the default one are slow: each has a server of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,19 @@ import pytest
 from server_tools import BATCHED_TOKENS, KV_BYTES, MODEL_LENGTH, RunningServer, build_checkpoint
 from zero_jobs import JOBS
 
+from covt_model.families import DEFAULT_FAMILY, known_families
 from covt_runtime.launch.workers import WorkerGroup
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(
+    scope="session",
+    params=[
+        name if name == DEFAULT_FAMILY else pytest.param(name, marks=pytest.mark.slow) for name in known_families()
+    ],
+)
+def tiny_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root-mean-square normalized feedback, K 4."""
-    return build_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+    return build_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", family=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,10 @@ class Oracle:
     """A checkpoint in float32 on the CPU."""
 
     def __init__(self, checkpoint: Path) -> None:
-        from transformers import AutoImageProcessor, Qwen2_5_VLForConditionalGeneration
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
-        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.width: int = self.model.config.text_config.hidden_size
         self.pictures = AutoImageProcessor.from_pretrained(checkpoint)
         self.latent = LatentConfig.read(checkpoint)
         self.image_id: int = self.model.config.image_token_id
@@ -40,15 +41,19 @@ class Oracle:
         self.head = load_file(path) if path.exists() else {}
 
     def expand(self, token_ids: Sequence[int], images: Sequence[bytes]) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-        """One image pad a picture → as many as it has visual tokens; with the pictures' features [n, H] and grids."""
+        """One image pad a picture → as many as it has visual tokens; with the pictures' features [n, W] and grids.
+
+        The features of DeepStack's levels, where the model has any, follow those of the merger.
+        """
         if not images:
             return list(token_ids), torch.zeros(0, 0), torch.zeros(0, 3, dtype=torch.long)
         loaded = [Image.open(io.BytesIO(data)).convert("RGB") for data in images]
         inputs = self.pictures(images=loaded, return_tensors="pt")
-        features = self.model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
-        remaining = iter([len(one) for one in features])
+        output = self.model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+        levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
+        remaining = iter([len(one) for one in levels[0]])
         ids = [i for token in token_ids for i in ([token] * next(remaining) if token == self.image_id else [token])]
-        return ids, torch.cat(list(features)), inputs["image_grid_thw"]
+        return ids, torch.cat([torch.cat(list(level)) for level in levels], dim=1), inputs["image_grid_thw"]
 
     @torch.no_grad()
     def decode(
@@ -129,15 +134,19 @@ class Oracle:
         shown[:, prompt_length:] = False
         embeds = self.model.get_input_embeddings()(tokens)
         if len(features):
-            embeds[shown] = features
+            embeds[shown] = features[:, : self.width]
         for position, value in fed.items():
             if value is not None:
                 embeds[0, position] = value
         positions, _ = self.model.model.get_rope_index(
             tokens, mm_token_type_ids=shown.int(), image_grid_thw=grids if len(grids) else None
         )
+        visual = {}
+        if len(features) and features.shape[1] > self.width:
+            levels = features[:, self.width :].split(self.width, dim=1)
+            visual = {"visual_pos_masks": shown, "deepstack_visual_embeds": list(levels)}
         language = self.model.model.language_model
-        return language(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state[0]
+        return language(inputs_embeds=embeds, position_ids=positions, use_cache=False, **visual).last_hidden_state[0]
 
     def feedback(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.latent.normalize == "rms":

@@ -54,11 +54,17 @@ class RunningServer:
 
 
 def build_checkpoint(folder: Path, **options: Any) -> Path:
-    """A random tiny checkpoint with latent tokens: H 64, two layers, tied embeddings, K 4 unless told otherwise."""
+    """A random tiny checkpoint with latent tokens: H 64, two layers, tied embeddings, K 4 unless told otherwise.
+
+    Beside the default family, the vision tower has two blocks, which attend to the whole picture.
+    """
     import torch
 
     from covt_model.checkpoints.tiny_checkpoint import build_tiny
+    from covt_model.families import DEFAULT_FAMILY
 
+    if options.get("family", DEFAULT_FAMILY) != DEFAULT_FAMILY:
+        options = {"vision_depth": 2, "window": MODEL_LENGTH} | options
     texts = ["Follow the arrows from the marked cell for 3 steps. Which cell do you reach? Answer: B3"] * 4
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8, generator=generator) for _ in range(4)]

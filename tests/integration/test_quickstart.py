@@ -8,10 +8,11 @@ import pytest
 from covt.quickstart.run import Quickstart
 from covt.quickstart.state import State
 from covt.quickstart.summary import ABLATIONS, MODELS, table
-from covt.quickstart.tasks import Task
+from covt.quickstart.tasks import Task, for_family
 from covt.recipe_files import read_recipe
 from covt_model.checkpoints.latent_checkpoint import load_model
-from covt_model.latent_config import LatentConfig
+from covt_model.families import known_families
+from covt_model.latent_config import LatentConfig, read_config
 from covt_runtime.metrics.progress import Progress
 
 pytestmark = pytest.mark.slow
@@ -34,14 +35,16 @@ def run(task: Task, out: Path) -> dict:
     return Quickstart(task, out, 0, state, Progress(quiet=True)).run()
 
 
-def test_every_phase_runs_and_an_interrupted_one_is_repeated(tmp_path: Path):
+@pytest.mark.parametrize("family", known_families())
+def test_every_phase_runs_and_an_interrupted_one_is_repeated(tmp_path: Path, family: str):
     options = {"n_train": 128, "n_prompts": 64, "n_test": 40, "direct_hops": 3}
     sft = shortened("sft", tmp_path, steps="12", every="20", rows="16")
     rl = shortened("rl", tmp_path, steps="2", prompts="4")
-    task = Task("trace", sft, rl, options)
+    task = for_family(Task("trace", sft, rl, options), family)
     out = tmp_path / "run"
     summary = run(task, out)
 
+    assert read_config(out / "exported")["model_type"] == family
     assert json.loads((out / "summary.json").read_text()) == summary
     assert set(summary["accuracy"]) == set(MODELS)
     assert set(summary["ablation"]) == set(ABLATIONS)

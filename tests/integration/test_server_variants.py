@@ -35,10 +35,10 @@ def serving(checkpoint: Path, **options: Any) -> Iterator[RunningServer]:
 
 def untie(checkpoint: Path, seed: int) -> None:
     """Give a checkpoint an output matrix of its own."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoModelForImageTextToText
 
     latent = LatentConfig.read(checkpoint)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
     embedding = model.get_input_embeddings().weight.detach()
     noise = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(seed))
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False

@@ -63,3 +63,11 @@ def test_summary_holds_the_contract_and_the_right_numbers(tmp_path: Path):
 def test_maps_belong_to_vsp():
     with pytest.raises(UsageError, match="--vsp-maps nowhere is not a folder"):
         find_task("vsp", Path("nowhere"))
+
+
+def test_a_family_gets_maps_of_its_own_visual_tokens():
+    assert find_task("trace", None, "qwen3_vl").data_options["cell_pixels"] == 32
+    assert "cell_pixels" not in find_task("trace", None, "qwen2_5_vl").data_options
+    for name, family, message in (("vsp", "qwen3_vl", "28 pixels"), ("trace", "qwen9", "unknown family 'qwen9'")):
+        with pytest.raises(UsageError, match=message):
+            find_task(name, None, family)

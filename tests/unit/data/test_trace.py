@@ -220,3 +220,15 @@ def test_the_way_may_be_put_into_words(tmp_path):
             assert cells == [cell_name(tuple(cell)) for cell in row.meta["path"]]
             told += 1
     assert told > 10
+
+
+def test_larger_cells_repeat_pixels_and_move_the_boxes():
+    """With 32 pixels per cell: the same map, each cell the one of 28 pixels enlarged, and boxes of whole cells."""
+    trace = draw_trace(random.Random(1), 4, 3)
+    small, large = (make_row(trace, 0, "train", True, side=side) for side in (28, 32))
+    source = np.arange(32) * 28 // 32
+    index = np.concatenate([28 * cell + source for cell in range(4)])
+    for one, other in zip(small.images + small.steps[0].images, large.images + large.steps[0].images, strict=True):
+        assert (pixels(other) == pixels(one)[index][:, index]).all()
+    boxes = [[[32 * place // 28 for place in box] for box in boxes] for boxes in small.meta["focus"]]
+    assert large.meta["focus"] == boxes

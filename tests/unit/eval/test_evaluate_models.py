@@ -14,6 +14,12 @@ from covt_eval.evaluation.evaluate_models import EvalPlan, check_folder, evaluat
 from covt_runtime.metrics.progress import Progress
 
 
+def write_model(folder: Path) -> None:
+    """What is read of a model before a server starts."""
+    (folder / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    (folder / "preprocessor_config.json").write_text("{}")
+
+
 def test_folders_get_short_names_and_given_ones_win(tmp_path: Path):
     found = name_folders([tmp_path / "rl" / "hf", Path("best=x/y"), tmp_path / "data" / "trace"])
     assert list(found) == ["rl-hf", "best", "trace"] and found["best"] == Path("x/y")
@@ -32,7 +38,7 @@ def test_folders_get_short_names_and_given_ones_win(tmp_path: Path):
     ],
 )
 def test_senseless_evaluations_are_refused_before_anything_starts(tmp_path: Path, changes, url, message):
-    (tmp_path / "config.json").write_text("{}")
+    write_model(tmp_path)
     models = {"a": tmp_path} | ({"b": tmp_path} if changes.get("models") == "two" else {})
     values = {"models": models, "data": {}} | {key: value for key, value in changes.items() if value != "two"}
     with pytest.raises(EvalError, match=message) as error:
@@ -41,7 +47,7 @@ def test_senseless_evaluations_are_refused_before_anything_starts(tmp_path: Path
 
 
 def test_limits_that_cannot_be_met_are_refused_before_anything_starts(tmp_path: Path):
-    (tmp_path / "config.json").write_text("{}")
+    write_model(tmp_path)
     plan = EvalPlan(models={"a": tmp_path}, data={}, min_pixels=3000, max_pixels=2000)
     with pytest.raises(DataError, match="min_pixels = 3000"):
         evaluate_models(plan, tmp_path / "out", progress=Progress(quiet=True))
@@ -61,7 +67,7 @@ def settings_of(plan: EvalPlan) -> str:
     ],
 )
 def test_a_failed_evaluation_leaves_nothing_that_blocks_the_next(tmp_path: Path, changes, error):
-    (tmp_path / "config.json").write_text("{}")
+    write_model(tmp_path)
     prepare("trace", tmp_path / "set", options={"n_train": 1, "n_prompts": 0, "n_test": 2})
     plan = EvalPlan(models={"a": tmp_path}, data={"set": tmp_path / "set"})
     with pytest.raises(Exception) as caught:

@@ -42,6 +42,8 @@ class TinySection(Section):
     The defaults train in minutes on two CPU cores and still learn to trace paths.
     """
 
+    family: str = ""
+    """Model family, by the `model_type` of its checkpoints; empty means the default one."""
     hidden: int = 64
     """Width of the language model's hidden states."""
     layers: int = 2

@@ -10,6 +10,7 @@ from covt.output import emit
 
 def quickstart(
     task: Annotated[str, typer.Option(help="trace (follow arrows) or vsp (FrozenLake path planning).")] = "trace",
+    family: Annotated[str, typer.Option(help="Model family of the tiny models; by default the first.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for everything; default covt-quickstart/TASK-SEED.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of data, weights and sampling.")] = 0,
     vsp_maps: Annotated[Path | None, typer.Option(help="Folder of the published VSP maps, to test on.")] = None,
@@ -23,8 +24,8 @@ def quickstart(
     """
     from covt.quickstart.tasks import find_task
 
-    chosen = find_task(task, vsp_maps)
-    folder = out or Path("covt-quickstart") / f"{task}-{seed}"
+    chosen = find_task(task, vsp_maps, family)
+    folder = out or Path("covt-quickstart") / "-".join([task, *([family] if family else []), str(seed)])
 
     from covt.quickstart.run import Quickstart
     from covt.quickstart.state import State
@@ -32,6 +33,8 @@ def quickstart(
     from covt_runtime.metrics.progress import Progress
 
     settings = {"task": task, "seed": seed, "data": chosen.data_options, "recipes": [chosen.sft, chosen.rl]}
+    if family:
+        settings["family"] = family
     state = State(folder, settings)
     with Progress() as progress:
         progress.note(f"quickstart {task}, seed {seed} → {folder}: about {chosen.minutes:.0f} minutes on two CPU cores")

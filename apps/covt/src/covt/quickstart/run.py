@@ -106,6 +106,7 @@ class Quickstart:
             "log.wandb": WANDB,
             "data.path": str(self.out / "data"),
             "model.path": str(self.out / "model") if (self.out / "model").is_dir() else "tiny",
+            "model.tiny.family": self.task.family,
         }
         return validate(SftConfig, _set(tables, settings | changes), origin)
 

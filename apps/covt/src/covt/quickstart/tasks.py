@@ -1,7 +1,7 @@
 """The two generated tasks of the quickstart: data options, recipe, and what an uninformed answer reaches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ class Task:
     sft: str
     rl: str
     data_options: dict[str, Any] = field(default_factory=dict)
+    family: str = ""
+    """Model family of the tiny models; empty means the default one."""
     max_tokens: int = 32
     minutes: float = 10.0
     """Expected wall time on two CPU cores."""
@@ -36,18 +38,40 @@ class Task:
         return {"manhattan": sum(right) / len(right)}
 
 
-def find_task(name: str, vsp_maps: Path | None) -> Task:
-    """The task of that name.
+def find_task(name: str, vsp_maps: Path | None, family: str = "") -> Task:
+    """The task of that name, for tiny models of a family.
 
     Raises:
-        UsageError: unknown task, or maps given for a task that has none.
+        UsageError: unknown task or family, maps given for a task that has none, or a family whose visual tokens are not
+            the cells of the task's images.
     """
     tasks = {"trace": trace, "vsp": vsp}
     if name not in tasks:
         raise UsageError(f"unknown task {name!r}{nearest(name, tasks)}", f"use one of {', '.join(tasks)}")
     if vsp_maps is not None and name != "vsp":
         raise UsageError(f"--vsp-maps with --task {name}", "add --task vsp")
-    return tasks[name](vsp_maps)
+    task = tasks[name](vsp_maps)
+    return for_family(task, family) if family else task
+
+
+def for_family(task: Task, family: str) -> Task:
+    """The task with cells of the size of the family's visual tokens."""
+    from covt_data.tasks.grid import CELL_PIXELS
+    from covt_model.families import find_family, known_families
+
+    if family not in known_families():
+        raise UsageError(
+            f"unknown family {family!r}{nearest(family, known_families())}", f"use one of {', '.join(known_families())}"
+        )
+    side = find_family(family).image_settings.cell
+    if side == CELL_PIXELS:
+        return replace(task, family=family)
+    if task.name != "trace":
+        raise UsageError(
+            f"--task {task.name} draws cells of {CELL_PIXELS} pixels, and a visual token of {family} covers {side}",
+            "use --task trace",
+        )
+    return replace(task, family=family, data_options=task.data_options | {"cell_pixels": side})
 
 
 def trace(_: Path | None) -> Task:

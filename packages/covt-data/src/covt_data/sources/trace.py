@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from covt_data.schema import Row
 from covt_data.sources.source_types import Source, SourceOptions, SplitRows
+from covt_data.tasks.grid import CELL_PIXELS
 from covt_data.tasks.trace_maps import HELPER_IMAGES, TraceMap, generate, make_row
 
 
@@ -17,7 +18,8 @@ class TraceOptions(SourceOptions):
 
     `demo_hops` is for `train` (the demonstrations), `hops` for `prompts` and `test`. Of the demonstrations of at most
     `direct_hops` hops, `direct_share` answer directly, without a latent step, as people draw only what is hard.
-    `words` names the cells on the path before the answer of a demonstration with a latent step.
+    `words` names the cells on the path before the answer of a demonstration with a latent step. `cell_pixels` is the
+    side of a cell, which must be that of the model's visual tokens.
     """
 
     n_train: int = Field(4000, ge=1)
@@ -31,6 +33,7 @@ class TraceOptions(SourceOptions):
     direct_hops: int = Field(0, ge=0, le=HELPER_IMAGES)
     direct_share: float = Field(0.75, ge=0, le=1)
     words: bool = False
+    cell_pixels: int = Field(CELL_PIXELS, ge=CELL_PIXELS, le=112)
 
     @model_validator(mode="after")
     def _weights_fit(self) -> TraceOptions:
@@ -66,7 +69,7 @@ def _rows(
     chance = random.Random(f"{options.seed}/{split}/direct")
     for index, trace in enumerate(maps):
         direct = trace.hops <= direct_hops and chance.random() < options.direct_share
-        yield make_row(trace, index, split, with_steps, direct, options.words)
+        yield make_row(trace, index, split, with_steps, direct, options.words, options.cell_pixels)
 
 
 SOURCE = Source(name="trace", version="1", options=TraceOptions, splits=splits)

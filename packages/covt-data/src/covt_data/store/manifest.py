@@ -9,8 +9,11 @@ from pydantic import Field, ValidationError
 
 from covt_data.data_errors import DataFileError
 from covt_data.schema import SCHEMA_VERSION, Record
+from covt_data.tasks.grid import CELL_PIXELS
 
 MANIFEST_NAME = "manifest.json"
+GRIDS = ("trace", "vsp")
+"""Sources that draw grids."""
 
 
 class SplitCount(Record):
@@ -48,6 +51,13 @@ class Manifest(Record):
         """Whether both describe the same command on the same input with the same version of the generator."""
         keys = ("schema_version", "source", "version", "options", "inputs")
         return all(getattr(self, key) == getattr(other, key) for key in keys)
+
+    @property
+    def cell_pixels(self) -> int | None:
+        """Pixels per side of a cell, for sets of grids whose cells are to be visual tokens; None for other sets."""
+        if self.source not in GRIDS or self.options.get("keep_size"):
+            return None
+        return self.options.get("cell_pixels", CELL_PIXELS)
 
     def write(self, folder: Path) -> None:
         (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

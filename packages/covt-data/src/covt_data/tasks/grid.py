@@ -14,7 +14,8 @@ MOVES: dict[str, Cell] = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}
 every generated set."""
 
 CELL_PIXELS = 28
-"""Pixels per side of a cell. With a vision encoder whose merged visual tokens cover 28×28 pixels, a cell is a token."""
+"""Pixels per side of a cell, unless a set is prepared with others. A cell is a visual token of an encoder whose merged
+tokens cover as many pixels."""
 
 
 def step(cell: Cell, move: str) -> Cell:
@@ -32,10 +33,10 @@ def moves_on_grid(cell: Cell, size: int) -> tuple[str, ...]:
     return tuple(move for move in MOVES if on_grid(step(cell, move), size))
 
 
-def cell_box(cell: Cell) -> list[int]:
-    """The pixel box [x0, y0, x1, y1) of a cell."""
-    top, left = cell[0] * CELL_PIXELS, cell[1] * CELL_PIXELS
-    return [left, top, left + CELL_PIXELS, top + CELL_PIXELS]
+def cell_box(cell: Cell, side: int = CELL_PIXELS) -> list[int]:
+    """The pixel box [x0, y0, x1, y1) of a cell of `side` pixels."""
+    top, left = cell[0] * side, cell[1] * side
+    return [left, top, left + side, top + side]
 
 
 def _symmetry(size: int, transpose: bool, flip_rows: bool, flip_columns: bool) -> tuple[list[int], dict[str, str]]:

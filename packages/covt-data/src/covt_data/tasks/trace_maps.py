@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from covt_data.data_errors import DataError
 from covt_data.schema import Image, Row, Step
-from covt_data.tasks.grid import Cell, cell_box, moves_on_grid, step, symmetries
+from covt_data.tasks.grid import CELL_PIXELS, Cell, cell_box, moves_on_grid, step, symmetries
 from covt_data.tasks.trace_render import draw_map, draw_marked
 
 HELPER_IMAGES = 8
@@ -130,7 +130,13 @@ def path_in_words(path: Sequence[Cell]) -> str:
 
 
 def make_row(
-    trace: TraceMap, index: int, split: str, with_steps: bool, direct: bool = False, words: bool = False
+    trace: TraceMap,
+    index: int,
+    split: str,
+    with_steps: bool,
+    direct: bool = False,
+    words: bool = False,
+    side: int = CELL_PIXELS,
 ) -> Row:
     """Build the row of a map.
 
@@ -141,9 +147,10 @@ def make_row(
         with_steps: add a latent step of 8 helper images and the answer as text.
         direct: add the answer alone, without a latent step.
         words: name the cells of the path between helper images and answer.
+        side: pixels per side of a cell.
     """
     arrows, path = list(trace.arrows), trace.path
-    base = draw_map(arrows)
+    base = draw_map(arrows, side)
     answer = cell_name(path[-1])
     meta: dict[str, object] = {
         "size": trace.size,
@@ -163,7 +170,7 @@ def make_row(
         if words:
             steps.append(Step(type="text", text=path_in_words(path)))
         steps.append(answer_step)
-        meta["focus"] = [[cell_box(cell) for cell in places]]
+        meta["focus"] = [[cell_box(cell, side) for cell in places]]
     return Row(
         id=f"trace-{split}-{index:06d}",
         source="trace",

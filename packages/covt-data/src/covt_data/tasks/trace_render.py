@@ -1,4 +1,4 @@
-"""Images of `trace` maps: one 28×28 tile per cell, with the marker drawn as four corners.
+"""Images of `trace` maps: one tile of 28×28 pixels or more per cell, with the marker drawn as four corners.
 
 The ground has the mean color of the model's image normalization, so it is zero as input. The features are a stripe in
 the color of the row (left edge), a stripe in the color of the column (top edge), and the arrow.
@@ -53,24 +53,25 @@ def _tile(row: int, column: int, arrow: str, marked: bool) -> np.ndarray:
 
 
 @cache
-def tile(row: int, column: int, arrow: str, marked: bool) -> np.ndarray:
-    """[28, 28] uint8 palette indices, drawn once."""
-    drawn = _tile(row, column, arrow, marked)
+def tile(row: int, column: int, arrow: str, marked: bool, side: int = CELL_PIXELS) -> np.ndarray:
+    """[side, side] uint8 palette indices, drawn once; larger tiles repeat rows and columns of the one of 28 pixels."""
+    source = np.arange(side) * CELL_PIXELS // side
+    drawn = _tile(row, column, arrow, marked)[source][:, source]
     drawn.flags.writeable = False
     return drawn
 
 
-def draw_map(arrows: list[str]) -> np.ndarray:
-    """[28·size, 28·size] uint8 palette indices of the map without a marker."""
+def draw_map(arrows: list[str], side: int = CELL_PIXELS) -> np.ndarray:
+    """[side·size, side·size] uint8 palette indices of the map without a marker."""
     return np.vstack(
-        [np.hstack([tile(r, c, arrow, False) for c, arrow in enumerate(row)]) for r, row in enumerate(arrows)]
+        [np.hstack([tile(r, c, arrow, False, side) for c, arrow in enumerate(row)]) for r, row in enumerate(arrows)]
     )
 
 
 def draw_marked(base: np.ndarray, arrows: list[str], marked: Cell) -> bytes:
     """PNG of the map `base` (as `draw_map` returns it) with the marker on one cell."""
-    row, column = marked
-    top, left = row * CELL_PIXELS, column * CELL_PIXELS
+    (row, column), side = marked, len(base) // len(arrows)
+    top, left = row * side, column * side
     pixels = base.copy()
-    pixels[top : top + CELL_PIXELS, left : left + CELL_PIXELS] = tile(row, column, arrows[row][column], True)
+    pixels[top : top + side, left : left + side] = tile(row, column, arrows[row][column], True, side)
     return encode_palette_png(pixels, PALETTE)

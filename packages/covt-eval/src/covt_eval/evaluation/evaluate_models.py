@@ -10,6 +10,7 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +96,14 @@ def evaluate_models(plan: EvalPlan, out: Path, *, progress: Progress, base_url: 
         EvalError: a folder is missing, several models with one server, or `out` holds another evaluation.
         DataError: pixel limits that cannot be met.
     """
-    from covt_data.images.pixel_limits import limits_of
+    from covt_data.images.pixel_limits import TOKEN_SIDE, limits_of
     from covt_data.store.prepared_set import PreparedSet
+    from covt_model.families import read_image_settings
 
     _check(plan, base_url)
-    limits = limits_of(plan.min_pixels, plan.max_pixels)
+    limited = plan.min_pixels is not None or plan.max_pixels is not None
+    sides = [read_image_settings(folder).cell for folder in plan.models.values() if limited]
+    limits = limits_of(plan.min_pixels, plan.max_pixels, max(sides, default=TOKEN_SIDE))
     sets = {
         name: list(PreparedSet(folder).rows(plan.split, plan.rows, limits=limits)) for name, folder in plan.data.items()
     }
@@ -230,9 +234,13 @@ class _Answers:
 
 
 def _check(plan: EvalPlan, base_url: str) -> None:
+    from covt_model.encoding.data_cells import check_cells
+    from covt_model.families import read_image_settings
+
     for folder in plan.models.values():
         if not (folder / "config.json").is_file():
             raise EvalError(f"{folder} is not a model: it has no config.json", "name an exported model, as RUN/hf")
+        check_cells(plan.data.values(), partial(read_image_settings, folder), folder)
     if base_url and len(plan.models) > 1:
         raise EvalError(f"--base-url serves one model, not {len(plan.models)}", "leave it out, or name one model")
     check_mode_names(plan.modes)

@@ -70,6 +70,14 @@ def read_image_settings(checkpoint: Path | str) -> ImageSettings:
     return read_processor_config(checkpoint, checkpoint_family(checkpoint).image_settings)
 
 
+def known_image_settings(model: str) -> ImageSettings | None:
+    """The image settings of a checkpoint folder, or of a published checkpoint by its hub id; None for other names."""
+    if Path(model).is_dir():
+        return read_image_settings(model)
+    config = published_config(model)
+    return None if config is None else find_family(config).image_settings
+
+
 def published_config(name: str) -> dict[str, Any] | None:
     """Find the config of a published checkpoint by its hub id or folder name; None where no family knows it."""
     found = (find_family(kind).published_config(name) for kind in known_families())

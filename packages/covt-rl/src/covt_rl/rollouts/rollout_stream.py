@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 
-from covt_data.images.pixel_limits import limits_of
+from covt_data.images.pixel_limits import TOKEN_SIDE, limits_of
 from covt_data.schema import Row
 from covt_data.stream.row_stream import RowStream, mixture
 from covt_rewards import ConfiguredReward, Scores
@@ -152,10 +152,10 @@ class RolloutStream:
         return {f"dynamic/{name}": float(count) for name, count in counts.items()}
 
 
-def training_stream(data: Path | str, config: RlConfig) -> RowStream:
-    """The prompts of a run in their order; the same on every rank."""
+def training_stream(data: Path | str, config: RlConfig, token_side: int = TOKEN_SIDE) -> RowStream:
+    """The prompts of a run in their order; the same on every rank. token_side: pixels per side of a visual token."""
     others = [(other.path, other.split, other.weight) for other in config.data.mix]
-    limits = limits_of(config.data.min_pixels, config.data.max_pixels)
+    limits = limits_of(config.data.min_pixels, config.data.max_pixels, token_side)
     return RowStream(mixture(data, config.data.split, config.data.limit, others), seed=config.run.seed, limits=limits)
 
 

@@ -59,7 +59,7 @@ class Trainer:
         self.folder = RunFolder(job.run)
         torch.manual_seed(job.config.run.seed)
         self.encoder = build_encoder(job)
-        self.stream = training_stream(job.data, job.config)
+        self.stream = training_stream(job.data, job.config, self.encoder.settings.cell)
         self.skip = find_bad_prompts(job, self.encoder, self.stream, worker)
         self.updater = build_updater(job, self.encoder, worker)
         self.engine = self.updater.engine

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from covt_data.store.prepared_set import PreparedSet
+from covt_model.encoding.data_cells import check_cells
+from covt_model.families import read_image_settings
 from covt_model.latent_config import LatentConfig
 from covt_rl.algorithms.advantage_registry import load_advantage
 from covt_rl.planning.checks import check_golds
@@ -76,6 +78,7 @@ def plan(config: RlConfig) -> RlPlan:
     data = Path(config.data.path) if config.data.path else find_newest(Path("data"), "data")
     model = Path(config.model.path) if config.model.path else find_newest(config.run.out, "hf", section="stage1")
     prepared = PreparedSet(data)
+    check_cells([data, *(other.path for other in config.data.mix)], partial(read_image_settings, model), model)
     wanted = [config.data.split] + ([config.eval.split] if config.eval.every else [])
     for split in wanted:
         if split not in prepared.splits:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from covt_data.images.pixel_limits import limits_of
+from covt_data.images.pixel_limits import TOKEN_SIDE, limits_of
 from covt_data.store.prepared_set import PreparedSet
 from covt_data.stream.row_stream import RowStream, mixture
-from covt_model.families import published_config
+from covt_model.encoding.data_cells import check_cells
+from covt_model.families import DEFAULT_FAMILY, find_family, known_image_settings, published_config
 from covt_model.latent_config import read_config
 from covt_runtime.engine.memory_estimate import MemoryEstimate
 from covt_runtime.process_environment import visible_gpus
@@ -81,6 +82,7 @@ def plan(config: SftConfig) -> SftPlan:
     model = config.model.path or TINY
     if model != TINY and model.startswith((".", "/")) and not Path(model).is_dir():
         raise SftError(f"model.path = {model!r} is not a folder", "give a checkpoint folder or a hub id")
+    _check_cells(config, data, model)
     steps = config.stage1.length(rows, batch), config.stage2.length(rows, batch)
     ranks = planned_ranks(config, visible_gpus())
     shape = _known_config(model)
@@ -88,12 +90,22 @@ def plan(config: SftConfig) -> SftPlan:
     return SftPlan(data, model, rows, *steps, ranks=ranks, memory=memory)
 
 
-def training_stream(data: Path | str, config: SftConfig) -> RowStream:
-    """The rows of a training in their order; the same on every rank."""
+def _check_cells(config: SftConfig, data: Path, model: str) -> None:
+    """Refuse sets of grids whose cells are not the model's visual tokens."""
+    tiny = find_family(config.model.tiny.family or DEFAULT_FAMILY, "model.tiny.family")
+    sets = [data, *(other.path for other in config.data.mix)]
+    if model == TINY:
+        check_cells(sets, lambda: tiny.image_settings, f"a tiny {tiny.title}")
+    else:
+        check_cells(sets, lambda: known_image_settings(model), model)
+
+
+def training_stream(data: Path | str, config: SftConfig, token_side: int = TOKEN_SIDE) -> RowStream:
+    """The rows of a training in their order; the same on every rank. token_side: pixels per side of a visual token."""
     others = [(other.path, other.split, other.weight) for other in config.data.mix]
     parts = mixture(data, config.data.split, config.data.limit, others)
     most = config.data.max_pixels if config.data.oversize == "resize" else None
-    return RowStream(parts, seed=config.run.seed, limits=limits_of(config.data.min_pixels, most))
+    return RowStream(parts, seed=config.run.seed, limits=limits_of(config.data.min_pixels, most, token_side))
 
 
 def sees_images_again(config: SftConfig, stream: RowStream, steps: int) -> bool:

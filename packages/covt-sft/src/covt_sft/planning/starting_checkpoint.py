@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from covt_data.store.prepared_set import PreparedSet
-from covt_model.families import find_family
+from covt_model.families import DEFAULT_FAMILY, find_family
 from covt_model.latent_config import KEY, read_config
 from covt_model.model_errors import ModelError
 from covt_sft.sft_errors import SftError
@@ -99,14 +99,16 @@ def build_tiny_checkpoint(config: SftConfig, data: Path, out: Path) -> Path:
     rows = list(PreparedSet(data).rows(config.data.split, TINY_SAMPLES))
     texts = [text for row in rows for text in (row.question, row.answer, *(step.text or "" for step in row.steps))]
     images = [image for row in rows for image in (*row.images, *(i for step in row.steps for i in step.images or ()))]
-    cells = distinct_cells([decode(image.bytes) for image in images])
-    if len(cells) < 2:  # rows without images, or of one color
-        cells += random_cells(RANDOM_CELLS, config.run.seed)
     tiny = config.model.tiny
+    family = tiny.family or DEFAULT_FAMILY
+    cells = distinct_cells([decode(image.bytes) for image in images], family)
+    if len(cells) < 2:  # rows without images, or of one color
+        cells += random_cells(RANDOM_CELLS, config.run.seed, family)
     return build_tiny(
         out,
         texts,
         cells,
+        family=family,
         hidden=tiny.hidden,
         layers=tiny.layers,
         heads=tiny.heads,

@@ -58,7 +58,7 @@ class Trainer:
         self.noise = torch.Generator().manual_seed(config.run.seed * 1000 + worker.rank)
         self.encoder = build_encoder(config, job.model)
         prepared = PreparedSet(job.data)
-        self.stream = training_stream(job.data, config)
+        self.stream = training_stream(job.data, config, self.encoder.settings.cell)
         keeps = sees_images_again(config, self.stream, sum(stage.steps for stage in self.stages))
         self.policy, self.features = build_policy(config, self.encoder, job.model, worker.device, keeps_features=keeps)
         self.data = build_source(config, self.encoder, self.stream.rows, worker.device)
