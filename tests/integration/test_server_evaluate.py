@@ -63,6 +63,26 @@ def spans_begin(latent_server):
     asyncio.run(push(False))
 
 
+def test_a_forced_start_opens_a_span_that_the_model_would_not(latent_server) -> None:
+    encoder, rows = Encoder(latent_server.checkpoint), [row(number) for number in range(ROWS)]
+
+    async def work():
+        async with RolloutClient.for_checkpoint(latent_server.url, latent_server.checkpoint, timeout=120) as client:
+            free = await evaluate(client, encoder, rows, max_tokens=MAX_TOKENS)
+            forced = await evaluate(
+                client, encoder, rows, ("keep", "zeros", "drop_latents"), max_tokens=MAX_TOKENS, force_start=True
+            )
+            return client.latent, free["keep"], forced
+
+    latent, free, forced = asyncio.run(work())
+    assert not any(one.latent_spans[:1] == ((1, 1 + latent.size),) for one in free)
+    begin = (latent.start_id, *[latent.pad_id] * latent.size, latent.end_id)
+    for mode in ("keep", "zeros"):
+        assert all(one.token_ids[: len(begin)] == begin and len(one.token_ids) <= MAX_TOKENS for one in forced[mode])
+    assert any(a.token_ids != b.token_ids for a, b in zip(forced["keep"], forced["zeros"], strict=True))
+    assert all(one.token_ids[:2] == (latent.start_id, latent.end_id) for one in forced["drop_latents"])
+
+
 def test_every_mode_answers_and_only_the_latents_differ(latent_server, spans_begin) -> None:
     rows = [row(number) for number in range(ROWS)]
 

@@ -244,10 +244,11 @@ def write_samples(folder: Path, rows: list[Row]) -> None:
         image = f"samples/{row.id}.png"
         (folder / image).write_bytes(row.images[0].bytes)
         helpers = []
-        for number, helper in enumerate(row.steps[0].images or [], start=1):
+        drawn = [image for step in row.steps for image in step.images or ()]
+        for number, helper in enumerate(drawn, start=1):
             helpers.append(f"samples/{row.id}.h{number}.png")
             (folder / helpers[-1]).write_bytes(helper.bytes)
-        focus = row.meta["focus"][0]
+        focus = [box for boxes in row.meta.get("focus", []) for box in boxes]
         samples.append(
             {
                 "id": row.id,

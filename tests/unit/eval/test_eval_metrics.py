@@ -57,6 +57,24 @@ def test_a_summary_counts_rows_and_not_samples():
     assert found["seconds"] == {} and "judges" not in found
 
 
+def test_the_trigger_rate_is_over_rows_and_a_cut_off_span_is_none():
+    spans: dict[str, dict[str, object]] = {
+        "whole": {},
+        "cut off": {"token_ids": (0, 1, 1), "latent_spans": ((1, 3),)},
+        "none": {"latent_spans": ()},
+    }
+    rows = [
+        answer(0, 1, sample=0, **spans["whole"]),
+        answer(0, 0, sample=1, **spans["none"]),
+        answer(1, 0, sample=0, **spans["cut off"]),
+        answer(1, 1, sample=1, **spans["cut off"]),
+    ]
+    found = summarize(rows)["latents"]
+    assert (found["trigger_rate"]["value"], found["spans"]) == (0.25, 0.25)
+    assert (found["accuracy_with"], found["accuracy_without"]) == (1, pytest.approx(1 / 3))
+    assert summarize(rows[:1])["latents"]["accuracy_without"] is None
+
+
 def test_latency_and_the_other_judge_are_reported_where_they_are_known():
     rows = [answer(r, 1, seconds=float(r), judges={"end_on_goal": float(r > 1)}) for r in range(5)]
     found = summarize(rows)

@@ -95,6 +95,8 @@ class Model:
         self.bodies.append(body)
         number, *begun = body["token_ids"]
         whole = [10 + number, *SPAN, 20, *SPAN, 30]
+        if begun == [START]:
+            return completed(body, [PAD, PAD, END, 20, *SPAN, 30])
         if not begun:
             return completed(body, whole)
         # After the first dropped span comes the text and a second span; after the second only the end.
@@ -169,6 +171,24 @@ def test_dropped_latents_still_cost_their_share_of_the_budget() -> None:
     # 15, less the 5 tokens up to the first cut, less the 5 up to the second.
     assert budgets == [15, 10, 5]
     assert results["drop_latents"][0].token_ids[-1] == 31
+
+
+def test_a_forced_start_begins_every_answer_and_costs_a_token() -> None:
+    results, bodies = evaluated(["keep", "zeros", "drop_latents"], force_start=True)
+    begun = (*SPAN, 20, *SPAN, 30)
+    assert [one.token_ids for one in results["keep"]] == [one.token_ids for one in results["zeros"]] == [begun] * 3
+    assert results["keep"][0].latent_spans == ((1, 3), (6, 8))
+    assert [one.prompt_tokens for one in results["keep"]] == [1] * 3
+    assert [one.token_ids for one in results["drop_latents"]] == [(START, END, 20, START, END, 31)] * 3
+    forced = [body for body in bodies if body["token_ids"][1:] == [START]]
+    assert len(forced) == 6 and {body["sampling_params"]["max_tokens"] for body in forced} == {39}
+
+
+def test_a_forced_start_needs_room_for_an_answer() -> None:
+    with pytest.raises(EvalError, match="4 tokens leave no room") as caught:
+        evaluated(["keep"], force_start=True, max_tokens=4)
+    assert "5 or more" in caught.value.remedy
+    evaluated(["keep"], force_start=True, max_tokens=5)
 
 
 def test_dropped_spans_leave_the_text_only() -> None:

@@ -102,13 +102,14 @@ def test_the_table_has_a_line_a_result_and_one_a_category():
     interval = {"value": 0.5, "low": 0.25, "high": 0.75}
     one = {
         "model": "rl", "data": "trace", "mode": "zeros", "samples": 2, "accuracy": interval,
-        "tokens": {"completion": 15},
+        "tokens": {"completion": 15}, "latents": {"trigger_rate": interval},
         "seconds": {"p50": 0.125}, "by_category": {"2 hops": interval | {"rows": 7}}, "majority": interval,
         "pass_at": {"1": interval}, "judges": {"end_on_goal": interval},
         "minus_keep": {"value": -0.4, "low": -0.5, "high": -0.3},
     }  # fmt: skip
     lines = table({"results": [one]}).splitlines()
     assert lines[0].split()[:2] == ["model", "data"]
+    assert lines[0].split()[-4:] == ["triggered", "tokens", "median", "s"] and lines[1].split()[-3] == "50.0%"
     assert "-40.0 [-50.0, -30.0]" in lines[1] and "50.0% [25.0%, 75.0%]" in lines[1] and lines[1].endswith("0.12")
     assert [line.split("  ")[-2].strip() if "  " in line else "" for line in lines[2:]] and len(lines) == 6
     assert "2 hops (n=7)" in lines[-1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple, Protocol
 
 from covt_rewards.types import Rollout
@@ -102,6 +103,38 @@ def find_whole_spans(token_ids: Sequence[int], latent: LatentVocabulary) -> list
     """Find the pad ranges of spans with both markers and exactly `latent.size` pads; broken spans are left out."""
     spans = find_latent_spans(token_ids, latent.start_id, latent.pad_id, latent.end_id)
     return [(span.start, span.end) for span in spans if span.is_whole(latent.size)]
+
+
+class DecodedAnswer(Protocol):
+    """A completion whose decoder forces K pads and the end marker after each start marker."""
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def latent_spans(self) -> Sequence[tuple[int, int]]: ...
+
+
+class SpanUsage(NamedTuple):
+    """How much answers use latents.
+
+    Attributes:
+        used: share of answers with at least one well-formed span: the trigger rate.
+        spans: well-formed spans per answer.
+    """
+
+    used: float
+    spans: float
+
+
+def count_closed_spans(answer: DecodedAnswer) -> int:
+    """Count the well-formed spans of an answer: all but one that the answer's end cut off."""
+    return sum(end < len(answer.token_ids) for _, end in answer.latent_spans)
+
+
+def span_usage(answers: Sequence[DecodedAnswer]) -> SpanUsage:
+    """Measure how often answers have a well-formed span, and how many; there must be at least one answer."""
+    counts = [count_closed_spans(answer) for answer in answers]
+    return SpanUsage(fmean(count > 0 for count in counts), fmean(counts))
 
 
 @dataclass(frozen=True, slots=True)

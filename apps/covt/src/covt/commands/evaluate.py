@@ -32,6 +32,14 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens, latent ones included.")] = 64,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once; latencies depend on it.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of sampling, noise and shuffling.")] = 0,
+    force_start: Annotated[
+        bool,
+        typer.Option(
+            "--force-start",
+            help="Every answer begins with a latent span: tells a model that does not open one from latents that do "
+            "not help.",
+        ),
+    ] = False,
     base_url: Annotated[str, typer.Option(help="A running `covt serve` of MODEL; one is started without it.")] = "",
     out: Annotated[
         Path, typer.Option(help="Folder of the per-answer JSONL files and summary.json; the same folder continues.")
@@ -60,6 +68,7 @@ def evaluate(
         max_tokens=max_tokens,
         concurrency=concurrency,
         seed=seed,
+        force_start=force_start,
     )
     with Progress() as progress:
         summary = evaluate_models(plan, out, progress=progress, base_url=base_url)
@@ -68,7 +77,7 @@ def evaluate(
 
 def table(summary: dict[str, Any]) -> str:
     """The results for people: one line a model, set and mode, then one a category."""
-    lines = [("model", "data", "latents", "accuracy [95 %]", "difference [95 %]", "tokens", "median s")]
+    lines = [("model", "data", "latents", "accuracy [95 %]", "difference [95 %]", "triggered", "tokens", "median s")]
     for one in summary["results"]:
         difference = one.get("minus_keep") or one.get("minus_first")
         seconds = one["seconds"]
@@ -79,12 +88,13 @@ def table(summary: dict[str, Any]) -> str:
                 one["mode"],
                 share(one["accuracy"]),
                 points(difference) if difference else "",
+                f"{one['latents']['trigger_rate']['value']:.1%}",
                 f"{one['tokens']['completion']:.1f}",
                 f"{seconds['p50']:.2f}" if seconds else "",
             )
         )
         for name, value in extras(one):
-            lines.append(("", "", f"  {name}", share(value), "", "", ""))
+            lines.append(("", "", f"  {name}", share(value), "", "", "", ""))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -16,6 +16,7 @@ import numpy as np
 from covt_eval.eval_errors import EvalError
 from covt_eval.evaluation.eval_rows import EvalRow
 from covt_eval.statistics.intervals import bootstrap_mean, paired_difference
+from covt_rewards.latents import count_closed_spans, span_usage
 
 NO_CATEGORY = "(none)"
 
@@ -67,6 +68,7 @@ def summarize(rows: Sequence[EvalRow]) -> dict[str, Any]:
         "samples": samples,
         "accuracy": asdict(bootstrap_mean(list(scores.values()))),
         "by_category": _categories(groups, scores),
+        "latents": _latents(rows),
         "tokens": _tokens(rows),
         "seconds": _seconds(rows),
         "cut_off": float(np.mean([row.finish_reason == "length" for row in rows])),
@@ -117,6 +119,23 @@ def _categories(groups: Mapping[str, Sequence[EvalRow]], scores: Mapping[str, fl
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sorts `2 hops` before `10 hops`."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split()]
+
+
+def _latents(rows: Sequence[EvalRow]) -> dict[str, Any]:
+    """`trigger_rate` (share of answers with a well-formed span, with its interval), `spans` per answer, and accuracy.
+
+    `accuracy_with` and `accuracy_without` are of the answers with a span and without one; None where there are none.
+    """
+    used = {key: float(np.mean([count_closed_spans(one) > 0 for one in group])) for key, group in by_row(rows).items()}
+    accuracy: dict[bool, list[float]] = {True: [], False: []}
+    for row in rows:
+        accuracy[count_closed_spans(row) > 0].append(row.correct)
+    return {
+        "trigger_rate": asdict(bootstrap_mean(list(used.values()))),
+        "spans": span_usage(rows).spans,
+        "accuracy_with": float(np.mean(accuracy[True])) if accuracy[True] else None,
+        "accuracy_without": float(np.mean(accuracy[False])) if accuracy[False] else None,
+    }
 
 
 def _tokens(rows: Sequence[EvalRow]) -> dict[str, float]:

@@ -38,6 +38,7 @@ async def evaluate(
     concurrency: int = 64,
     grader: AccuracyReward | None = None,
     seed: int = 0,
+    force_start: bool = False,
     on_progress: OnProgress | None = None,
 ) -> dict[LatentMode, list[EvalRow]]:
     """Answer every row in every mode and grade the answers.
@@ -53,6 +54,7 @@ async def evaluate(
         concurrency: requests in flight, which the measured seconds depend on.
         grader: the accuracy reward.
         seed: of sampling, of noise, and of which row receives whose latents.
+        force_start: every answer begins with the start marker, whether or not the model would open a span.
         on_progress: called with the mode, the answers so far and all answers.
 
     Returns:
@@ -67,7 +69,14 @@ async def evaluate(
     encoded = [build_request(encoder.encode_prompt(row), row) for row in rows]
     prompts = [prompt for prompt in encoded for _ in range(samples)]
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed if temperature > 0 else None)
-    requests = TimedRequests(client, prompts, sampling, concurrency, on_progress or (lambda _mode, _done, _all: None))
+    if force_start and max_tokens <= client.latent.size + 2:
+        raise EvalError(
+            f"{max_tokens} tokens leave no room for an answer behind a span of {client.latent.size} latents",
+            f"set --max-tokens to {client.latent.size + 3} or more",
+        )
+    requests = TimedRequests(
+        client, prompts, sampling, concurrency, on_progress or (lambda _mode, _done, _all: None), force_start
+    )
     grader = grader or AccuracyReward()
     kept, kept_seconds, own = await _answer_with_latents(requests, chosen)
     results: dict[LatentMode, list[EvalRow]] = {}

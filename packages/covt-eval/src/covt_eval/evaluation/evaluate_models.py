@@ -42,6 +42,7 @@ class EvalPlan:
         max_tokens: longest answer in tokens.
         concurrency: requests in flight.
         seed: of sampling, noise and shuffling.
+        force_start: every answer begins with the start marker.
     """
 
     models: dict[str, Path]
@@ -56,6 +57,7 @@ class EvalPlan:
     max_tokens: int = 64
     concurrency: int = 64
     seed: int = 0
+    force_start: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that two runs must share for one to continue the other."""
@@ -218,6 +220,7 @@ class _Answers:
                         temperature=plan.temperature,
                         concurrency=plan.concurrency,
                         seed=plan.seed + number * CHUNK_ROWS * plan.samples,
+                        force_start=plan.force_start,
                         on_progress=show,
                     )
                 )
@@ -263,7 +266,7 @@ def check_folder(plan: EvalPlan, out: Path) -> None:
     if not answered:
         return
     earlier, now = json.loads(path.read_text()), plan.settings()
-    changed = sorted(key for key in now if earlier.get(key) != now[key])
+    changed = sorted(key for key in now if earlier.get(key, False) != now[key])
     if changed:
         raise EvalError(
             f"{out} holds an evaluation with another {', '.join(changed)}", "choose another --out, or remove it"

@@ -36,19 +36,26 @@ def build_request(prompt: EncodedPrompt, row: Row) -> PromptRequest:
 
 @dataclass(frozen=True)
 class TimedRequests:
-    """The requests of one evaluation. Each prompt is sent once per mode, and each answer is timed."""
+    """The requests of one evaluation. Each prompt is sent once per mode, and each answer is timed.
+
+    With `force_start` the start marker is sent behind every prompt, and the answers are completions of the prompt that
+    begin with it.
+    """
 
     client: RolloutClient
     prompts: Sequence[PromptRequest]
     sampling: Sampling
     concurrency: int
     on_progress: OnProgress
+    force_start: bool = False
 
     async def send(
         self, mode: LatentMode, inputs: Sequence[LatentInput] | None, *, hold_latents: bool = False
     ) -> tuple[list[Completion], list[float]]:
         """Return the completions and the seconds that each took, in the order of the prompts."""
         places = asyncio.Semaphore(self.concurrency)
+        prompts = [_with_start(prompt, self.client) for prompt in self.prompts] if self.force_start else self.prompts
+        sampling = replace(self.sampling, max_tokens=self.sampling.max_tokens - self.force_start)
         done = 0
 
         async def send_one(index: int) -> tuple[Completion, float]:
@@ -56,8 +63,8 @@ class TimedRequests:
             async with places:
                 started = time.perf_counter()
                 groups = await self.client.generate(
-                    [self.prompts[index]],
-                    _with_own_seed(self.sampling, index),
+                    [prompts[index]],
+                    _with_own_seed(sampling, index),
                     inputs=None if inputs is None else [inputs[index]],
                     mode=None if mode is LatentMode.KEEP else mode,
                     hold_latents=hold_latents,
@@ -65,7 +72,8 @@ class TimedRequests:
                 seconds = time.perf_counter() - started
             done += 1
             self.on_progress(mode, done, len(self.prompts))
-            return groups[0][0], seconds
+            answer = groups[0][0]
+            return _begun_by_start(answer, self.client) if self.force_start else answer, seconds
 
         found: list[tuple[Completion, float]] = await run_all(send_one(index) for index in range(len(self.prompts)))
         return [completion for completion, _ in found], [seconds for _, seconds in found]
@@ -73,3 +81,18 @@ class TimedRequests:
 
 def _with_own_seed(sampling: Sampling, index: int) -> Sampling:
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
+
+
+def _with_start(prompt: PromptRequest, client: RolloutClient) -> PromptRequest:
+    return replace(prompt, ids=(*prompt.ids, client.latent.start_id))
+
+
+def _begun_by_start(answer: Completion, client: RolloutClient) -> Completion:
+    """The answer to a prompt that ended in the start marker, as an answer to the prompt without it."""
+    return replace(
+        answer,
+        prompt_ids=answer.prompt_ids[:-1],
+        token_ids=(client.latent.start_id, *answer.token_ids),
+        logprobs=(0.0, *answer.logprobs),
+        latent_spans=tuple((start + 1, end + 1) for start, end in answer.latent_spans),
+    )

@@ -12,6 +12,7 @@ from covt_data.images.pixel_limits import TOKEN_SIDE, limits_of
 from covt_data.schema import Row
 from covt_data.stream.row_stream import RowStream, mixture
 from covt_rewards import ConfiguredReward, Scores
+from covt_rewards.latents import span_usage
 from covt_rl.rl_recipe import RlConfig
 from covt_rl.rollouts.collect import Collector
 from covt_rl.rollouts.journal import Journal, StepRollouts
@@ -171,6 +172,7 @@ def completion_metrics(parts: Sequence[Collected]) -> dict[str, float]:
     lengths = [len(one.token_ids) for one in flat]
     ended = [len(one.token_ids) for one in flat if one.finish_reason != "length"]
     extra = sum(part.extra_tokens for part in parts)
+    usage = span_usage(flat)
     return {
         "completions/mean_length": fmean(lengths),
         "completions/min_length": float(min(lengths)),
@@ -179,8 +181,8 @@ def completion_metrics(parts: Sequence[Collected]) -> dict[str, float]:
         "completions/min_terminated_length": float(min(ended, default=0)),
         "completions/max_terminated_length": float(max(ended, default=0)),
         "completions/clipped_ratio": 1 - len(ended) / len(flat),
-        "latent/spans": fmean(len(one.latent_spans) for one in flat),
-        "latent/used": fmean(float(bool(one.latent_spans)) for one in flat),
+        "latent/spans": usage.spans,
+        "latent/used": usage.used,
         "necessity/extra_tokens_per_token": extra / max(sum(lengths), 1),
         "num_tokens": float(sum(lengths) + extra),
         "sampling/resent": float(sum(part.resent for part in parts)),

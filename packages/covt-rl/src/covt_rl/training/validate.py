@@ -6,6 +6,7 @@ from covt_data.schema import Row
 from covt_eval.evaluation.evaluate import evaluate
 from covt_model.encoding.encode import Encoder
 from covt_model.latents.latent_modes import LatentMode
+from covt_rewards.latents import span_usage
 from covt_rl.rl_recipe import EvalSection
 from covt_rollout.client.blocking_client import BlockingClient
 
@@ -21,9 +22,11 @@ class Validator:
         self.modes = [LatentMode.KEEP, *ablated]
 
     def run(self) -> dict[str, float]:
-        """`eval/accuracy`, and `eval/accuracy_drop_latents`."""
+        """`eval/accuracy`, `eval/latent_used`, `eval/latent_spans`, and `eval/accuracy_drop_latents`."""
         answers = self.client.run(
             evaluate(self.client.client, self.encoder, self.rows, self.modes, max_tokens=self.max_tokens)
         )
         names = {"keep": "eval/accuracy", "drop_latents": "eval/accuracy_drop_latents"}
-        return {names[mode]: sum(one.correct for one in rows) / len(rows) for mode, rows in answers.items()}
+        usage = span_usage(answers[LatentMode.KEEP])
+        accuracy = {names[mode]: sum(one.correct for one in rows) / len(rows) for mode, rows in answers.items()}
+        return accuracy | {"eval/latent_used": usage.used, "eval/latent_spans": usage.spans}

@@ -1,4 +1,4 @@
-"""Accuracy while training: the model answers held-out rows greedily, latents included, and covt-rewards grades them."""
+"""Accuracy and trigger rate while training: the model answers held-out rows greedily, and covt-rewards grades them."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from covt_model.encoding.encode import EncodedPrompt, Encoder
 from covt_model.encoding.vision_features import VisionFeatures
 from covt_model.generation.latent_generation import generate
 from covt_model.latents.policy import LatentPolicy
+from covt_rewards.latents import count_closed_spans
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_sft.planning.answer_grading import grade_answer
 
@@ -27,21 +28,25 @@ class AccuracyProbe:
         self._prompts: dict[int, EncodedPrompt] = {}
 
     @torch.no_grad()
-    def measure(self, engine: ZeroEngine, policy: LatentPolicy) -> float:
-        """Mean score of the rows (collective: all ranks run equally many forwards)."""
-        ranks, total = engine.world_size, 0.0
+    def measure(self, engine: ZeroEngine, policy: LatentPolicy) -> dict[str, float]:
+        """Mean score of the rows, share with a well-formed latent span, and spans per row, by metric name.
+
+        Collective: all ranks run equally many forwards.
+        """
+        ranks, total = engine.world_size, torch.zeros(3, dtype=torch.float64)
         rounds = -(-len(self.rows) // (ranks * BATCH))
         with engine.forwards():
             for number in range(rounds):
                 start = number * ranks * BATCH
                 mine = range(start + engine.rank, min(start + ranks * BATCH, len(self.rows)), ranks)
                 # A rank without rows left answers the first row again, which adds nothing to the total.
-                scores = self._answer(mine or [0], engine, policy)
-                total += scores if mine else 0.0
-        return float(engine.global_sum(total)) / len(self.rows)
+                sums = self._answer(mine or [0], engine, policy)
+                total += sums if mine else 0.0
+        score, used, spans = (engine.global_sum(total) / len(self.rows)).tolist()
+        return {"eval/accuracy": score, "eval/latent_used": used, "eval/latent_spans": spans}
 
-    def _answer(self, indices: Sequence[int], engine: ZeroEngine, policy: LatentPolicy) -> float:
-        """Summed scores of these rows."""
+    def _answer(self, indices: Sequence[int], engine: ZeroEngine, policy: LatentPolicy) -> torch.Tensor:
+        """Sums over these rows, [3]: scores, rows with a well-formed span, and spans."""
         prompts = [self._prompt(index) for index in indices]
         answers = generate(
             policy.model,
@@ -52,7 +57,9 @@ class AccuracyProbe:
             all_done=lambda done: float(engine.global_sum(float(done))) == engine.world_size,
         )
         texts = [self.encoder.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in answers]
-        return float(sum(grade_answer(self.rows[index], text) for index, text in zip(indices, texts, strict=True)))
+        score = sum(grade_answer(self.rows[index], text) for index, text in zip(indices, texts, strict=True))
+        spans = [count_closed_spans(one) for one in answers]
+        return torch.tensor([score, sum(count > 0 for count in spans), sum(spans)], dtype=torch.float64)
 
     def _prompt(self, index: int) -> EncodedPrompt:
         if index not in self._prompts:

@@ -150,7 +150,7 @@ class Trainer:
         """
         metrics: dict[str, float] = {}
         if self.probe is not None:
-            metrics["eval/accuracy"] = self.probe.measure(self.engine, self.policy)
+            metrics |= self.probe.measure(self.engine, self.policy)
         if self.held_out.rows:
             held_out = loss.evaluate(self.held_out_loader.deal(0))
             metrics |= {f"eval/{key}": value for key, value in held_out.items()}

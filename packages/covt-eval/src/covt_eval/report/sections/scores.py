@@ -36,6 +36,8 @@ COLUMNS = [
     ("95 % interval", True),
     ("tokens", True),
     ("latent tokens", True),
+    ("triggered", True),
+    ("spans", True),
     ("cut off", True),
     ("median seconds", True),
 ]
@@ -84,6 +86,11 @@ def score_row(model: str, mode: str, records: list[Record]) -> list[Cell]:
         for record in records
         if isinstance(spans := record.get("latent_spans"), list)
     ]
+    spans = [
+        sum(end < len(list_or_empty(record["token_ids"])) for _, end in list_or_empty(record["latent_spans"]))
+        for record in records
+        if isinstance(record.get("latent_spans"), list) and isinstance(record.get("token_ids"), list)
+    ]
     cut = statistics.fmean(record.get("finish_reason") == "length" for record in records)
     seconds = [value for record in records if (value := number(record.get("seconds"))) is not None]
     return [
@@ -94,6 +101,8 @@ def score_row(model: str, mode: str, records: list[Record]) -> list[Cell]:
         Cell(f"{bounds.low * 100:.1f} to {bounds.high * 100:.1f}", bounds.low),
         _mean(tokens),
         _mean(latents),
+        Cell(percent(_share(spans)), _share(spans)) if spans else Cell("", -1.0),
+        _mean(spans),
         Cell(percent(cut), cut),
         Cell(plain(statistics.median(seconds)), statistics.median(seconds)) if seconds else Cell("", -1.0),
     ]
@@ -102,6 +111,10 @@ def score_row(model: str, mode: str, records: list[Record]) -> list[Cell]:
 def outcome(record: Record) -> float | None:
     value = record.get("correct")
     return float(value) if isinstance(value, bool) else number(value)
+
+
+def _share(counts: list[int]) -> float:
+    return statistics.fmean(count > 0 for count in counts)
 
 
 def _mean(counts: list[int]) -> Cell:
