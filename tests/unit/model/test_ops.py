@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from covt_model.decoder.attention import FP32_TOKENS, sdpa
 from covt_model.decoder.kv_buffer import AttendStep, Extend, LayerCache
 from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu, linear, linear_gradient
 from covt_model.decoder.shared_linear import MANY, SharedLinear
@@ -113,3 +114,17 @@ def test_a_linear_layer_of_few_rows_is_the_linear_layer(rows: int, outputs: int,
         torch.testing.assert_close(linear_gradient(gradient, weight), gradient @ weight)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("tokens", "widened"), [(67, True), (FP32_TOKENS + 1, False)])
+def test_short_rows_in_bf16_attend_in_fp32_on_a_cpu(tokens: int, widened: bool):
+    """Rounded once, where PyTorch's own attention in bf16 rounds in between; gradients arrive in bf16."""
+    parts = [random(2, heads, tokens, 64, seed=heads).detach().bfloat16().requires_grad_() for heads in (9, 3, 3)]
+    exact = [part.detach().float().requires_grad_() for part in parts]
+    out = sdpa(*parts)
+    expected = functional.scaled_dot_product_attention(*exact, is_causal=True, enable_gqa=True).transpose(1, 2)
+    assert torch.equal(out, expected.flatten(2).bfloat16()) is widened
+    gradients = torch.autograd.grad(out.float().square().sum(), parts)
+    assert all(gradient.dtype == torch.bfloat16 for gradient in gradients)
+    for found, reference in zip(gradients, torch.autograd.grad(expected.square().sum(), exact), strict=True):
+        torch.testing.assert_close(found.float(), reference, rtol=0.1, atol=0.1)
