@@ -1,4 +1,4 @@
-"""The published 3B and 7B configurations on the meta device: names, shapes, vocabulary rows, what trains, the forward.
+"""Published configurations on the meta device: names, shapes, vocabulary rows, what trains, the forward.
 
 The JSON files hold the values of the published `config.json` files.
 """
@@ -14,6 +14,7 @@ import torch
 
 from covt_model.checkpoints.hf_folder import checkpoint_name
 from covt_model.encoding.latent_tokens import rows_needed
+from covt_model.families import find_family
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.feedback import feedback
 from covt_model.latents.latent_forward import latent_forward
@@ -22,33 +23,90 @@ from covt_model.latents.policy import LatentPolicy
 PUBLISHED = Path(__file__).parent / "published"
 # Tokens of the published tokenizer; the latent tokens take the next three ids.
 TOKENIZER = 151_665
-# size: (all parameters, tensors in the files, embedding rows, hidden size, tied output matrix)
-SIZES = {"3b": (3_754_622_976, 824, 151_936, 2048, True), "7b": (8_292_166_656, 729, 152_064, 3584, False)}
+# name: (all parameters, tensors in the files, embedding rows, hidden size, tied output matrix)
+SIZES = {
+    "qwen2.5-vl-3b": (3_754_622_976, 824, 151_936, 2048, True),
+    "qwen2.5-vl-7b": (8_292_166_656, 729, 152_064, 3584, False),
+    "qwen3-vl-2b": (2_127_532_032, 625, 151_936, 2048, True),
+    "qwen3-vl-4b": (4_437_815_808, 713, 151_936, 2560, True),
+    "qwen3-vl-8b": (8_767_123_696, 750, 151_936, 4096, False),
+}
+EXPECTED = {
+    "qwen2": {
+        "model.layers.0.self_attn.k_proj.bias", "visual.blocks.31.attn.qkv.weight", "visual.merger.mlp.2.bias",
+    },
+    "qwen3": {
+        "model.layers.0.self_attn.k_norm.weight", "visual.pos_embed.weight", "visual.merger.linear_fc2.bias",
+        "visual.deepstack_merger_list.2.norm.weight",
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=SIZES)
-def published(request):
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def config(name) -> dict:
+    return json.loads((PUBLISHED / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def published(name, config):
     """(the figures above, the model on the meta device)."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    config = Qwen2_5_VLConfig.from_dict(json.loads((PUBLISHED / f"qwen2.5-vl-{request.param}.json").read_text()))
+    model_class = find_family(config).model_class()
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    return SIZES[request.param], model
+        model = model_class(model_class.config_class.from_dict(config)).eval()
+    return SIZES[name], model
 
 
-def test_parameters_have_the_published_names_and_number(published):
+def test_parameters_have_the_published_names_and_number(name, published):
     (count, tensors, *_), model = published
     named = {checkpoint_name(name): tuple(tensor.shape) for name, tensor in model.named_parameters()}
     assert sum(tensor.numel() for tensor in model.parameters()) == count
     assert len(named) == tensors
-    assert set(named) >= {
-        "model.embed_tokens.weight", "model.norm.weight", "model.layers.0.self_attn.k_proj.bias",
-        "visual.patch_embed.proj.weight", "visual.blocks.31.attn.qkv.weight", "visual.merger.mlp.2.bias",
-    }  # fmt: skip
-    hidden = published[0][3]
-    assert named["visual.merger.mlp.2.weight"] == (hidden, 5120)
-    assert named["model.layers.0.self_attn.q_proj.weight"] == (hidden, hidden)
+    assert set(named) >= EXPECTED[name[:5]] | {"model.embed_tokens.weight", "visual.patch_embed.proj.weight"}
+    text = model.config.text_config
+    width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    assert named["model.layers.0.self_attn.q_proj.weight"] == (width, text.hidden_size)
+
+
+def test_the_table_of_published_sizes_has_these_configs(name, config):
+    """Its parameters are counted by formula in plans, so they are compared with the model's own."""
+    size = name.rpartition("-")[2].upper()
+    family = find_family(config)
+    ours = family.published_config(f"org/{family.title}-{size}-Instruct")
+    assert ours is not None and ours["model_type"] == config["model_type"]
+    text, theirs = ours.get("text_config") or ours, config.get("text_config") or config
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        assert text[key] == theirs[key]
+    assert text.get("head_dim") == theirs.get("head_dim")
+    assert ours["tie_word_embeddings"] == config["tie_word_embeddings"]
+    vision = config["vision_config"]
+    assert {key: value for key, value in ours["vision_config"].items() if vision.get(key, value) != value} == {}
+
+
+def test_the_familys_counts_are_those_of_the_model(config, published):
+    model = published[1]
+    family, text = find_family(config), config.get("text_config") or config
+    vision = vars(model.config.vision_config)
+    assert family.vision_parameters(vision) == sum(p.numel() for p in model.model.visual.parameters())
+    layer = model.model.language_model.layers[0]
+    vectors = sum(p.numel() for p in layer.parameters() if p.dim() == 1)
+    assert family.layer_vectors(text) == vectors - 2 * text["hidden_size"]
+
+
+def test_files_have_the_names_that_transformers_writes(config, published):
+    """Names as the published files have them go through the package's own and come back."""
+    family = find_family(config)
+    stored = {family.stored_name(checkpoint_name(name)) for name, _ in published[1].named_parameters()}
+    prefixes = {
+        "qwen2_5_vl": ("model.layers.", "model.embed_tokens.", "model.norm.", "visual.", "lm_head."),
+        "qwen3_vl": ("model.language_model.", "model.visual.", "lm_head."),
+    }[family.model_type]
+    assert all(name.startswith(prefixes) for name in stored)
+    assert {family.stored_name(checkpoint_name(name)) for name in stored} == stored
 
 
 def test_the_latent_tokens_take_rows_that_are_there(published):

@@ -11,7 +11,7 @@ from model_samples import png, random_picture
 from covt_model.checkpoints.tiny_checkpoint import build_tiny
 from covt_model.encoding.row_images import Picture
 from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.families import read_image_settings
+from covt_model.families import find_family, read_image_settings
 from covt_model.latent_config import LatentConfig
 from covt_model.model_errors import CheckpointError, ModelError
 
@@ -80,3 +80,34 @@ def test_latent_settings_survive_writing_and_bad_ones_are_named(tmp_path):
     ]:
         with pytest.raises(ModelError, match=message):
             LatentConfig.from_dict(values)
+
+
+def test_latent_settings_of_another_family_are_refused(tiny, family, tmp_path):
+    config = json.loads((tiny / "config.json").read_text())
+    assert config["covt_latent"]["model_type"] == config["model_type"] == family.model_type
+    config["covt_latent"]["model_type"] = "other_vl"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=f"a '{family.model_type}' model with latent settings of a 'other_vl'"
+    ) as caught:
+        LatentConfig.read(tmp_path)
+    assert "covt_latent" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "qwen3_vl_moe", "text_config": {"num_experts": 128}}, "mixture of experts"),
+        (
+            {"model_type": "qwen3_5", "text_config": {"layer_types": ["linear_attention", "full_attention"]}},
+            "layers of linear_attention: the latent step needs attention in every layer",
+        ),
+        ({"model_type": "qwen3_vl_text", "hidden_size": 64}, "a language model without its vision tower"),
+        ({"model_type": "qwen3_vl", "text_config": {}}, "no vision tower: its config lacks vision_config"),
+        ({"model_type": "llama"}, "is of no known family"),
+    ],
+)
+def test_models_that_are_not_supported_are_refused_with_the_reason(config, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        find_family(config, "the/checkpoint")
+    assert "the/checkpoint" in str(caught.value) and "Qwen2.5-VL or Qwen3-VL" in caught.value.remedy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +31,8 @@ class LatentConfig:
     head: str = "identity"
     normalize: str = "none"
     version: int = 1
+    model_type: str = field(default="", compare=False)
+    """`model_type` of the config that the settings were written into; empty in checkpoints of earlier releases."""
 
     def __post_init__(self) -> None:
         if self.version != 1:
@@ -52,7 +54,7 @@ class LatentConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from the JSON object; raises ModelError naming missing and unknown keys."""
-        known = {field.name for field in fields(cls)}
+        known = {one.name for one in fields(cls)}
         unknown, missing = set(values) - known, {"start_id", "pad_id", "end_id"} - set(values)
         if unknown or missing:
             raise ModelError(
@@ -65,21 +67,30 @@ class LatentConfig:
     def read(cls, checkpoint: Path | str) -> Self:
         """Read from `checkpoint/config.json`.
 
-        Raises CheckpointError when there is no config.json, ModelError when it holds no latent settings.
+        Raises CheckpointError when there is no config.json, ModelError when it holds no latent settings, or those of
+        another kind of model.
         """
-        values = read_config(checkpoint).get(KEY)
+        config = read_config(checkpoint)
+        values = config.get(KEY)
         if values is None:
             raise ModelError(
                 f"{checkpoint} has no latent tokens ({KEY!r} is missing from its config.json)",
                 "train it with `covt sft`, or add the tokens with "
                 "covt_model.checkpoints.latent_checkpoint.prepare_checkpoint",
             )
-        return cls.from_dict(values)
+        found = cls.from_dict(values)
+        if found.model_type and found.model_type != config.get("model_type"):
+            raise ModelError(
+                f"{checkpoint} is a {config.get('model_type')!r} model with latent settings of a {found.model_type!r} "
+                "model, whose tokens have other ids",
+                f"remove {KEY!r} from its config.json and train it, which adds the tokens",
+            )
+        return found
 
     def write(self, checkpoint: Path | str) -> None:
         """Write into the existing `checkpoint/config.json`, leaving its other keys alone."""
         config = read_config(checkpoint)
-        config[KEY] = asdict(self)
+        config[KEY] = asdict(self) | {"model_type": config.get("model_type", "")}
         (Path(checkpoint) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -39,13 +39,29 @@ def find_family(model: str | Mapping[str, Any], source: Path | str = "the model"
         source: what an error calls the model, such as its folder.
 
     Raises:
-        ModelError: no family has this `model_type`.
+        ModelError: no family has this `model_type`, or the config is that of a language model alone.
     """
-    kind = model if isinstance(model, str) else model.get("model_type")
+    config: Mapping[str, Any] = {"model_type": model} if isinstance(model, str) else model
+    kind = config.get("model_type")
+    titles = " or ".join(_load(known).title for known in known_families())
     if kind not in known_families():
-        titles = ", ".join(_load(known).title for known in known_families())
-        raise ModelError(f"{source} is a {kind!r} model, which is of no known family", f"use a checkpoint of {titles}")
+        raise ModelError(f"{source} is a {kind!r} model, which {_why_unknown(kind, config)}", f"use a dense {titles}")
+    if ("hidden_size" in config or "text_config" in config) and not config.get("vision_config"):
+        raise ModelError(f"{source} has no vision tower: its config lacks vision_config", f"use a whole {titles}")
     return _load(kind)
+
+
+def _why_unknown(kind: Any, config: Mapping[str, Any]) -> str:
+    """Complete the sentence "it is a … model, which …" for a config of no known family."""
+    text = config.get("text_config") or config
+    others = sorted({layer for layer in text.get("layer_types") or () if "attention" not in layer or "linear" in layer})
+    if others:
+        return f"has layers of {', '.join(others)}: the latent step needs attention in every layer"
+    if any(key in text for key in ("num_experts", "num_local_experts")) or str(kind).endswith("_moe"):
+        return "is a mixture of experts: only dense models are supported"
+    if any(kind == f"{known}_text" for known in known_families()):
+        return "is a language model without its vision tower"
+    return "is of no known family"
 
 
 def known_text_types() -> list[str]:
