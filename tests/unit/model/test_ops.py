@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from covt_model.decoder import layer_ops
 from covt_model.decoder.attention import FP32_TOKENS, sdpa
 from covt_model.decoder.kv_buffer import AttendStep, Extend, LayerCache
 from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu, linear, linear_gradient
@@ -102,7 +103,10 @@ def test_stretches_and_steps_over_a_cache_equal_one_causal_attention(masked):
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 8, 9])
 @pytest.mark.parametrize(("outputs", "bias"), [(12, True), (12, False), (10, True)])
-def test_a_linear_layer_of_few_rows_is_the_linear_layer(rows: int, outputs: int, bias: bool):
+def test_a_linear_layer_of_few_rows_is_the_linear_layer(
+    rows: int, outputs: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(layer_ops, "slow_vector_products", lambda: True)
     generator = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, 7, generator=generator), torch.randn(outputs, 7, generator=generator)
     offset = torch.randn(outputs, generator=generator) if bias else None

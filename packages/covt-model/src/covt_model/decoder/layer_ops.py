@@ -6,13 +6,16 @@ calls and in a large one for the memory traffic. Values equal those of Transform
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 FEW, PIECES = 4, 4
-"""Up to so many rows a linear layer is cheaper as a batch of products with so many pieces of its weight."""
+"""Up to so many rows a linear layer is cheaper as a batch of products with so many pieces of its weight, on CPUs whose
+products with a vector are slow."""
 
 
 class RmsNorm(torch.autograd.Function):
@@ -72,8 +75,9 @@ def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: in
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`functional.linear` of x [N, inputs], on a CPU also fast where N is small.
 
-    There a product with a vector, or with a few of them on the left, takes over twice as long as reading the weight;
-    MKL's batched product of pieces of the weight with the transposed x does not.
+    On AMD's CPUs a product of MKL's with a vector, or with a few of them on the left, takes over twice as long as
+    reading the weight; its batched product of pieces of the weight with the transposed x does not. On Intel's it is the
+    other way round.
     """
     if len(x) > FEW or not _in_pieces(x, weight):
         return functional.linear(x, weight, bias)
@@ -91,7 +95,16 @@ def linear_gradient(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
 
 
 def _in_pieces(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and len(weight) % PIECES == 0
+    return slow_vector_products() and (
+        x.device.type == "cpu" and x.dtype == torch.float32 and len(weight) % PIECES == 0
+    )
+
+
+@cache
+def slow_vector_products() -> bool:
+    """Whether this CPU is one on which MKL's products with a vector are slow: it is AMD's."""
+    info = Path("/proc/cpuinfo")
+    return info.is_file() and "AuthenticAMD" in info.read_text(encoding="utf-8", errors="replace")
 
 
 class SwiGlu(torch.autograd.Function):
