@@ -110,6 +110,7 @@ def test_a_thumbnail_shows_its_set_and_nothing_else(latents):
         for step, sets in zip(steps, segments, strict=True):
             assert [marked_cells(image) for image in step.images] == [dict(one.marks) for one in sets]
         assert row.meta["focus"] == [[[0, 0, 28, 28]] * 8] * len(segments)
+        assert row.meta["names"] == [[one.name for one in sets] for sets in segments]
         assert row.steps[-1].text == f"\\boxed{{{row.answer}}}"
         assert (row.meta["latents"], row.meta["latent_size"]) == (latents, 8)
 

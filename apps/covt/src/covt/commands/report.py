@@ -15,7 +15,8 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The HTML file; default report.html in the first folder.")] = None,
     latents: Annotated[
-        Path | None, typer.Option(help="A model: draw which patches its latents resemble. Needs --data, once a folder.")
+        Path | None,
+        typer.Option(help="A model: draw what its latents say, or which patches they resemble. Needs --data."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="The prepared set whose test rows are shown, for --latents.")
@@ -35,8 +36,8 @@ def report(
     if (latents is None) != (data is None):
         raise UsageError("--latents and --data go together", "name a model's folder and a prepared set")
     if latents is not None and data is not None:
-        from covt_eval.evaluation.nearest_patches import write_nearest
+        from covt_eval.evaluation.latent_meaning import write_latents
 
-        write_nearest(folders[0], latents, data)
+        write_latents(folders[0], latents, data)
     page = write_report(folders, out or folders[0] / "report.html")
     emit({"runs": [str(folder) for folder in folders], "report": str(page)}, as_json=as_json, text=f"report: {page}")

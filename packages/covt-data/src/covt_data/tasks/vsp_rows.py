@@ -87,15 +87,21 @@ def plan_in_words(plan: Sequence[str]) -> str:
     return f"Go {moves}: {len(plan)} move{'s' if len(plan) > 1 else ''}."
 
 
-def latent_steps(rows: Sequence[str], plan: Sequence[str], look: int, style: StepStyle) -> tuple[list[Step], object]:
-    """Return the latent steps of a map, and the focus boxes of their helper images."""
+def latent_steps(
+    rows: Sequence[str], plan: Sequence[str], look: int, style: StepStyle
+) -> tuple[list[Step], dict[str, object]]:
+    """Return the latent steps of a map, and the metadata of their helper images: focus boxes and names."""
     if style.latents == "trail":
         path, shown = walk_plan(rows, plan).cells, moves_shown(len(plan), style.size)
         drawn = {n: Image(bytes=draw_vsp(rows, path[: n + 1], plan[:n], look)) for n in dict.fromkeys(shown)}
-        return [Step(type="latent", images=[drawn[n] for n in shown])], [[cell_box(path[n]) for n in shown]]
+        return [Step(type="latent", images=[drawn[n] for n in shown])], {"focus": [[cell_box(path[n]) for n in shown]]}
     segments = latent_sets(rows, style.latents, style.size)
     steps = [Step(type="latent", images=[draw_set(one.marks) for one in sets]) for sets in segments]
-    return steps, [[[0, 0, CELL_PIXELS, CELL_PIXELS]] * style.size for _ in segments]
+    whole: Box = [0, 0, CELL_PIXELS, CELL_PIXELS]
+    return steps, {
+        "focus": [[whole] * style.size for _ in segments],
+        "names": [[one.name for one in sets] for sets in segments],
+    }
 
 
 def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool, style: StepStyle = StepStyle()) -> Row:
@@ -112,11 +118,11 @@ def make_row(rows: Sequence[str], index: int, split: str, with_steps: bool, styl
     """
     plan = shortest_plan(rows)
     assert plan is not None, "generated maps have a solution"
-    look, steps, focus = index % LOOKS, list[Step](), dict[str, object]()
+    look, steps, helpers = index % LOOKS, list[Step](), dict[str, object]()
     if with_steps and (style.most_moves is None or len(plan) <= style.most_moves):
-        steps, focus["focus"] = latent_steps(rows, plan, look, style)
+        steps, helpers = latent_steps(rows, plan, look, style)
         if style.words:
             steps.append(Step(type="text", text=plan_in_words(plan)))
         steps.append(Step(type="text", text=f"\\boxed{{{','.join(plan)}}}"))
     image = Image(bytes=draw_vsp(rows, walk_plan(rows, plan).cells[:1], [], look))
-    return prompt_row(rows, f"vsp-{split}-{index:06d}", split, image, steps, style, **focus)
+    return prompt_row(rows, f"vsp-{split}-{index:06d}", split, image, steps, style, **helpers)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covt_eval.eval_errors import EvalError
+from covt_eval.evaluation.shown_rows import ShownRows, load_answerer
 
 if TYPE_CHECKING:
     import torch
 
     from covt_data.schema import Row
-
-MAX_TOKENS = 64
 
 
 def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test") -> Path:
@@ -25,34 +22,17 @@ def write_nearest(folder: Path, model: Path, data: Path, *, split: str = "test")
     Raises:
         EvalError: none of the rows shown is in the set.
     """
-    from covt_data.store.prepared_set import PreparedSet
-    from covt_eval.evaluation.report_samples import COUNT, write_samples
-    from covt_model.checkpoints.latent_checkpoint import load_model
-    from covt_model.encoding.encode import Encoder
-    from covt_model.encoding.vision_features import VisionFeatures
-    from covt_model.families import read_image_settings
-    from covt_model.generation.latent_generation import generate
-    from covt_model.latent_config import LatentConfig
+    import torch
 
-    path = folder / "samples" / "samples.json"
-    prepared = PreparedSet(data)
-    if not path.is_file():
-        write_samples(list(prepared.rows(split, COUNT)), folder)
-    samples: list[dict[str, Any]] = json.loads(path.read_text())
-    wanted = {sample["id"] for sample in samples}
-    rows = {row.id: row for row in prepared.rows(split) if row.id in wanted}
-    shown = [(sample, rows[sample["id"]]) for sample in samples if sample["id"] in rows]
-    if not shown:
-        raise EvalError(f"{data} has none of the rows in {path}", "name the set that the run was evaluated on")
-    loaded, encoder, settings = load_model(model), Encoder(model), read_image_settings(model)
-    features = VisionFeatures(loaded.model.visual, settings)
-    prompts = [encoder.encode_prompt(row) for _, row in shown]
-    pictures = [picture for prompt in prompts for picture in prompt.pictures]
-    answers = generate(loaded, prompts, features(pictures), LatentConfig.read(model), max_new_tokens=MAX_TOKENS)
-    for (sample, row), answer in zip(shown, answers, strict=True):
-        sample["nearest"] = nearest(answer.latents, candidates(sample, row, features, settings))
-    path.write_text(json.dumps(samples, indent=1))
-    return path
+    from covt_model.families import read_image_settings
+
+    shown = ShownRows.read(folder, data, split)
+    answerer, settings = load_answerer(model), read_image_settings(model)
+    for sample, row, latents in zip(shown.samples, shown.rows, answerer.latents(shown.rows), strict=True):
+        places = candidates(sample, row, answerer.features, settings)
+        sample["nearest"] = nearest(torch.cat(latents) if latents else torch.zeros(0, 0), places)
+    shown.write()
+    return shown.path
 
 
 def candidates(sample: dict[str, Any], row: Row, features: Any, settings: Any) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ def write_samples(rows: Sequence[Any], out: Path) -> None:
                 "question": row.question,
                 "image": image,
                 "helpers": names,
+                "names": [name for names in meta.get("names", []) for name in names],
                 "focus": [box for boxes in meta.get("focus", []) for box in boxes],
                 "meta": meta,
             }

@@ -17,6 +17,7 @@ from covt_eval.report.content import labels
 from covt_eval.report.content.run_files import Record, RunFiles, list_or_empty, object_or_empty
 from covt_eval.report.sections import cards, results
 from covt_eval.report.sections.compare import compared_curves, read_runs
+from covt_eval.report.sections.decoded import exact_sets
 from covt_eval.report.sections.headline import headline
 from covt_eval.report.sections.scores import category_table, scores_table
 
@@ -84,6 +85,7 @@ def content(run: RunFiles) -> dict[str, Any]:
         ),
         "gaps": results.differences(run.summary, ablations=False),
         "losses": results.differences(run.summary, ablations=True),
+        "exact_sets": exact_sets(run),
         "unseen": curves.unseen(run),
         "hops": by_hops.hops_chart(run),
         "supervised": [] if run.names else curves.supervised(run),

@@ -7,6 +7,7 @@ from covt_eval.report.charts.by_hops import main_mode, model_labels
 from covt_eval.report.charts.maps import Drawing, draw_answer, draw_truth, grid_of, hops, plan_map
 from covt_eval.report.content import labels
 from covt_eval.report.content.run_files import Record, RunFiles, list_or_empty, number, object_or_empty
+from covt_eval.report.sections.decoded import DecodedSet, read_decoded
 from covt_eval.report.sections.pictures import Picture, read_picture
 from covt_eval.report.sections.spans import Piece, split_text
 
@@ -43,6 +44,7 @@ class Card:
     many: bool  # whether other paths than `truth` are right as well
     helpers: list[Helper]
     nearest: list[Helper]
+    decoded: list[DecodedSet]
     pieces: list[Piece]
     chosen: Answer | None
     models: list[Answer]
@@ -113,6 +115,7 @@ def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
         truth=draw_truth(meta, grid) if grid else Drawing(),
         helpers=make_helpers(run, sample, notes),
         nearest=make_nearest(run, sample, notes),
+        decoded=read_decoded(sample),
         pieces=split_text(str((row or {}).get("text") or "")),
         chosen=answer(judged, mode, labels.card_name(judged), "") if judged and mode else None,
         models=[item for item in models if item],
@@ -123,13 +126,15 @@ def make_card(run: RunFiles, sample: Record, judged: str | None) -> Card:
 
 
 def make_helpers(run: RunFiles, sample: Record, notes: list[str]) -> list[Helper]:
-    boxes = list_or_empty(sample.get("focus"))
+    boxes, names = list_or_empty(sample.get("focus")), list_or_empty(sample.get("names"))
     helpers: list[Helper] = []
     for index, name in enumerate(sample.get("helpers") or []):
         picture = read_picture(run.folder, str(name), notes)
         if picture:
             box = read_box(boxes[index]) if index < len(boxes) else None
-            helpers.append(Helper(picture, box, str(index + 1)))
+            is_whole = box == (0, 0, picture.width, picture.height)
+            title = str(names[index]) if index < len(names) else str(index + 1)
+            helpers.append(Helper(picture, None if is_whole else box, title))
     return helpers
 
 
