@@ -174,11 +174,17 @@ def side(entry: dict[str, Any], which: str) -> str:
     return f"{middle}{of and f' {of}'} ({low} – {high})"
 
 
-def main(benchmark: Benchmark) -> None:
-    """The command line of one benchmark file."""
+def main(benchmark: Benchmark, for_family: Callable[[str], Benchmark] | None = None) -> None:
+    """The command line of one benchmark file; for_family: makes the benchmark for the model family of `--family`."""
     parser = argparse.ArgumentParser(description=benchmark.about)
     add_options(parser)
+    if for_family is not None:
+        from covt_model.families import DEFAULT_FAMILY, known_families
+
+        parser.add_argument("--family", choices=known_families(), default=DEFAULT_FAMILY, help="model family")
     options = parser.parse_args()
+    if for_family is not None:
+        benchmark = for_family(options.family)
     result = measure(benchmark, options.rounds)
     print(json.dumps(result, indent=2) if options.json else table(result))
 

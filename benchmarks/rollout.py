@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ class Loop:
 
     def __init__(self, checkpoint: Path, prompts: Prompts, threads: int) -> None:
         import torch
-        from transformers import AutoImageProcessor, Qwen2_5_VLForConditionalGeneration
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
         from covt_model.latent_config import LatentConfig
 
-        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.latent = LatentConfig.read(checkpoint)
         self.prompts, self.threads = prompts, threads
@@ -50,12 +51,13 @@ class Loop:
         prepared = [self.prepare(prompt) for prompt in requests]
         begun = time.perf_counter()
         with torch.no_grad():
-            for embeds, positions in prepared:
-                self.decode(embeds, positions, tokens, cache)
+            for embeds, positions, visual in prepared:
+                self.decode(embeds, positions, visual, tokens, cache)
         return (time.perf_counter() - begun) / (count * tokens)
 
-    def prepare(self, prompt: Any) -> tuple[Any, Any]:
-        """The prompt's embeddings [1, P, H] with the picture's features in them, and its positions [3, 1, P]."""
+    def prepare(self, prompt: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """The prompt's embeddings [1, P, H] with the picture's features in them, its positions [3, 1, P], and where the
+        model has DeepStack, which tokens are visual and the features of its levels."""
         import io
 
         import torch
@@ -65,15 +67,17 @@ class Loop:
         grids, image_id = inputs["image_grid_thw"], self.model.config.image_token_id
         vision: Any = self.model.model
         with torch.no_grad():
-            features = torch.cat(list(vision.get_image_features(inputs["pixel_values"], grids).pooler_output))
+            output = vision.get_image_features(inputs["pixel_values"], grids)
+            features = torch.cat(list(output.pooler_output))
+            levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
             ids = torch.tensor([[i for t in prompt.ids for i in [t] * (len(features) if t == image_id else 1)]])
             embeds = self.model.get_input_embeddings()(ids)
             embeds[ids == image_id] = features
             kinds = (ids == image_id).int()
             positions, _ = vision.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)
-        return embeds, positions
+        return embeds, positions, {"mask": ids == image_id, "levels": levels} if levels else {}
 
-    def decode(self, embeds: Any, positions: Any, tokens: int, cache: bool) -> list[int]:
+    def decode(self, embeds: Any, positions: Any, visual: dict[str, Any], tokens: int, cache: bool) -> list[int]:
         """The prompt ends with a latent start; `tokens` tokens follow."""
         import torch
         from transformers import DynamicCache
@@ -83,7 +87,11 @@ class Loop:
         fed, places, ids = embeds, positions, []
         pads: int | None = 0
         for _ in range(tokens):
-            output = language(inputs_embeds=fed, position_ids=places, past_key_values=held, use_cache=cache)
+            stacked: dict[str, Any] = {}
+            if visual and (not cache or not ids):
+                mask = torch.nn.functional.pad(visual["mask"], (0, fed.shape[1] - visual["mask"].shape[1]))
+                stacked = {"visual_pos_masks": mask, "deepstack_visual_embeds": visual["levels"]}
+            output = language(inputs_embeds=fed, position_ids=places, past_key_values=held, use_cache=cache, **stacked)
             hidden = output.last_hidden_state[:, -1]
             token = int(self.model.lm_head(hidden).argmax())
             if pads is not None:
@@ -103,22 +111,34 @@ class Loop:
 
 
 @contextmanager
-def cases() -> Iterator[list[Case]]:
+def cases(family: str) -> Iterator[list[Case]]:
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
-        quickstart = of_size(stack, folder, "quickstart model", QUICKSTART, cells=4, count=32, tokens=64, threads=1)
-        small = of_size(stack, folder, "26 M parameters", SMALL, cells=16, count=8, tokens=32, threads=2)
+        build_model = partial(build, family=family)
+        quickstart = of_size(
+            stack, folder, "quickstart model", QUICKSTART, build_model, cells=4, count=32, tokens=64, threads=1
+        )
+        small = of_size(stack, folder, "26 M parameters", SMALL, build_model, cells=16, count=8, tokens=32, threads=2)
         yield [*quickstart, *small]
 
 
 def of_size(
-    stack: ExitStack, folder: Path, name: str, size: Size, *, cells: int, count: int, tokens: int, threads: int
+    stack: ExitStack,
+    folder: Path,
+    name: str,
+    size: Size,
+    build_model: Callable[[Path, Size], Path],
+    *,
+    cells: int,
+    count: int,
+    tokens: int,
+    threads: int,
 ) -> list[Case]:
     """The three comparisons for one model; `count` prompts with 8 samples each go to the servers at once.
 
     A picture has `cells`² visual tokens. threads: for Transformers, what was faster of one and two.
     """
-    checkpoint = build(folder / name, size)
+    checkpoint = build_model(folder / name, size)
     prompts = Prompts(checkpoint, cells)
     how: dict[str, Any] = {"count": count, "samples": 8, "tokens": tokens, "bias": BIAS}
     loads = []
@@ -143,13 +163,17 @@ def of_size(
     ]
 
 
-BENCHMARK = Benchmark(
-    name="rollout",
-    about="completions with latents from the server, against plain vLLM and against Transformers loops",
-    headline=HEADLINE,
-    cases=cases,
-    rounds=5,
-)
+def for_family(family: str) -> Benchmark:
+    return Benchmark(
+        name="rollout",
+        about="completions with latents from the server, against plain vLLM and against Transformers loops",
+        headline=HEADLINE,
+        cases=partial(cases, family),
+        rounds=5,
+    )
+
+
+BENCHMARK = for_family("qwen2_5_vl")
 
 if __name__ == "__main__":
-    harness.main(BENCHMARK)
+    harness.main(BENCHMARK, for_family)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CELL = 28
-
 
 @dataclass(frozen=True)
 class Size:
@@ -29,8 +27,8 @@ QUICKSTART = Size(64, 2, 2, 192, (4, 6, 6))
 SMALL = Size(512, 8, 8, 1408, (8, 12, 12))
 
 
-def build(folder: Path, size: Size) -> Path:
-    """A random Qwen2.5-VL of this size with latent tokens, K 8."""
+def build(folder: Path, size: Size, family: str = "qwen2_5_vl") -> Path:
+    """A random model of this family and size with latent tokens, K 8."""
     import torch
 
     from covt_model.checkpoints.tiny_checkpoint import build_tiny
@@ -42,6 +40,7 @@ def build(folder: Path, size: Size) -> Path:
         folder,
         texts,
         pictures,
+        family=family,
         hidden=size.hidden,
         layers=size.layers,
         heads=size.heads,
@@ -51,14 +50,14 @@ def build(folder: Path, size: Size) -> Path:
     )
 
 
-def picture(seed: int, cells: int) -> bytes:
-    """A PNG of `cells` × `cells` random cells, each one visual token."""
+def picture(seed: int, cells: int, side: int = 28) -> bytes:
+    """A PNG of `cells` × `cells` random cells of `side` pixels, each one visual token."""
     import numpy as np
     from PIL import Image
 
     colors = np.random.default_rng(seed).integers(0, 256, (cells, cells, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(colors.repeat(CELL, 0).repeat(CELL, 1)).save(buffer, "PNG")
+    Image.fromarray(colors.repeat(side, 0).repeat(side, 1)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -68,6 +67,9 @@ class Prompts:
     def __init__(self, checkpoint: Path, cells: int = 4) -> None:
         from tokenizers import Tokenizer
 
+        from covt_model.families import read_image_settings
+
+        self.side = read_image_settings(checkpoint).cell
         self.tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         self.cells = cells
 
@@ -83,7 +85,7 @@ class Prompts:
         return [
             PromptRequest(
                 tuple(self.tokenizer.encode(text.format(name), add_special_tokens=False).ids),
-                (picture(name, self.cells),),
+                (picture(name, self.cells, self.side),),
                 str(name),
             )
             for name in names

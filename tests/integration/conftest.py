@@ -1,7 +1,4 @@
-"""One real vLLM server for all integration tests, with a random tiny checkpoint in float32; two ranks per module.
-
-The tests with other families than the default one are slow: each has a server of its own.
-"""
+"""One real vLLM server for all integration tests, with a random tiny checkpoint in float32; two ranks per module."""
 
 from __future__ import annotations
 
@@ -13,19 +10,15 @@ import pytest
 from server_tools import BATCHED_TOKENS, KV_BYTES, MODEL_LENGTH, RunningServer, build_checkpoint
 from zero_jobs import JOBS
 
-from covt_model.families import DEFAULT_FAMILY, known_families
+from covt_model.families import DEFAULT_FAMILY
 from covt_runtime.launch.workers import WorkerGroup
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        name if name == DEFAULT_FAMILY else pytest.param(name, marks=pytest.mark.slow) for name in known_families()
-    ],
-)
+@pytest.fixture(scope="session")
 def tiny_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root-mean-square normalized feedback, K 4."""
-    return build_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", family=request.param)
+    """Root-mean-square normalized feedback, K 4; of another family where `family_params.every_family` says so."""
+    family = getattr(request, "param", DEFAULT_FAMILY)
+    return build_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", family=family)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_params import every_family, stored_name
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from covt.exporting import export_checkpoint
 from covt_data.schema import Image as RowImage
 from covt_data.schema import Row
 from covt_model.checkpoints.hf_folder import checkpoint_name
+from covt_model.families import checkpoint_family
 from covt_model.latent_config import LatentConfig
 from covt_runtime.launch.workers import WorkerGroup
 
@@ -56,6 +58,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
+@every_family
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_an_export_has_the_bits_of_deepspeeds_consolidation(trained, dtype: str, tiny_checkpoint: Path, tmp_path: Path):
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
@@ -70,26 +73,28 @@ def test_an_export_has_the_bits_of_deepspeeds_consolidation(trained, dtype: str,
         if published == "lm_head.weight":  # tied: stored once, as the embedding
             assert published not in ours
             published = "model.embed_tokens.weight"
+        published = stored_name(tiny_checkpoint, published)
         assert torch.equal(ours[published], tensor.to(DTYPES[dtype])), name
         assert not torch.equal(ours[published].float(), base[published].float()), f"{name} was not trained"
         compared += 1
     assert compared >= 20
-    towers = {name for name in base if name.startswith("visual.")}
+    towers = {name for name in base if name.startswith(stored_name(tiny_checkpoint, "visual."))}
     assert towers and all(torch.equal(ours[name], base[name].to(DTYPES[dtype])) for name in towers)
     assert set(ours) == set(base)
 
 
-def test_the_card_and_the_config_say_what_it_is(trained, tmp_path: Path):
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
+@every_family
+def test_the_card_and_the_config_say_what_it_is(trained, tiny_checkpoint: Path, tmp_path: Path):
     run, _ = trained
     _, _, folder = export_checkpoint(run / "checkpoints" / "step_2", tmp_path / "out", dtype="bf16")
-    model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(str(folder), output_loading_info=True)
+    family = checkpoint_family(tiny_checkpoint)
+    model, info = family.model_class().from_pretrained(str(folder), output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert model.dtype == torch.bfloat16
     assert model.lm_head.weight is model.get_input_embeddings().weight
     card = (folder / "README.md").read_text()
     assert "| ce | 1.25 |" in card and "license: unknown" in card and "custom_generate=folder" in card
+    assert f"{family.model_class_name}.from_pretrained" in card
     for name in ("generation_config.json", "chat_template.jinja", "tokenizer.json", "preprocessor_config.json"):
         assert (folder / name).is_file(), name
 
@@ -223,10 +228,10 @@ else:
     raise AssertionError("covt is importable here")
 import torch
 from PIL import Image
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 folder, task = sys.argv[2], json.load(open(sys.argv[3]))
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+model = AutoModelForImageTextToText.from_pretrained(folder)
 bias = torch.zeros(model.config.text_config.vocab_size)
 for token, value in task["bias"].items():
     bias[int(token)] = value
@@ -254,6 +259,7 @@ print(json.dumps({
 """
 
 
+@every_family
 @pytest.mark.parametrize(("head", "eos_bias"), [("identity", 2.0), ("none", 1.2), ("linear", 2.0), ("mlp", 2.0)])
 def test_transformers_alone_decodes_latents_like_our_reference(
     tiny_checkpoint: Path, tmp_path: Path, head: str, eos_bias: float

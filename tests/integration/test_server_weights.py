@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from family_params import every_family, stored_name
 from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
 from server_tools import STEPS, RunningServer, assert_same, generate, latents_of, prompt, push
 
 from covt_rollout.vllm_plugin import latent_args
+
+pytestmark = every_family
 
 # What is wrong with a pushed folder → what the answer says about it.
 FAULTS = {
@@ -71,11 +74,11 @@ def test_a_bad_push_leaves_the_old_weights_serving(restored: RunningServer, chan
     ids, image = prompt(changed, "Follow", start=True), png(112, 112, 0)
     before = generate(restored, ids, (image,))[0]
     path = changed / "model.safetensors"
-    tensors = load_file(path)
+    tensors, norm = load_file(path), stored_name(changed, "model.norm.weight")
     if fault == "missing tensor":
-        del tensors["model.norm.weight"]
+        del tensors[norm]
     elif fault == "other shape":
-        tensors["model.norm.weight"] = torch.ones(3)
+        tensors[norm] = torch.ones(3)
     elif fault == "unknown tensor":
         tensors["model.extra.weight"] = torch.ones(3)
     save_file(tensors, path, {"format": "pt"})
