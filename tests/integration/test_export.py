@@ -260,7 +260,7 @@ print(json.dumps({
 
 
 @every_family
-@pytest.mark.parametrize(("head", "eos_bias"), [("identity", 2.0), ("none", 1.2), ("linear", 2.0), ("mlp", 2.0)])
+@pytest.mark.parametrize(("head", "eos_bias"), [("identity", 2.0), ("none", 1.6), ("linear", 2.0), ("mlp", 2.0)])
 def test_transformers_alone_decodes_latents_like_our_reference(
     tiny_checkpoint: Path, tmp_path: Path, head: str, eos_bias: float
 ):
