@@ -82,7 +82,7 @@ class Learning(Quickstart):
 
 def outcomes(folder: Path) -> dict[str, Any]:
     """Accuracy by model and mode, and the paired differences that the training is judged by."""
-    right = {(label, mode): read_correct(folder, label, mode) for label in LABELS for mode in ABLATIONS}
+    right = {(label, mode): read_correct(folder / "eval", label, mode) for label in LABELS for mode in ABLATIONS}
 
     def against(ours: tuple[str, str], base: tuple[str, str]) -> dict[str, float]:
         return asdict(paired_difference(right[ours], right[base]))

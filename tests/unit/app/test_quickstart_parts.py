@@ -7,7 +7,7 @@ import pytest
 
 from covt.error_lines import UsageError
 from covt.quickstart.state import State
-from covt.quickstart.summary import ABLATIONS, MODELS, summarize, table
+from covt.quickstart.summary import ABLATIONS, MODELS, summarize, table, trigger_rates
 from covt.quickstart.tasks import find_task
 
 
@@ -45,7 +45,7 @@ def test_summary_holds_the_contract_and_the_right_numbers(tmp_path: Path):
         write_outcomes(tmp_path, label, "keep", [1] * right * 10 + [0] * (10 - right) * 10)
     for mode in ABLATIONS[1:]:
         write_outcomes(tmp_path, "rl", mode, [1] * 10 + [0] * 90)
-    summary = summarize(tmp_path, 7, {"chance": 0.0625}, {"data": 1.0, "total": 1.0})
+    summary = summarize(tmp_path / "eval", 7, {"chance": 0.0625}, {"data": 1.0, "total": 1.0})
     assert set(summary) == {
         "schema_version", "seed", "n_test", "accuracy", "ablation", "ci", "baseline", "seconds",
     }  # fmt: skip
@@ -58,6 +58,35 @@ def test_summary_holds_the_contract_and_the_right_numbers(tmp_path: Path):
     assert rl["lo"] > 0.2
     text = table(summary)
     assert all(f"{summary['accuracy'][label]:.1%}" in text for label in MODELS)
+
+
+def test_trigger_rates_are_counted_from_the_answers(tmp_path: Path):
+    spans = {"plain": [[]] * 4, "pause": [[[1, 9]]] * 4}
+    for label in MODELS:
+        lines = [
+            {"correct": 1, "token_ids": list(range(11)), "latent_spans": one}
+            for one in spans.get(label, [[[1, 9]], [[1, 9]], [[3, 11]], []])
+        ]
+        (tmp_path / f"{label}.keep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rates = trigger_rates(tmp_path)
+    assert (rates["plain"], rates["pause"], rates["rl"]) == (0, 1, 0.5)
+
+
+def test_the_table_has_the_generated_maps_behind_the_published_ones(tmp_path: Path):
+    for label in MODELS:
+        write_outcomes(tmp_path, label, "keep", [1] * 5 + [0] * 5)
+    for mode in ABLATIONS[1:]:
+        write_outcomes(tmp_path, "rl", mode, [0] * 10)
+    summary = summarize(tmp_path / "eval", 0, {"manhattan": 0.5})
+    first, second = table(summary | {"generated": summary | {"n_test": 600}}).split("\n\n")
+    assert first == table(summary) and second.startswith("accuracy on 600 generated test rows")
+
+
+def test_vsp_is_judged_on_levels_3_and_4(tmp_path: Path):
+    alone, published = find_task("vsp", None), find_task("vsp", tmp_path)
+    assert set(alone.data_options["test_sizes"]) == {3, 4} and "maps" not in alone.data_options
+    assert published.data_options["maps"] == str(tmp_path)
+    assert (published.data_options["n_test"], published.data_options["test_sizes"]) == (600, (4,))
 
 
 def test_maps_belong_to_vsp():

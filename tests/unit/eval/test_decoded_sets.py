@@ -11,8 +11,8 @@ from covt_data.ingest.prepare import prepare
 from covt_data.store.prepared_set import PreparedSet
 from covt_data.tasks.vsp_sets import CellSet, latent_sets
 from covt_eval.eval_errors import EvalError
-from covt_eval.evaluation.decoded_sets import SetReader, compare, count_exact, fit_reader, read_share, write_decoded
-from covt_eval.evaluation.shown_rows import load_answerer
+from covt_eval.interpretation.decoded_sets import SetReader, compare, count_exact, fit_reader, read_share, write_decoded
+from covt_eval.interpretation.shown_rows import load_answerer
 from covt_eval.report.sections.decoded import exact_sets, read_decoded
 from covt_sft.planning.starting_checkpoint import build_tiny_checkpoint
 from covt_sft.sft_recipe import SftConfig

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from covt_eval.evaluation.nearest_patches import nearest
+from covt_eval.interpretation.nearest_patches import nearest
 
 
 def place(what: str, feature: list[float]) -> dict:

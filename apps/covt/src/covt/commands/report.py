@@ -36,7 +36,7 @@ def report(
     if (latents is None) != (data is None):
         raise UsageError("--latents and --data go together", "name a model's folder and a prepared set")
     if latents is not None and data is not None:
-        from covt_eval.evaluation.latent_meaning import write_latents
+        from covt_eval.interpretation.latent_meaning import write_latents
 
         write_latents(folders[0], latents, data)
     page = write_report(folders, out or folders[0] / "report.html")

@@ -12,15 +12,17 @@ from covt.exporting import export_checkpoint
 from covt.quickstart.judging import judge
 from covt.quickstart.machine import Machine
 from covt.quickstart.state import State
-from covt.quickstart.summary import ABLATIONS, MODELS, summarize
+from covt.quickstart.summary import ABLATIONS, MODELS, summarize, trigger_rates
 from covt.quickstart.tasks import Task
 from covt.recipe_files import apply_overrides, read_recipe, validate
 from covt_data.store.prepared_set import PreparedSet
-from covt_eval.evaluation.report_samples import write_samples
+from covt_eval.evaluation.report_samples import COUNT, write_samples
 from covt_runtime.files import exclusive_lock
 from covt_runtime.metrics.progress import Progress
 
 METHODS = ("plain", "pause", "latent")
+GENERATED = "generated"
+"""Split of a second set of test rows; its evaluations are in a folder of this name below `eval`."""
 RANKS = 2
 # An offline log of each training would cost seconds that nobody reads.
 WANDB = "online" if os.environ.get("WANDB_API_KEY") else "disabled"
@@ -82,7 +84,8 @@ class Quickstart:
                 overwrite=True,
                 progress=phase.part,
             )
-        write_samples(list(PreparedSet(self.out / "data").rows("test", 12)), self.out)
+        test = list(PreparedSet(self.out / "data").rows("test"))
+        write_samples(test[:: max(1, len(test) // COUNT)], self.out)
         return {split: count.rows for split, count in manifest.counts.items()}
 
     def model(self) -> dict[str, Any]:
@@ -158,7 +161,6 @@ class Quickstart:
         return {"checkpoint": str(checkpoint), "model": str(folder)}
 
     def evaluate(self) -> dict[str, Any]:
-        rows = list(PreparedSet(self.out / "data").rows("test"))
         folders = {
             "plain": self.state.result("plain")["hf"],
             "pause": self.state.result("pause")["hf"],
@@ -167,13 +169,25 @@ class Quickstart:
             "sft_more": self.state.result("sft_more")["hf"],
             "rl": self.state.result("export")["model"],
         }
-        return {
-            label: self.judge(label, folders[label], rows, ABLATIONS if label == "rl" else ("keep",))
-            for label in MODELS
-        }
+        accuracies: dict[str, Any] = {}
+        for split, place in self.test_splits().items():
+            rows = list(PreparedSet(self.out / "data").rows(split))
+            accuracies[split] = {
+                label: self.judge(label, folders[label], rows, ABLATIONS if label == "rl" else ("keep",), place)
+                for label in MODELS
+            }
+        return accuracies
 
-    def judge(self, label: str, folder: str, rows: Sequence[Any], modes: Sequence[str]) -> dict[str, float]:
-        """Accuracy of one model folder by mode; `eval/` gets the rows."""
+    def test_splits(self) -> dict[str, Path]:
+        """The splits that models are judged on, and the folder of each one's evaluations."""
+        folder = self.out / "eval"
+        found = {"test": folder}
+        if GENERATED in PreparedSet(self.out / "data").splits:
+            found[GENERATED] = folder / GENERATED
+        return found
+
+    def judge(self, label: str, folder: str, rows: Sequence[Any], modes: Sequence[str], out: Path) -> dict[str, float]:
+        """Accuracy of one model folder by mode; `out` gets the rows."""
         return judge(
             self.running().server_url(),
             self.out / "model",
@@ -181,7 +195,7 @@ class Quickstart:
             rows,
             modes,
             label=label,
-            out=self.out / "eval",
+            out=out,
             max_tokens=self.task.max_tokens,
             seed=self.seed,
             progress=self.progress,
@@ -194,12 +208,24 @@ class Quickstart:
 
         seconds = {name: done["seconds"] for name, done in self.state.done.items()}
         seconds["total"] = round(sum(seconds.values()), 2)
-        rows = list(PreparedSet(self.out / "data").rows("test"))
-        summary = summarize(self.out, self.seed, self.task.baseline(rows), seconds)
+        summary = self.summarize("test", seconds)
         extra = {"task": self.task.name, "settings": self.state.settings}
+        if GENERATED in self.test_splits():
+            extra[GENERATED] = self.summarize(GENERATED)
         (self.out / "summary.json").write_text(json.dumps(summary | extra, indent=2), encoding="utf-8")
+        if self.task.decodes_latents:
+            from covt_eval.interpretation.decoded_sets import write_decoded
+
+            with self.progress.phase("decode latents"):
+                write_decoded(self.out, Path(self.state.result("export")["model"]), self.out / "data")
         page = write_report(self.out, self.out / "report.html")
         return {"summary": summary | extra, "report": str(page)}
+
+    def summarize(self, split: str, seconds: dict[str, float] | None = None) -> dict[str, Any]:
+        """The figures of one split, with the share of answers that have a latent span."""
+        rows, folder = list(PreparedSet(self.out / "data").rows(split)), self.test_splits()[split]
+        found = summarize(folder, self.seed, self.task.baseline(rows), seconds)
+        return found | {"trigger_rate": trigger_rates(folder)}
 
 
 def _set(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

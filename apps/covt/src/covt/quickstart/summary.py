@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SCHEMA_VERSION = 1
 MODELS = ("plain", "pause", "stage1", "stage2", "sft_more", "rl")
@@ -10,18 +10,46 @@ ABLATIONS = ("keep", "zeros", "noise", "shuffle", "drop_latents")
 DIFFERENCES = (("stage2", "pause"), ("rl", "stage2"), ("rl", "sft_more"))
 
 
-def read_correct(out: Path, label: str, mode: str) -> list[float]:
+def read_correct(folder: Path, label: str, mode: str) -> list[float]:
     """Outcomes of the rows of an evaluation, in row order."""
-    lines = (out / "eval" / f"{label}.{mode}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / f"{label}.{mode}.jsonl").read_text(encoding="utf-8").splitlines()
     return [float(json.loads(line)["correct"]) for line in lines]
 
 
-def summarize(out: Path, seed: int, baseline: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
-    """Accuracies, ablation of the RL model, 95 % intervals, paired differences, seconds by phase."""
+class Answer(NamedTuple):
+    """What is read of an answer to find its latent spans."""
+
+    token_ids: list[int]
+    latent_spans: list[tuple[int, int]]
+
+
+def trigger_rates(folder: Path) -> dict[str, float]:
+    """Share of answers with a well-formed latent span, by model."""
+    from covt_rewards.latents import span_usage
+
+    rates: dict[str, float] = {}
+    for label in MODELS:
+        lines = (folder / f"{label}.keep.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        rates[label] = span_usage([Answer(one["token_ids"], one["latent_spans"]) for one in records]).used
+    return rates
+
+
+def summarize(
+    folder: Path, seed: int, baseline: dict[str, float], seconds: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """Accuracies, ablation of the RL model, 95 % intervals, paired differences, seconds by phase.
+
+    Args:
+        folder: holds the evaluations, `<model>.<mode>.jsonl`.
+        seed: of the quickstart.
+        baseline: accuracies of uninformed answers.
+        seconds: by phase.
+    """
     from covt_eval.statistics.intervals import accuracy_interval, paired_difference
 
-    outcomes = {label: read_correct(out, label, "keep") for label in MODELS}
-    ablated = {mode: read_correct(out, "rl", mode) for mode in ABLATIONS}
+    outcomes = {label: read_correct(folder, label, "keep") for label in MODELS}
+    ablated = {mode: read_correct(folder, "rl", mode) for mode in ABLATIONS}
     models = {label: accuracy_interval(values) for label, values in outcomes.items()}
     modes = {mode: accuracy_interval(values) for mode, values in ablated.items()}
     differences = {f"{ours}-{base}": paired_difference(outcomes[ours], outcomes[base]) for ours, base in DIFFERENCES}
@@ -42,7 +70,7 @@ def summarize(out: Path, seed: int, baseline: dict[str, float], seconds: dict[st
             },
         },
         "baseline": baseline,
-        "seconds": seconds,
+        "seconds": seconds or {},
     }
 
 
@@ -63,8 +91,15 @@ ABLATED = {
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The closing table, one line a model and one an ablation."""
-    lines = [f"accuracy on {summary['n_test']} test rows (95 % interval)"]
+    """The closing table, one line a model and one an ablation; a second set of test rows follows."""
+    lines = _table(summary, "test rows")
+    if "generated" in summary:
+        lines += ["", *_table(summary["generated"], "generated test rows")]
+    return "\n".join(lines)
+
+
+def _table(summary: dict[str, Any], rows: str) -> list[str]:
+    lines = [f"accuracy on {summary['n_test']} {rows} (95 % interval)"]
     accuracy, intervals = summary["accuracy"], summary["ci"]
     for label, name in NAMES.items():
         low, high = intervals["accuracy"][label]
@@ -77,4 +112,4 @@ def table(summary: dict[str, Any]) -> str:
     lines.append("differences on the same rows (95 % interval)")
     for name, one in intervals["differences"].items():
         lines.append(f"  {name:<28}{one['value']:+7.1%}   [{one['lo']:+.1%}, {one['hi']:+.1%}]")
-    return "\n".join(lines)
+    return lines

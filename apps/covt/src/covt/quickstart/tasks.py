@@ -22,6 +22,8 @@ class Task:
     max_tokens: int = 32
     minutes: float = 10.0
     """Expected wall time on two CPU cores."""
+    decodes_latents: bool = False
+    """Whether the report shows the set of cells that each latent says."""
 
     @property
     def source(self) -> str:
@@ -81,10 +83,13 @@ def trace(_: Path | None) -> Task:
 
 
 def vsp(maps: Path | None) -> Task:
-    """Plan a path on a 3×3 FrozenLake map; with `maps`, the published level-3 maps are the test set."""
-    options: dict[str, Any] = {"sizes": (3,)}
+    """Plan a path on a 3×3 or 4×4 FrozenLake map.
+
+    With `maps`, the published maps of levels 3 and 4 are the test set, and the generated test maps a second one.
+    """
+    options: dict[str, Any] = {"n_test": 400, "test_sizes": (3, 4, 4, 4)}
     if maps is not None:
         if not maps.is_dir():
             raise UsageError(f"--vsp-maps {maps} is not a folder", "give the folder of the published maps")
-        options["maps"] = str(maps)
-    return Task("vsp", "vsp", "vsp", options, minutes=25.0)
+        options |= {"maps": str(maps), "n_test": 600, "test_sizes": (4,)}
+    return Task("vsp", "vsp", "vsp", options, max_tokens=48, minutes=25.0, decodes_latents=True)

@@ -18,7 +18,7 @@ import numpy as np
 from covt_data.store.prepared_set import PreparedSet
 from covt_data.tasks.vsp_sets import LARGEST, SEGMENTS, CellSet, Kind, draw_set, latent_sets
 from covt_eval.eval_errors import EvalError
-from covt_eval.evaluation.shown_rows import Answerer, ShownRows, load_answerer
+from covt_eval.interpretation.shown_rows import Answerer, ShownRows, load_answerer
 
 if TYPE_CHECKING:
     import torch

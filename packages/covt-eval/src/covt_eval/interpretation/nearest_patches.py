@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covt_eval.evaluation.shown_rows import ShownRows, load_answerer
+from covt_eval.interpretation.shown_rows import ShownRows, load_answerer
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from covt_data.store.prepared_set import PreparedSet
 from covt_data.tasks.vsp_sets import SEGMENTS
-from covt_eval.evaluation.decoded_sets import write_decoded
-from covt_eval.evaluation.nearest_patches import write_nearest
+from covt_eval.interpretation.decoded_sets import write_decoded
+from covt_eval.interpretation.nearest_patches import write_nearest
 
 
 def write_latents(folder: Path, model: Path, data: Path, *, split: str = "test") -> None:
