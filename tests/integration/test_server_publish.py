@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from covt_rollout import endpoints
 from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.client.rollout_requests import PromptRequest, Sampling
 from covt_rollout.rollout_errors import StaleWeightsError, WeightPushError
@@ -175,3 +177,21 @@ def test_weights_over_http_are_those_of_the_files(latent_server, original_weight
     from_files, before, after = asyncio.run(work())
     assert after == from_files != before
     assert not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}@*"))
+
+
+def test_a_server_says_what_it_sees_and_reaches(latent_server, tmp_path: Path) -> None:
+    """Through vLLM's own endpoint, which turns the plainest answers into text."""
+    (tmp_path / "file").write_text("text")
+
+    async def work():
+        async with client_of(latent_server) as client:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                port = listener.getsockname()[1]
+                reached = await endpoints.reach_address(client.transport, "127.0.0.1", port)
+            gone = await endpoints.reach_address(client.transport, "127.0.0.1", port)
+            seen = [
+                await endpoints.see_file(client.transport, str(tmp_path / "file"), text) for text in ("text", "tex")
+            ]
+            return reached, gone, seen
+
+    assert asyncio.run(work()) == ([True], [False], [[True], [False]])

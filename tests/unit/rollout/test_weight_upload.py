@@ -40,11 +40,11 @@ class Server:
     def covt_load_weights(self, folder: str, version: int) -> None:
         self.loaded.append(({path.name: path.read_bytes() for path in Path(folder).iterdir()}, version))
 
-    def covt_see_file(self, path: str, text: str) -> bool:
-        return sees_file(self.root / path.lstrip("/"), text)
+    def covt_see_file(self, path: str, text: str) -> dict[str, bool]:
+        return {"can": sees_file(self.root / path.lstrip("/"), text)}
 
-    def covt_reach_address(self, address: str, port: int) -> bool:
-        return self.reachable and reaches(address, port)
+    def covt_reach_address(self, address: str, port: int) -> dict[str, bool]:
+        return {"can": self.reachable and reaches(address, port)}
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -59,7 +59,9 @@ class Server:
             return
         call = msgspec.json.decode(body)
         answer = await asyncio.to_thread(getattr(self, call["method"]), *call["args"])
-        await weight_upload.respond(send, 200, {"results": [answer]})
+        # vLLM turns whatever is no dict, list or None into text.
+        plain = answer if answer is None or isinstance(answer, dict | list) else str(answer)
+        await weight_upload.respond(send, 200, {"results": [plain]})
 
 
 @asynccontextmanager

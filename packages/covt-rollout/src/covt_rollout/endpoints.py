@@ -288,14 +288,17 @@ def load_body(folder: str, version: int) -> dict[str, Any]:
 
 async def see_file(replicas: Replicas, path: str, text: str) -> list[bool]:
     """Whether all workers of each replica read exactly `text` in a file of the trainer's machine."""
-    body = {"method": "covt_see_file", "args": [path, text]}
-    return [all(answer["results"]) for answer in await replicas.call_each("POST", "/collective_rpc", body)]
+    return await _all_can(replicas, {"method": "covt_see_file", "args": [path, text]})
 
 
 async def reach_address(replicas: Replicas, address: str, port: int) -> list[bool]:
     """Whether all workers of each replica can connect to a port of the trainer's machine."""
-    body = {"method": "covt_reach_address", "args": [address, port]}
-    return [all(answer["results"]) for answer in await replicas.call_each("POST", "/collective_rpc", body)]
+    return await _all_can(replicas, {"method": "covt_reach_address", "args": [address, port]})
+
+
+async def _all_can(replicas: Replicas, body: dict[str, Any]) -> list[bool]:
+    answers = await replicas.call_each("POST", "/collective_rpc", body)
+    return [all(worker["can"] for worker in answer["results"]) for answer in answers]
 
 
 async def sleep(replicas: Replicas) -> None:

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm.v1.worker.gpu_worker import Worker
 
 from covt_rollout.vllm_plugin import reload_weights as weights
-from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_supported
+from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_supported, checkpoint_folder
+from covt_rollout.vllm_plugin.latent_readings import nearest_words, patch_cosines, picture_features
 from covt_rollout.vllm_plugin.latent_runner import LatentRunner
 from covt_rollout.vllm_plugin.placement_checks import reaches, sees_file
-from covt_rollout.vllm_plugin.protocol import encode_latents
+from covt_rollout.vllm_plugin.protocol import decode_latents, encode_latents
 
 if TYPE_CHECKING:
     from covt_rollout.vllm_plugin.reload_weights import AnyRunner
@@ -61,6 +63,26 @@ class LatentWorker(Worker):
             for key, found in taken.items()
         }
 
+    def covt_read_latents(self, latents: dict[str, Any], pictures: list[str], words: int) -> dict[str, Any]:
+        """Tell what latents [P, H] resemble.
+
+        Args:
+            latents: `latent_data` and `latent_shape`.
+            pictures: encoded pictures in base64.
+            words: how many words to name for each latent.
+
+        Returns:
+            `cosines`: [P, n] with the n visual features of each picture, on the wire like latents. `words`: for each
+            latent pairs of token id and probability, the most probable first.
+        """
+        rows, files = decode_latents(latents), [base64.b64decode(picture) for picture in pictures]
+        model = weights.served_model(self.latent_runner)
+        features = picture_features(model, checkpoint_folder(self.vllm_config.model_config.model), files)
+        return {
+            "cosines": [encode_latents(one) for one in patch_cosines(features, rows)],
+            "words": nearest_words(model, rows, words),
+        }
+
     def covt_load_weights(self, folder: str, version: int) -> dict[str, Any]:
         """Replace the weights with those of `folder/*.safetensors`; they are checked before anything is changed."""
         head = weights.check(self.latent_runner, Path(folder))
@@ -69,13 +91,16 @@ class LatentWorker(Worker):
         self.weight_version = int(version)
         return {"version": self.weight_version, **report}
 
-    def covt_see_file(self, path: str, text: str) -> bool:
-        """Whether this machine has the trainer's file, with this text: only then can it read weights from there."""
-        return sees_file(Path(path), text)
+    def covt_see_file(self, path: str, text: str) -> dict[str, bool]:
+        """Whether this machine has the trainer's file, with this text: only then can it read weights from there.
 
-    def covt_reach_address(self, address: str, port: int) -> bool:
+        /collective_rpc would turn a bare bool into text.
+        """
+        return {"can": sees_file(Path(path), text)}
+
+    def covt_reach_address(self, address: str, port: int) -> dict[str, bool]:
         """Whether this worker can connect to the trainer."""
-        return reaches(address, port)
+        return {"can": reaches(address, port)}
 
     def start_weight_update(self) -> None:
         """Begin vLLM's transfer of weights from a trainer's GPU, and forget one during which a trainer died."""
