@@ -64,7 +64,7 @@ def build_checkpoint(folder: Path, **options: Any) -> Path:
     from covt_model.families import DEFAULT_FAMILY
 
     if options.get("family", DEFAULT_FAMILY) != DEFAULT_FAMILY:
-        options = {"vision_depth": 2, "window": MODEL_LENGTH} | options
+        options = {"layers": 3, "vision_depth": 2, "window": MODEL_LENGTH} | options
     texts = ["Follow the arrows from the marked cell for 3 steps. Which cell do you reach? Answer: B3"] * 4
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8, generator=generator) for _ in range(4)]
