@@ -2,101 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import shutil
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from browser import Browser, run_browser
 from report_run import make_quickstart
 
 from covt_eval.report import write_report
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-
-
-class Browser:
-    """One tab, driven over the DevTools protocol; `events` are what the page logged, raised and requested."""
-
-    def __init__(self, socket: Any) -> None:
-        self.socket = socket
-        self.numbers = itertools.count(1)
-        self.events: list[dict[str, Any]] = []
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
-
-    @staticmethod
-    def address(port: int) -> str:
-        """Where the only tab is driven from."""
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-                    tabs = json.load(answer)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "Chromium did not start"
-                time.sleep(0.2)
-        return next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        number = next(self.numbers)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv(timeout=60))
-            if message.get("id") == number:
-                assert "error" not in message, message
-                return message["result"]
-            self.events.append(message)
-
-    def run(self, script: str) -> Any:
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
-
-    def open(self, page: Path, width: int) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 700
-        )
-        self.call("Page.navigate", url=page.as_uri())
-        deadline = time.monotonic() + 60
-        while self.run("document.readyState") != "complete" or self.run("location.protocol") != "file:":
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    def press(self, key: str) -> None:
-        text = {"text": "\r"} if key == "Enter" else {}
-        for kind in ("keyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=13 if text else 0, **text
-            )
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    websockets = pytest.importorskip("websockets.sync.client")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the path")
-    profile = tmp_path_factory.mktemp("profile")
-    line = [CHROMIUM, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        port_file, deadline = profile / "DevToolsActivePort", time.monotonic() + 60
-        while not port_file.is_file() or not port_file.read_text().strip():
-            assert process.poll() is None and time.monotonic() < deadline, "Chromium did not start"
-            time.sleep(0.1)
-        address = Browser.address(int(port_file.read_text().splitlines()[0]))
-        with websockets.connect(address, max_size=None) as socket:
-            yield Browser(socket)
-    finally:
-        process.terminate()
-        process.wait()
+    with run_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +29,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("width", [1200, 375, 320])
 def test_the_page_fits_loads_and_asks_for_nothing(browser: Browser, page: Path, width: int):
     browser.events.clear()
-    browser.open(page, width)
+    browser.open(page.as_uri(), width)
     assert browser.run("document.documentElement.scrollWidth") <= width
     pictures = browser.run("[...document.querySelectorAll('image')].map(i => i.getBoundingClientRect().width)")
     assert len(pictures) > 50 and min(pictures) > 10
@@ -117,14 +38,12 @@ def test_the_page_fits_loads_and_asks_for_nothing(browser: Browser, page: Path, 
         picture.onerror = () => done(0); picture.src = i.href.baseVal; })))"""
     loaded = browser.call("Runtime.evaluate", expression=sizes, awaitPromise=True, returnByValue=True)
     assert min(loaded["result"]["value"]) > 0
-    bad = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
-    assert [event for event in browser.events if event["method"] in bad] == []
-    asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    assert browser.problems() == []
+    assert [url for url in browser.requested() if not url.startswith(("data:", "file:"))] == []
 
 
 def test_the_table_sorts_from_the_keyboard(browser: Browser, page: Path):
-    browser.open(page, 1200)
+    browser.open(page.as_uri(), 1200)
     column = browser.run("[...document.querySelectorAll('.sortable th')].findIndex(h => h.textContent === 'right')")
     values = f"[...document.querySelectorAll('.sortable tbody tr')].map(r => Number(r.cells[{column}].dataset.order))"
     before = browser.run(values)
@@ -137,7 +56,7 @@ def test_the_table_sorts_from_the_keyboard(browser: Browser, page: Path):
 
 
 def test_on_a_phone_the_table_scrolls_under_its_first_column(browser: Browser, page: Path):
-    browser.open(page, 375)
+    browser.open(page.as_uri(), 375)
     places = (
         "[0, 3].map(n => document.querySelectorAll('#scores tbody tr:first-child td')[n].getBoundingClientRect().left)"
     )
@@ -148,7 +67,7 @@ def test_on_a_phone_the_table_scrolls_under_its_first_column(browser: Browser, p
 
 
 def test_charts_and_cards_answer_to_the_keyboard(browser: Browser, page: Path):
-    browser.open(page, 1200)
+    browser.open(page.as_uri(), 1200)
     browser.run("document.querySelector('.area').focus()")
     first = browser.run("document.querySelector('.readout').textContent")
     browser.press("ArrowLeft")
