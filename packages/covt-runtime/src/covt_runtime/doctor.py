@@ -29,7 +29,7 @@ DISK_GIB = (2, 10)
 SHARED_MEMORY_GIB = 12
 """Free shared memory below which a check warns: two copies of a model of 3 billion parameters in bf16."""
 THREADS = "OMP_NUM_THREADS"
-PLUGIN_MODULES = ("covt_rollout.vllm_plugin.latent_worker", "covt_rollout.vllm_plugin.logits")
+PLUGIN_MODULES = ("covt_rollout.vllm_plugin.latent_runner", "covt_rollout.vllm_plugin.device_runner")
 EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
 
 
@@ -111,7 +111,8 @@ def check_plugin() -> Check:
             return Check("latent plugin", "fail", str(error), f"install covt-rollout: {SYNC}")
         if found is None:
             return Check("latent plugin", "fail", f"{module} is missing", f"install covt-rollout: {SYNC}")
-    return Check("latent plugin", "pass", ", ".join(PLUGIN_MODULES))
+    runner = "v2" if visible_gpus() and importlib.util.find_spec("triton") else "v1"
+    return Check("latent plugin", "pass", f"for vLLM's model runners v1 and v2; `covt serve` takes {runner} here")
 
 
 def check_devices() -> Check:
