@@ -9,7 +9,7 @@ from torch.nn import functional
 from covt_model.decoder import layer_ops
 from covt_model.decoder.attention import FP32_TOKENS, sdpa
 from covt_model.decoder.kv_buffer import AttendStep, Extend, LayerCache
-from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu, linear, linear_gradient
+from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu, linear, linear_gradient, signed_sines
 from covt_model.decoder.shared_linear import MANY, SharedLinear
 
 
@@ -39,7 +39,7 @@ def test_the_rotation_is_qwens():
     x, angles = random(2, 5, 3, 8), random(2, 5, 4).detach()
     cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
     theirs, _ = apply_rotary_pos_emb(x.transpose(1, 2), x.transpose(1, 2), cos, sin)
-    assert_same(Rotate.apply(x, cos, sin), theirs.transpose(1, 2), [x])
+    assert_same(Rotate.apply(x, cos, signed_sines(sin)), theirs.transpose(1, 2), [x])
 
 
 def test_the_gate_is_silu():

@@ -51,7 +51,7 @@ def normed_gradients(
 
 
 class Rotate(torch.autograd.Function):
-    """Rotary embedding of x [..., heads, D] by cos and sin [..., D], whose halves are equal and get no gradient."""
+    """Rotary embedding of x [..., heads, D] by cosines and `signed_sines` [..., D], which get no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -66,10 +66,14 @@ class Rotate(torch.autograd.Function):
 
 def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int) -> torch.Tensor:
     """x turned by the angles (direction 1), or back (−1), which is the derivative."""
-    half = x.shape[-1] // 2
-    sin = sin[..., None, :] * direction
-    sin[..., :half].neg_()
-    return torch.addcmul(x * cos[..., None, :], x.roll(half, -1), sin)
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * cos[..., None, :], swapped, sin[..., None, :], value=direction)
+
+
+def signed_sines(sin: torch.Tensor) -> torch.Tensor:
+    """Sines [..., D] as `rotated` takes them: the first half, which multiplies the second half of x, is negative."""
+    first, second = sin.chunk(2, -1)
+    return torch.cat([-first, second], -1)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 from covt_model.decoder.attention import Attention, Causal, PackedCausal, Recorder, Step, VarlenCausal
 from covt_model.decoder.deepstack import Deepstack
 from covt_model.decoder.kv_buffer import LayerCache
-from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu
+from covt_model.decoder.layer_ops import RmsNorm, Rotate, SwiGlu, signed_sines
 from covt_model.decoder.shared_linear import SharedLinear
 from covt_model.decoder.step_layer import Slot, StepLayer, StepWeights
 from covt_model.decoder.varlen_attention import KERNELS, check_attention
@@ -52,8 +52,9 @@ class Decoder:
         self.norm = _norm(language_model.norm)
 
     def rotary(self, like: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
-        """Cosines and sines [B, T, D] for positions [3, B, T], in the dtype of `like`."""
-        return self.model.rotary_emb(like, position_ids)
+        """Cosines and `signed_sines` [B, T, D] for positions [3, B, T], in the dtype of `like`."""
+        cos, sin = self.model.rotary_emb(like, position_ids)
+        return cos, signed_sines(sin)
 
     def run(
         self, hidden: torch.Tensor, rotary: Rotary, attend: Attention, deepstack: Deepstack | None = None

@@ -50,8 +50,8 @@ class StepWeights:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where the step stands: its cosines and sines [B, D], additive mask (see `attend_step`), slot, and the slot where
-    the run of steps begins."""
+    """Where the step stands: its cosines and `signed_sines` [B, D], additive mask (see `attend_step`), slot, and the
+    slot where the run of steps begins."""
 
     cos: torch.Tensor
     sin: torch.Tensor
