@@ -20,7 +20,7 @@ from covt_model.checkpoints.latent_checkpoint import load_model
 from covt_model.checkpoints.text_checkpoint import open_text_checkpoint
 from covt_model.encoding.row_images import Picture
 from covt_model.encoding.vision_features import VisionFeatures
-from covt_model.families import read_image_settings
+from covt_model.families import known_families, known_text_types, read_image_settings
 from covt_model.families.family import VisionSizes
 from covt_model.latent_config import LatentConfig
 from covt_model.model_errors import CheckpointError, ModelError
@@ -29,6 +29,8 @@ CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Text model → the family that takes it.
+FAMILY_OF = {"llama": "qwen2_5_vl", "qwen2": "qwen2_5_vl", "qwen3": "qwen3_vl"}
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -61,7 +63,7 @@ def write_text_model(folder: Path, kind: str, *, tied: bool = True, **changes) -
     )
     model = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
+        if name.endswith(("bias", "q_norm.weight", "k_norm.weight")):
             torch.nn.init.normal_(parameter)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -73,12 +75,17 @@ def llama(tmp_path_factory) -> Path:
     return write_text_model(tmp_path_factory.mktemp("text") / "llama", "llama")
 
 
-@pytest.mark.parametrize(("kind", "tied"), [("llama", True), ("llama", False), ("qwen2", True), ("qwen2", False)])
+def test_every_text_model_is_taken_by_a_family() -> None:
+    assert set(FAMILY_OF) == set(known_text_types()) and set(FAMILY_OF.values()) == set(known_families())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", FAMILY_OF)
 def test_logits_of_text_are_those_of_the_text_model(tmp_path: Path, kind: str, tied: bool) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     text = write_text_model(tmp_path / "text", kind, tied=tied)
-    built = build_checkpoint(text, tmp_path / "built")
+    built = build_checkpoint(text, tmp_path / "built", family=FAMILY_OF[kind])
     model, reference = load_model(built), AutoModelForCausalLM.from_pretrained(text, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(built)
     ids = tokenizer("A path of 3 steps: R, R, D.", return_tensors="pt").input_ids
