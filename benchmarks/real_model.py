@@ -76,3 +76,18 @@ def write_random(out: Path, size: str, depth: float = 1.0, *, max_pixels: int = 
             writer.add(name, tensor, torch.bfloat16)
     partial.rename(out)
     return out
+
+
+def make_eager(folder: Path, token: int, factor: float = 12.0) -> None:
+    """Make a token's output row so long that a model with random weights samples it often; in place."""
+    import torch
+
+    from covt_model.checkpoints.hf_folder import file_tensors
+
+    stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in file_tensors(file).items()}
+    matrix = stored.get("lm_head.weight", stored["model.embed_tokens.weight"])
+    width = matrix.shape[1]
+    row = matrix.read(token * width, (token + 1) * width) * factor
+    with matrix.file.open("r+b") as file:
+        file.seek(matrix.offset + token * width * matrix.dtype.itemsize)
+        file.write(row.view(torch.uint8).numpy().data)

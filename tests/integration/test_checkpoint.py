@@ -53,10 +53,12 @@ def test_a_killed_training_resumes_with_the_same_losses_to_the_last_bit(
     assert resumed["tensors"]["count"] == 5
 
 
-def test_a_checkpoint_without_ranks_holds_the_gathered_weights(uninterrupted: tuple[dict[str, Any], Path]) -> None:
+def test_a_checkpoint_holds_the_trained_weights_to_be_read_without_ranks(
+    uninterrupted: tuple[dict[str, Any], Path],
+) -> None:
     whole, folder = uninterrupted
     weights = {name: tensor.tolist() for name, tensor in consolidate(folder / "step_9")}
-    assert weights == whole["whole"]
+    assert weights == {name: values for name, values in whole["whole"].items() if not name.startswith("frozen.")}
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "half-written"])

@@ -184,7 +184,7 @@ def test_a_machine_without_gpus_is_refused_and_the_plan_says_so():
     placed = Placement.of(config, gpus=0)
     assert "server.sleep needs a GPU" in str(placed)
     with pytest.raises(RlError, match="no GPU to share"):
-        check_machine(config, placed, MemoryPlan(MemoryEstimate(()), {}))
+        check_machine(config, placed, MemoryPlan(MemoryEstimate(()), MemoryEstimate(())))
 
 
 @pytest.mark.skipif(require_vllm() != "cpu", reason="of vLLM's CPU build")

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from covt_rl.planning.memory_plan import CONTEXT, MemoryPlan, check_machine, checkpoint_shape
+from covt_rl.planning.memory_plan import REWARD_PROCESS, MemoryPlan, check_machine, checkpoint_shape
 from covt_rl.planning.memory_plan import plan_memory as estimate
 from covt_rl.planning.placement import Placement
 from covt_rl.rl_errors import RlError
 from covt_rl.rl_recipe import RlConfig
-from covt_runtime.engine.memory_estimate import GIB
+from covt_runtime.engine.memory_estimate import GIB, GPU_PROCESS
+from covt_runtime.process_environment import Machine
 from covt_runtime.runtime_errors import ConfigError
 
 TEXT = {
@@ -55,7 +56,10 @@ def test_what_is_sharded_shrinks_with_the_ranks_and_a_reference_is_held_for_a_kl
     assert "reference" not in parts(two)
     regularized = config(zero={"dtype": "bf16"}, algorithm={"kl_weight": 0.01})
     assert parts(estimate(checkpoint, regularized, Placement(2, (), (), 1)))["reference"] == 1024 * 4 / 2
-    assert two.server["weights"] == 1074 * 2
+    # On a CPU the server computes in fp32 unless told otherwise.
+    assert two.server.at("none")["weights"] == 1074 * 4
+    halved = config(zero={"dtype": "bf16"}, server={"dtype": "bfloat16"})
+    assert estimate(checkpoint, halved, Placement(2, (), (), 1)).server.at("none")["weights"] == 1074 * 2
 
 
 def test_with_adapters_only_they_have_an_optimizer_and_a_reference(checkpoint: Path):
@@ -63,7 +67,7 @@ def test_with_adapters_only_they_have_an_optimizer_and_a_reference(checkpoint: P
     section = {"rank": 4, "targets": ["up_proj"]}
     found = parts(estimate(checkpoint, config(lora=section, algorithm={"kl_weight": 0.01}), Placement(2, (), (), 1)))
     adapters = 4 * (30 + 10)
-    assert found["weights"] == (1024 + 300 + adapters) * 2 / 2
+    assert (found["weights"], found["frozen weights"]) == (adapters * 2 / 2, (1024 + 300) * 2 / 2)
     assert found["optimizer"] == 3 * found["gradients"] == 3 * found["reference"] == 3 * adapters * 4 / 2
     with pytest.raises(ConfigError, match="has no qkv"):
         estimate(checkpoint, config(lora=section | {"targets": ["up_proj", "qkv"]}), Placement(2, (), (), 1))
@@ -81,12 +85,11 @@ def test_a_gpu_that_is_shared_in_turn_never_holds_both_models(checkpoint: Path):
     shared = config(zero={"dtype": "bf16"}, server={"sleep": True})
     found = estimate(checkpoint, shared, Placement.of(shared, gpus=1))
     update, load, sample = found.phases.values()
-    assert update == found.trainer.device_total + 2 * CONTEXT
-    assert (load, sample) == (1074 * 2 + 2 * CONTEXT, sum(found.server.values()) + 2 * CONTEXT)
-    assert len(found.lines()) == 6
+    assert update == found.trainer.device_total + GPU_PROCESS
+    assert (load, sample) == (1074 * 2 + 2 * GPU_PROCESS, found.server.device_total + GPU_PROCESS)
     # Two copies wait for the server: the weights that it has, and the new ones.
     assert (found.published, "weight_folder: 0.00 GiB for 2 copies" in found.lines()[-1]) == (1074 * 2, True)
-    assert found.lines()[1] == f"a shared GPU while the server loads weights: {load / GIB:.2f} GiB"
+    assert found.lines()[2] == f"a shared GPU while the server loads weights: {load / GIB:.2f} GiB"
     assert not estimate(checkpoint, config(), Placement.of(config(), gpus=1)).phases
 
 
@@ -100,8 +103,8 @@ def test_a_machine_that_is_too_small_is_refused_with_numbers(checkpoint: Path):
     small = config()
     placed = Placement.of(small, gpus=0)
     check_machine(small, placed, estimate(checkpoint, small, placed))
-    with pytest.raises(RlError, match=r"needs \d+ GiB at least"):
-        check_machine(small, placed, estimate(checkpoint, small, placed), host_bytes=1000)
+    with pytest.raises(RlError, match=r"this machine, which has no GPU, needs about \d+\.\d GiB and has 0.0 GiB"):
+        check_machine(small, placed, estimate(checkpoint, small, placed), Machine(0, 0, 1000))
 
 
 def test_servers_that_do_not_divide_are_refused():
@@ -130,7 +133,7 @@ def test_on_several_machines_the_server_is_on_the_first(monkeypatch: pytest.Monk
     for placed in (head, second):
         found = estimate(checkpoint, wants, placed)
         assert parts(found)["weights"] == 1024 * 2 / 14
-        check_machine(wants, placed, found)
+        check_machine(wants, placed, found, Machine(8, 80 * GIB, 1000 * GIB))
 
 
 def test_more_ranks_than_the_server_leaves_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, checkpoint: Path):
@@ -142,7 +145,7 @@ def test_more_ranks_than_the_server_leaves_gpus_are_refused(monkeypatch: pytest.
     assert "start 6 ranks here" in error.value.remedy
     elsewhere = config(server={"gpus": 2}, rollout={"base_url": "http://other:8000"})
     placed = Placement.of(elsewhere, gpus=8)
-    check_machine(elsewhere, placed, estimate(checkpoint, elsewhere, placed))
+    check_machine(elsewhere, placed, estimate(checkpoint, elsewhere, placed), Machine(8, 80 * GIB, 1000 * GIB))
 
 
 def test_a_cpu_machine_must_hold_its_own_ranks_only(monkeypatch: pytest.MonkeyPatch, checkpoint: Path):
@@ -150,14 +153,31 @@ def test_a_cpu_machine_must_hold_its_own_ranks_only(monkeypatch: pytest.MonkeyPa
     launched(monkeypatch, {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "1"})
     first = Placement.of(small, gpus=0)
     found = estimate(checkpoint, small, first)
-    certain = sum(parts(found)[part] for part in ("weights", "optimizer", "gradients"))
     # Shared memory is memory: two copies of the weights wait there for the server.
-    whole = int(certain + found.server["weights"] + 2 * found.published)
-    check_machine(small, first, found, host_bytes=whole + 1)
-    with pytest.raises(RlError, match="GiB at least") as caught:
-        check_machine(small, first, found, host_bytes=whole - 1)
+    whole = found.trainer.machine_total(1) + found.server.device_total + 2 * found.published + REWARD_PROCESS
+    assert found.machine == whole
+    check_machine(small, first, found, Machine(0, 0, whole + 1))
+    with pytest.raises(RlError, match="GiB and has") as caught:
+        check_machine(small, first, found, Machine(0, 0, whole - 1))
     assert "rollout.weight_folder" in caught.value.remedy
-    on_disk = config(rollout={"weight_folder": "/somewhere"})
-    check_machine(on_disk, first, found, host_bytes=int(certain + found.server["weights"]) + 1)
+    on_disk = estimate(checkpoint, config(rollout={"weight_folder": "/somewhere"}), first)
+    assert on_disk.machine == whole - 2 * found.published
     launched(monkeypatch, {"RANK": "1"})
-    check_machine(small, Placement.of(small, gpus=0), found, host_bytes=int(certain) + 1)
+    assert estimate(checkpoint, small, Placement.of(small, gpus=0)).machine == found.trainer.machine_total(1)
+
+
+def test_an_error_proposes_settings_that_fit(checkpoint: Path):
+    """A plan of 64 long rows a forward on one GPU, with a reference."""
+    wide = config(data={"micro_batch": 64, "max_length": 4096}, algorithm={"kl_weight": 0.1})
+    placed = Placement(1, (0,), (), 1)
+    found = estimate(checkpoint, wide, placed)
+    machine = Machine(1, found.trainer.device_total - 1000, 100 * GIB)
+    with pytest.raises(RlError, match="each GPU of the trainer needs about") as caught:
+        check_machine(wide, placed, found, machine, lambda other: estimate(checkpoint, other, placed))
+    assert caught.value.remedy == "it fits with algorithm.kl_weight=0.0"
+
+
+def test_prompts_are_as_long_as_the_data_makes_them(checkpoint: Path):
+    placed = Placement(2, (), (), 1)
+    short, long = (estimate(checkpoint, config(), placed, longest).trainer for longest in (64, 0))
+    assert long.at("none")["activations"] == 4096 / 64 * short.at("none")["activations"]

@@ -94,7 +94,7 @@ def test_the_latent_heads_tensors_go_where_a_checkpoint_has_them(checkpoint, out
     given = [("policy.model.latent_head.weight", torch.ones(4, 4)), ("model.norm.weight", torch.ones(3))]
     assert write_weights(given, out, names) == (2, 76)
     assert load_file(out / FILE)["weight"].tolist() == torch.ones(4, 4).tolist()
-    assert "weight" not in load_file(out / "weights-00000.safetensors")
+    assert "weight" not in load_file(out / "model.safetensors")
     with pytest.raises(RolloutError, match=r"no tensor 'latent_head\.other'"):
         write_weights([("latent_head.other", torch.ones(1))], out, names)
 
@@ -102,7 +102,7 @@ def test_the_latent_heads_tensors_go_where_a_checkpoint_has_them(checkpoint, out
 def test_views_and_gradients_don_t_hinder_writing(names, out) -> None:
     whole = torch.arange(8.0, requires_grad=True)
     write_weights([("model.layers.0.w", whole[::2])], out, names)
-    assert load_file(out / "weights-00000.safetensors")["model.layers.0.w"].tolist() == [0, 2, 4, 6]
+    assert load_file(out / "model.safetensors")["model.layers.0.w"].tolist() == [0, 2, 4, 6]
 
 
 def test_a_push_pauses_names_loads_names_and_resumes(names) -> None:

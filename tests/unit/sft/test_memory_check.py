@@ -1,12 +1,19 @@
 """Trainings that can't be held are refused with the reason."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
+from covt_data.ingest.prepare import prepare
+from covt_model.checkpoints.hf_folder import file_tensors
 from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED, published
 from covt_model.latents.output_head import CHUNK_BYTES
-from covt_runtime.engine.memory_estimate import LOGITS_CHUNK
+from covt_runtime.engine.memory_estimate import LOGITS_CHUNK, MemoryEstimate
+from covt_runtime.engine.model_shape import model_shape
 from covt_runtime.process_environment import Machine
-from covt_sft.planning.memory_check import check_memory, training_memory
+from covt_sft.planning.memory_check import MemoryInputs, check_memory
+from covt_sft.planning.starting_checkpoint import build_tiny_checkpoint, tiny_config
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 
@@ -15,8 +22,16 @@ FULL = SftConfig.model_validate({"model": {"gradient_checkpointing": True}, "dat
 EIGHT_80 = Machine(8, 80 * GIB, 1000 * GIB)
 
 
+def inputs(model: dict, ranks: int, *, on_gpu: bool = True) -> MemoryInputs:
+    return MemoryInputs(model, ranks, on_gpu, longest=4096)
+
+
+def training_memory(config: SftConfig, model: dict, ranks: int) -> MemoryEstimate:
+    return inputs(model, ranks).estimate(config)
+
+
 def check_fits(config: SftConfig, model: dict, name: str, machine: Machine, ranks: int) -> None:
-    check_memory(training_memory(config, model, ranks), name, machine, ranks)
+    check_memory(config, inputs(model, ranks, on_gpu=machine.gpus > 0), name, machine)
 
 
 def test_the_full_size_fits_eight_large_gpus():
@@ -50,7 +65,10 @@ def test_published_sizes_are_found_by_name():
 
 def test_a_small_model_fits_a_small_machine():
     tiny = PUBLISHED["3B"] | {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 192, "vocab_size": 512}
-    check_fits(SftConfig(), tiny, "tiny", Machine(0, 0, 6 * GIB), 2)
+    small = MemoryInputs(tiny, 2, on_gpu=False, longest=200, data_bytes=0)
+    check_memory(SftConfig(), small, "tiny", Machine(0, 0, 6 * GIB))
+    with pytest.raises(SftError, match="2 CPU ranks needs about"):
+        check_memory(SftConfig(), replace(small, longest=4000), "tiny", Machine(0, 0, 5 * GIB))
 
 
 def test_adapters_on_fewer_layers_need_less():
@@ -68,3 +86,39 @@ def test_the_teacher_is_counted_only_where_it_is_a_moving_average():
 
 def test_the_logits_counted_are_a_chunk_of_the_output_head():
     assert LOGITS_CHUNK == CHUNK_BYTES
+
+
+def test_an_error_proposes_settings_that_fit():
+    two = Machine(2, 46 * GIB, 250 * GIB)
+    with pytest.raises(SftError, match="3B on 2 GPUs needs about") as caught:
+        check_fits(FULL, PUBLISHED["3B"], "3B", two, 2)
+    proposed = caught.value.remedy.partition("it fits with ")[2].partition(" (see")[0].split()
+    assert proposed
+    values = FULL.model_dump()
+    for assignment in proposed:
+        key, _, value = assignment.partition("=")
+        section, _, name = key.partition(".")
+        values[section] = values[section] | {name: value}
+    check_fits(SftConfig.model_validate(values), PUBLISHED["3B"], "3B", two, 2)
+
+
+def test_what_no_setting_makes_fit_is_told_its_largest_parts():
+    with pytest.raises(SftError, match="72B on 1 GPUs") as caught:
+        check_fits(FULL, PUBLISHED["72B"], "72B", Machine(1, 16 * GIB, 64 * GIB), 1)
+    assert "lower the largest parts: optimizer (" in caught.value.remedy
+
+
+def test_the_longest_row_counts_where_it_is_shorter_than_allowed():
+    short = MemoryInputs(PUBLISHED["3B"], 2, on_gpu=True, longest=100)
+    assert short.estimate(FULL).at("none")["activations"] * 40.96 == pytest.approx(
+        inputs(PUBLISHED["3B"], 2).estimate(FULL).at("none")["activations"]
+    )
+
+
+def test_the_tiny_models_size_is_that_of_its_checkpoint(tmp_path):
+    prepare("trace", tmp_path / "data", options={"n_train": 16, "n_prompts": 2, "n_test": 2})
+    config = SftConfig.model_validate({"data": {"path": str(tmp_path / "data")}})
+    folder = build_tiny_checkpoint(config, tmp_path / "data", tmp_path / "tiny")
+    built = sum(math.prod(tensor.shape) for tensor in file_tensors(folder / "model.safetensors").values())
+    shape = model_shape(tiny_config(config.model.tiny))
+    assert shape.language + shape.vision == pytest.approx(built, rel=0.1)

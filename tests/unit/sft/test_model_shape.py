@@ -6,9 +6,9 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED
 from covt_runtime.engine.memory_estimate import adapter_parameters
+from covt_runtime.engine.model_shape import model_shape
 from covt_runtime.recipe_schema import LoraSection
-from covt_sft.planning.memory_check import training_memory
-from covt_sft.planning.model_shape import model_shape
+from covt_sft.planning.memory_check import MemoryInputs
 from covt_sft.sft_recipe import SftConfig
 
 
@@ -34,7 +34,7 @@ def test_the_sharded_state_is_the_sum_over_the_real_parameters():
     model.model.visual = None
     shards = sum(-(-p.numel() // ranks) for p in model.parameters())
     config = SftConfig.model_validate({"model": {"gradient_checkpointing": True}})
-    device = training_memory(config, PUBLISHED["7B"], ranks).at("none")
+    device = MemoryInputs(PUBLISHED["7B"], ranks, on_gpu=True, longest=4096).estimate(config).at("none")
     held = device["weights"] + device["optimizer"] + device["gradients"] + device["teacher"]
     assert held == pytest.approx(shards * (2 + 12 + 4 + 4), rel=1e-4)
 

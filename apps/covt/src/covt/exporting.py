@@ -69,7 +69,7 @@ def export_checkpoint(
     if folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
         raise UsageError(f"{folder} holds other files", "choose an empty folder with --out")
     write_checkpoint(
-        merged_parameters(run, checkpoint, latent),
+        merged_parameters(run, checkpoint, model, latent),
         model,
         folder,
         latent,
@@ -80,16 +80,18 @@ def export_checkpoint(
     return run.path, checkpoint, folder
 
 
-def merged_parameters(run: RunFolder, checkpoint: Path, latent: LatentConfig) -> Iterable[tuple[str, Any]]:
-    """(name, parameter) of the checkpoint, read in pieces; LoRA adapters are merged as they are read."""
+def merged_parameters(run: RunFolder, checkpoint: Path, base: Path, latent: LatentConfig) -> Iterable[tuple[str, Any]]:
+    """(name, parameter) of the checkpoint, read in pieces; LoRA adapters are merged with the base as they are read."""
     from covt_runtime.checkpoints.shard_files import stored_parameters
 
     if not run.config.get("lora", {}).get("rank"):
         return stored_parameters(checkpoint)
-    from covt_model.checkpoints.lora import merged
+    from covt_model.checkpoints.lora import FrozenWeights, merged
     from covt_runtime.recipe_schema import LoraSection
 
-    return merged(stored_parameters(checkpoint), LoraSection.model_validate(run.config["lora"]).scale, latent)
+    return merged(
+        stored_parameters(checkpoint, FrozenWeights(base)), LoraSection.model_validate(run.config["lora"]).scale, latent
+    )
 
 
 def card_facts(run: RunFolder, checkpoint: Path, model: Path) -> Any:

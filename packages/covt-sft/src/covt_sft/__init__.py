@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from covt_sft.planning.memory_check import training_memory
+    from covt_sft.planning.memory_check import MemoryInputs
     from covt_sft.planning.plan import SftPlan, plan
     from covt_sft.planning.starting_checkpoint import build_tiny_checkpoint
     from covt_sft.sft_errors import SftError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from covt_sft.training.train import train
 
 _HOMES = {
+    "MemoryInputs": "covt_sft.planning.memory_check",
     "SftConfig": "covt_sft.sft_recipe",
     "SftError": "covt_sft.sft_errors",
     "SftJob": "covt_sft.sft_job",
@@ -23,10 +24,10 @@ _HOMES = {
     "build_tiny_checkpoint": "covt_sft.planning.starting_checkpoint",
     "plan": "covt_sft.planning.plan",
     "train": "covt_sft.training.train",
-    "training_memory": "covt_sft.planning.memory_check",
 }
 
 __all__ = [
+    "MemoryInputs",
     "SftConfig",
     "SftError",
     "SftJob",
@@ -34,7 +35,6 @@ __all__ = [
     "build_tiny_checkpoint",
     "plan",
     "train",
-    "training_memory",
 ]
 
 

@@ -20,6 +20,21 @@ def whole(tensor: torch.Tensor | Stored) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class Cast:
+    """`weight` in another dtype."""
+
+    weight: Stored
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.weight.shape
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        return self.weight.read(start, stop).to(self.dtype)
+
+
+@dataclass(frozen=True)
 class MergedMatrix:
     """`weight + scale · high · low`. weight: [out, in]; high: [out, rank]; low: [rank, in]."""
 

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -64,6 +65,22 @@ class FileTensor:
         if read != piece.nbytes:
             raise CheckpointError(f"{self.file} is cut off", "download or export it again")
         return piece
+
+    def mapped(self, start: int, stop: int) -> torch.Tensor | None:
+        """Elements start … stop−1 of the flattened tensor, in the file's own pages; None where they lie unaligned.
+
+        They take memory that the system can take back, and that all processes share. What is written to them stays in
+        this process.
+        """
+        width = self.dtype.itemsize
+        if self.offset % width:
+            return None
+        return _map_file(self.file)[self.offset + start * width : self.offset + stop * width].view(self.dtype)
+
+
+@lru_cache(maxsize=64)
+def _map_file(file: Path) -> torch.Tensor:
+    return torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8)
 
 
 def file_tensors(file: Path) -> dict[str, FileTensor]:

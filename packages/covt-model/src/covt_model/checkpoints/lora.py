@@ -5,12 +5,14 @@ trained difference, added to the embedding's output and to the head's logits, so
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from covt_model.checkpoints.computed_tensors import MergedMatrix, RowsAdded, whole
+from covt_model.checkpoints.computed_tensors import Cast, MergedMatrix, RowsAdded, whole
+from covt_model.checkpoints.hf_folder import SourceWeights, checkpoint_name
 from covt_model.checkpoints.shard_writer import Stored
 from covt_model.latent_config import LatentConfig
 from covt_model.latents.heads import ATTRIBUTE
@@ -87,6 +89,20 @@ def add_lora(model: Any, latent: LatentConfig, *, rank: int, alpha: float, targe
     rows = nn.Parameter(torch.zeros(len(ids), language.config.hidden_size, dtype=embedding.weight.dtype))
     language.embed_tokens = RowEmbedding(embedding, ids, rows)
     model.lm_head = RowHead(output, ids, rows if tied else nn.Parameter(torch.zeros_like(rows)))
+
+
+class FrozenWeights:
+    """The frozen parameters of a model with `add_lora`, in the folder that it was made from.
+
+    `frozen(name, "bf16")` is the parameter of this name, to be read in pieces in this dtype.
+    """
+
+    def __init__(self, base: Path | str) -> None:
+        self._weights = SourceWeights(base)
+
+    def __call__(self, name: str, dtype: str) -> Stored:
+        own = checkpoint_name(name.replace(".base_layer.", ".").replace(".base.weight", ".weight"))
+        return Cast(self._weights.stored(own), {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype])
 
 
 def merged(

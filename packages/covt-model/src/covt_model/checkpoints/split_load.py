@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from covt_model.checkpoints.hf_folder import SourceWeights, checkpoint_name
+from covt_model.checkpoints.hf_folder import FileTensor, SourceWeights, checkpoint_name
 from covt_model.checkpoints.shard_writer import PIECE, Stored
 from covt_model.decoder.varlen_attention import choose_attention, transformers_attention
 from covt_model.families import find_family
@@ -42,7 +42,13 @@ class Sharding(Protocol):
 
 
 class Unsharded:
-    """Every parameter whole, in this process's memory."""
+    """Every parameter whole, in this process's memory.
+
+    maps: parameters in the file's dtype stay in the file's pages. For weights that are not trained, on a CPU.
+    """
+
+    def __init__(self, *, maps: bool = False) -> None:
+        self.maps = maps
 
     def building(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -52,6 +58,11 @@ class Unsharded:
 
     def fill(self, parameter: nn.Parameter, stored: Stored) -> None:
         flat = parameter.data.view(-1)
+        if self.maps and isinstance(stored, FileTensor) and stored.dtype == parameter.dtype:
+            mapped = stored.mapped(0, flat.numel())
+            if mapped is not None:
+                parameter.data = mapped.view(parameter.shape)
+                return
         for start in range(0, flat.numel(), PIECE):
             stop = min(start + PIECE, flat.numel())
             flat[start:stop].copy_(stored.read(start, stop))
@@ -84,7 +95,7 @@ def load_split(
     weights = SourceWeights(checkpoint)
     config = _transformers_config(checkpoint)
     attention = choose_attention(attention, device, dtype)
-    visual = _vision_tower(checkpoint, config, weights, dtype)
+    visual = _vision_tower(checkpoint, config, weights, dtype, maps=torch.device(device).type == "cpu")
     nn.Module.to(visual, device)
     model = _language_model(checkpoint, config, weights, dtype, attention, sharding or Unsharded())
     settings = read_config(checkpoint)
@@ -100,12 +111,14 @@ def _transformers_config(checkpoint: Path | str) -> Any:
     return AutoConfig.from_pretrained(str(checkpoint))
 
 
-def _vision_tower(checkpoint: Path | str, config: Any, weights: SourceWeights, dtype: torch.dtype) -> Any:
+def _vision_tower(
+    checkpoint: Path | str, config: Any, weights: SourceWeights, dtype: torch.dtype, *, maps: bool
+) -> Any:
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
         visual = find_family(config.model_type).vision_class()._from_config(config.vision_config, dtype=dtype)
-    _fill(checkpoint, "visual.", visual, weights, Unsharded())
+    _fill(checkpoint, "visual.", visual, weights, Unsharded(maps=maps))
     return visual.requires_grad_(False).eval()
 
 

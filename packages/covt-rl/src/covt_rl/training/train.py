@@ -14,7 +14,7 @@ from covt_model.families import read_image_settings
 from covt_model.latent_config import LatentConfig
 from covt_rl.algorithms.advantage_registry import load_advantage
 from covt_rl.planning.checks import check_golds
-from covt_rl.planning.memory_plan import MemoryPlan, check_machine, plan_memory
+from covt_rl.planning.memory_plan import MemoryPlan, check_machine, longest_rollout, plan_memory
 from covt_rl.planning.placement import Placement
 from covt_rl.rl_errors import RlError
 from covt_rl.rl_job import TrainJob
@@ -29,7 +29,8 @@ from covt_rollout.client.rollout_client import RolloutClient
 from covt_rollout.server.server_options import ServerOptions
 from covt_rollout.server.server_process import LatentServer
 from covt_rollout.server.watchdog import ServerWatchdog
-from covt_rollout.weights.weight_folder import check_room, remove_stale_folders, weights_root
+from covt_rollout.server.weight_root import remove_stale_folders, weights_root
+from covt_rollout.weights.weight_folder import check_room
 from covt_rollout.weights.weight_transfer import choose_weight_transport
 from covt_runtime.engine.profiler import DEFAULT_STEPS
 from covt_runtime.launch.workers import WorkerGroup, launch
@@ -84,7 +85,8 @@ def plan(config: RlConfig) -> RlPlan:
         if split not in prepared.splits:
             raise RlError(f"{data} has no split {split!r}", f"choose one of {', '.join(prepared.splits)}")
     rewards = build_rewards(config.rewards, config.prompt, LatentConfig.read(model), config.rollout.max_tokens)
-    count = len(training_stream(data, config).rows)
+    rows = training_stream(data, config).rows
+    count = len(rows)
     if config.data.mix and config.algorithm.steps is None:
         raise RlError(
             "data.mix has no epoch: its sets are drawn from by weight", "set algorithm.steps, the length of the run"
@@ -97,7 +99,8 @@ def plan(config: RlConfig) -> RlPlan:
     # The last step of an epoch has what is left.
     steps = config.algorithm.steps or -(-count // config.rollout.prompts)
     names = tuple(reward.name for reward in rewards)
-    return RlPlan(data, model, count, steps, names, placement, plan_memory(model, config, placement))
+    memory = plan_memory(model, config, placement, longest_rollout(rows, model, config))
+    return RlPlan(data, model, count, steps, names, placement, memory)
 
 
 def train(
@@ -127,7 +130,13 @@ def train(
         `{"run", "hf", "steps", "seconds"}`; empty on ranks other than 0 of another launcher.
     """
     outside, is_main = launched_from_outside(), is_main_process()
-    check_machine(config, planned.placement, planned.memory)
+    placement, longest = planned.placement, planned.memory.longest
+    check_machine(
+        config,
+        placement,
+        planned.memory,
+        estimate=lambda other: plan_memory(planned.model, other, placement, longest),
+    )
     if is_main:
         check_weight_path(config, planned)
     name = run_name(config.run.name, "rl")

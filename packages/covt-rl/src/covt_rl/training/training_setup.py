@@ -60,7 +60,7 @@ def build_updater(job: TrainJob, encoder: Encoder, worker: Worker) -> Updater:
         DTYPES[config.zero.dtype],
         worker.device,
         attention=config.model.attention,
-        sharding=ZeroSharding(config.zero),
+        sharding=ZeroSharding(config.zero, maps=worker.device.type == "cpu" and config.lora.rank > 0),
     )
     if config.lora.rank:
         add_lora(model, encoder.latent, **config.lora.model_dump())

@@ -13,6 +13,8 @@ from covt_rollout.rollout_errors import RolloutError
 if TYPE_CHECKING:
     import torch
 
+    from covt_model.checkpoints.hf_folder import FileTensor
+
 
 class ServedNames:
     """The tensor names that the server expects, found by a trainer's parameter names.
@@ -59,13 +61,17 @@ class ServedNames:
         vision = frozenset(name for name in self._files if _canonical(name).startswith("visual."))
         return ServedNames(self._files, vision, self.head)
 
-    def frozen_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Read the tensors that training doesn't change from the checkpoint: a push replaces all weights or none."""
-        from safetensors import safe_open
+    @property
+    def all_names(self) -> Iterable[str]:
+        """The names of all tensors, frozen ones included."""
+        return self._files
+
+    def frozen_tensors(self) -> Iterator[tuple[str, FileTensor]]:
+        """The tensors that training doesn't change, in the checkpoint: a push replaces all weights or none."""
+        from covt_model.checkpoints.hf_folder import file_tensors
 
         for path in sorted({self._files[name] for name in self.frozen}):
-            with safe_open(path, "pt") as file:
-                yield from ((name, file.get_tensor(name)) for name in file.keys() if name in self.frozen)  # noqa: SIM118
+            yield from ((name, stored) for name, stored in file_tensors(path).items() if name in self.frozen)
 
     def __len__(self) -> int:
         return len(self._served) + len(self.head)
@@ -97,16 +103,16 @@ def write_weights(
     *,
     bucket_bytes: int = 1 << 30,
 ) -> tuple[int, int]:
-    """Write tensors to `folder/weights-N.safetensors`, one bucket at a time.
+    """Write tensors to safetensors files in `folder`, a piece at a time.
 
-    Memory holds one bucket beside the folder's copy. The checkpoint's frozen tensors are written as well. The latent
+    Memory holds one tensor beside the folder's copy. The checkpoint's frozen tensors are written as well. The latent
     head's tensors go into the file that a checkpoint has for them.
 
     Args:
         named_tensors: a trainer's parameters. A tied output matrix is left out, as in the checkpoint.
         folder: an empty folder.
         names: of the served checkpoint.
-        bucket_bytes: size at which a bucket is written.
+        bucket_bytes: size at which the next file begins.
 
     Returns:
         The number of tensors and their bytes; frozen tensors don't count.
@@ -114,36 +120,23 @@ def write_weights(
     Raises:
         RolloutError: a tensor has no values on this rank, or the served model doesn't have it.
     """
-    from safetensors.torch import save_file
+    from covt_model.checkpoints.shard_writer import ShardWriter
 
-    bucket: dict[str, torch.Tensor] = {}
     head: dict[str, torch.Tensor] = {}
-    bucket_size = total = count = files = 0
-
-    def flush() -> None:
-        nonlocal bucket, bucket_size, files
-        if bucket:
-            save_file(bucket, folder / f"weights-{files:05d}.safetensors")
-            files += 1
-        bucket, bucket_size = {}, 0
-
-    for name, tensor in named_tensors:
-        if tensor is None:
-            raise RolloutError(f"tensor {name!r} has no values on this rank", "publish from rank 0")
-        size = tensor.numel() * tensor.element_size()
-        if bucket_size and bucket_size + size > bucket_bytes:
-            flush()
-        total, count = total + size, count + 1
-        if (own := names.find_head(name)) is not None:
-            head[own] = tensor
-        else:
-            bucket[names.find(name)] = tensor.detach().contiguous().cpu()
-            bucket_size += size
-    flush()
+    total = count = 0
+    with ShardWriter(folder, names.all_names, bucket_bytes) as writer:
+        for name, tensor in named_tensors:
+            if tensor is None:
+                raise RolloutError(f"tensor {name!r} has no values on this rank", "publish from rank 0")
+            total, count = total + tensor.numel() * tensor.element_size(), count + 1
+            if (own := names.find_head(name)) is not None:
+                head[own] = tensor
+            else:
+                writer.add(names.find(name), tensor, tensor.dtype)
+        for name, stored in names.frozen_tensors():
+            writer.add(name, stored, stored.dtype)
     if head:
         heads.save_head(folder, head)
-    if names.frozen:
-        save_file(dict(names.frozen_tensors()), folder / "frozen.safetensors")
     return count, total
 
 

@@ -1,8 +1,8 @@
 """Checkpoints of a sharded training: `checkpoints/step_N/` is complete or absent.
 
-Every rank writes its own shards into a hidden folder and reads them back. When all shards are there, the folder is
-renamed, `latest` is moved, and old checkpoints are removed, except the best. Tensors are safetensors and the rest is
-JSON, so nothing is unpickled. `shard_files` describes the files.
+Every rank writes its shards of the trained parameters into a hidden folder and reads them back. When all shards are
+there, the folder is renamed, `latest` is moved, and old checkpoints are removed, except the best. Tensors are
+safetensors and the rest is JSON, so nothing is unpickled. `shard_files` describes the files.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from covt_runtime import files
 from covt_runtime.checkpoints.shard_files import FORMAT, STATE, ShardReader
+from covt_runtime.checkpoints.tensor_file import first_difference, write_tensors
 from covt_runtime.engine.rng import rng_state, set_rng_state
 from covt_runtime.engine.zero_engine import ZeroEngine
 from covt_runtime.runtime_errors import CheckpointError
@@ -121,20 +120,16 @@ class CheckpointStore:
     @staticmethod
     def _write_rank(folder: Path, engine: ZeroEngine, tensors: dict[str, Tensor]) -> None:
         plain, generators = rng_state()
-        content = {f"weight/{name}": shard for name, shard in engine.named_shards().items()}
+        content = {f"weight/{name}": shard for name, shard in engine.trainable_shards().items()}
         content |= engine.moment_shards()
         content |= {f"rng/{name}": state for name, state in generators.items()}
         content |= {f"user/{name}": tensor for name, tensor in tensors.items()}
-        content = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in content.items()}
         path = folder / f"rank_{engine.rank}.safetensors"
-        save_file(content, path)
+        write_tensors(path, content)
         files.sync_file(path)
         files.write_json(folder / f"rank_{engine.rank}.json", plain)
-        with safe_open(path, framework="pt") as written:
-            for key, tensor in content.items():
-                stored = written.get_tensor(key)
-                if not torch.equal(stored.reshape(-1).view(torch.uint8), tensor.reshape(-1).view(torch.uint8)):
-                    raise CheckpointError(f"{path} doesn't read back as written ({key})", "check the disk")
+        if (key := first_difference(path, content)) is not None:
+            raise CheckpointError(f"{path} doesn't read back as written ({key})", "check the disk")
 
     @staticmethod
     def _write_state(folder: Path, step: int, engine: ZeroEngine, extra: dict[str, Any]) -> None:
@@ -197,35 +192,33 @@ class CheckpointStore:
 
     def _restore(self, engine: ZeroEngine, step: int, on_note: Callable[[str], None] | None) -> LoadedCheckpoint:
         path = self.path(step)
-        with ShardReader(path) as reader:
-            _check_same_model(engine, reader, path)
-            rank, world_size = engine.rank, engine.world_size
-            same_ranks = reader.state["world_size"] == world_size
-            for name, shard in engine.named_shards().items():
-                shard.copy_(reader.read_shard("weight", name, rank, world_size))
-            engine.adopt_shards()
-            engine.reset_optimizer(engine.optim, engine.total_steps)
-            if any(key.startswith("adam_step/") for key in reader.keys[0]):
-                engine.create_moments()
-                for key, shard in engine.moment_shards().items():
-                    kind, name = key.split("/", 1)
-                    whole = kind == "adam_step"
-                    shard.copy_(reader.read(0, key) if whole else reader.read_shard(kind, name, rank, world_size))
-            engine.load_schedule_state(reader.state["schedule"])
-            tensors = _user_tensors(reader, rank, world_size)
-            if same_ranks:
-                generators = {
-                    key.removeprefix("rng/"): reader.read(rank, key)
-                    for key in reader.keys[rank]
-                    if key.startswith("rng/")
-                }
-                set_rng_state(json.loads((path / f"rank_{rank}.json").read_text()), generators)
-            elif rank == 0 and on_note is not None:
-                on_note(
-                    f"{path} was written by {reader.state['world_size']} ranks and is read by {world_size}: "
-                    "the random generators start afresh"
-                )
-            return LoadedCheckpoint(step, reader.state["extra"], tensors, path)
+        reader = ShardReader(path)
+        _check_same_model(engine, reader, path)
+        rank, world_size = engine.rank, engine.world_size
+        same_ranks = reader.state["world_size"] == world_size
+        for name, shard in engine.trainable_shards().items():
+            shard.copy_(reader.read_shard("weight", name, rank, world_size))
+        engine.adopt_shards()
+        engine.reset_optimizer(engine.optim, engine.total_steps)
+        if any(key.startswith("adam_step/") for key in reader.keys[0]):
+            engine.create_moments()
+            for key, shard in engine.moment_shards().items():
+                kind, name = key.split("/", 1)
+                whole = kind == "adam_step"
+                shard.copy_(reader.read(0, key) if whole else reader.read_shard(kind, name, rank, world_size))
+        engine.load_schedule_state(reader.state["schedule"])
+        tensors = _user_tensors(reader, rank, world_size)
+        if same_ranks:
+            generators = {
+                key.removeprefix("rng/"): reader.read(rank, key) for key in reader.keys[rank] if key.startswith("rng/")
+            }
+            set_rng_state(json.loads((path / f"rank_{rank}.json").read_text()), generators)
+        elif rank == 0 and on_note is not None:
+            on_note(
+                f"{path} was written by {reader.state['world_size']} ranks and is read by {world_size}: "
+                "the random generators start afresh"
+            )
+        return LoadedCheckpoint(step, reader.state["extra"], tensors, path)
 
 
 def _same_on_all_ranks(steps: list[int], engine: ZeroEngine) -> list[int]:

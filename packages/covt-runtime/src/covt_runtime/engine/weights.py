@@ -91,7 +91,7 @@ def iterate_gathered(module: nn.Module, bucket_bytes: int) -> Iterator[tuple[str
     is_main = dist.get_rank() == 0
     for bucket in _buckets(module, bucket_bytes):
         with deepspeed.zero.GatheredParameters([parameter for _, parameter in bucket]):
-            copies = [(name, p.detach().to("cpu", copy=True) if is_main else None) for name, p in bucket]
+            copies = [(name, p.detach().cpu() if is_main else None) for name, p in bucket]
         yield from copies
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,18 @@ class StoredTensor(Protocol):
         ...
 
 
+@runtime_checkable
+class MappedTensor(StoredTensor, Protocol):
+    """A tensor whose bytes in the file are those in memory."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def mapped(self, start: int, stop: int) -> Tensor | None:
+        """Elements start … stop−1 of the flattened tensor, in the file's own pages; None where it can't be mapped."""
+        ...
+
+
 class ZeroSharding:
     """ZeRO-3's division of a model: each rank holds one of `world_size` equal pieces of each flattened parameter.
 
@@ -33,10 +45,13 @@ class ZeroSharding:
 
     Args:
         zero: the recipe's section.
+        maps: pieces in the file's dtype stay in the file's pages, which the system can take back. For frozen weights
+            on a CPU; the adapters that are trained beside them are added later.
     """
 
-    def __init__(self, zero: ZeroConfig) -> None:
+    def __init__(self, zero: ZeroConfig, *, maps: bool = False) -> None:
         self.zero = zero
+        self.maps = maps and zero.offload_parameters == "none"
 
     def building(self) -> AbstractContextManager[Any]:
         """A context in which the parameters of each new module are divided (collective)."""
@@ -67,6 +82,12 @@ class ZeroSharding:
         piece: Tensor = parameter.ds_tensor.data if sharded else parameter.data.view(-1)
         first = dist.get_rank() * piece.numel() if sharded else 0
         held = max(0, min(piece.numel(), torch.Size(self.shape(parameter)).numel() - first))
+        whole = sharded and held == piece.numel()
+        if self.maps and whole and isinstance(stored, MappedTensor) and stored.dtype == piece.dtype:
+            mapped = stored.mapped(first, first + held)
+            if mapped is not None:
+                parameter.ds_tensor.data = mapped
+                return
         for start in range(0, held, PIECE):
             stop = min(start + PIECE, held)
             piece[start:stop].copy_(stored.read(first + start, first + stop))

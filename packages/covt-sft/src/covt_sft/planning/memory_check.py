@@ -1,13 +1,78 @@
-"""Refuse a training that this machine can't hold, before anything starts."""
+"""Estimate the memory of a supervised training, and refuse one that this machine can't hold before anything starts."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from covt_data.images.pixel_limits import PixelLimits
+from covt_data.schema import Row
+from covt_data.stream.row_tokens import longest_row
+from covt_model.families import read_image_settings
 from covt_runtime.engine.memory_estimate import GIB, MemoryEstimate, TrainingSettings, estimate_memory
+from covt_runtime.engine.memory_fit import Change, settings_that_fit
+from covt_runtime.engine.model_shape import model_shape
 from covt_runtime.launch.workers import CPU_RANKS
 from covt_runtime.process_environment import Machine, launched_from_outside, place_in_group
-from covt_sft.planning.model_shape import model_shape
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
+
+CHANGES: Sequence[Change] = (
+    {"data.feature_cache_gib": 0.25, "data.sample_cache_gib": 0.1},
+    {"latent.teacher": "frozen"},
+    {"model.gradient_checkpointing": True},
+    {"zero.gather": "module"},
+    {"zero.gather": "module", "zero.max_live_parameters": 100_000_000, "zero.max_reuse_distance": 100_000_000},
+    {"data.micro_batch": 1},
+    {"zero.offload_optimizer": "cpu"},
+    {"zero.offload_optimizer": "cpu", "zero.offload_parameters": "cpu"},
+    {"lora.rank": 16},
+)
+"""What an error proposes, the least costly first."""
+
+
+@dataclass(frozen=True)
+class MemoryInputs:
+    """What the memory of a training follows from, besides its recipe.
+
+    Attributes:
+        model: the checkpoint's config.json.
+        ranks: training processes on all machines.
+        on_gpu: whether they train on GPUs.
+        longest: tokens of the longest row.
+        data_bytes: size of the prepared set.
+    """
+
+    model: dict[str, Any]
+    ranks: int
+    on_gpu: bool
+    longest: int
+    data_bytes: float = float("inf")
+
+    def estimate(self, config: SftConfig) -> MemoryEstimate:
+        """Memory of one rank.
+
+        Raises:
+            ConfigError: `lora.targets` names a layer that the model doesn't have.
+        """
+        data, latent = config.data, config.latent
+        longest = data.micro_batch * min(self.longest, data.max_length)
+        averaged = config.method == "latent" and latent.selection == "ilvr" and latent.teacher == "ema"
+        settings = TrainingSettings(
+            zero=config.zero,
+            lora=config.lora,
+            ranks=self.ranks,
+            tokens=min(data.micro_tokens or longest, longest),
+            tokens_key="data.micro_tokens" if data.micro_tokens else "data.micro_batch or data.max_length",
+            gradient_checkpointing=config.model.gradient_checkpointing,
+            copies={"teacher": "latent.teacher=frozen"} if averaged else {},
+            feature_cache=min(data.feature_cache_gib * GIB, self.data_bytes) if self.on_gpu else 0.0,
+            unrolls=config.method == "latent" and config.stage2.steps != 0,
+            patches=data.vision_patches,
+            on_gpu=self.on_gpu,
+            sample_cache=min(data.sample_cache_gib * GIB, self.data_bytes),
+        )
+        return estimate_memory(model_shape(self.model), settings)
 
 
 def planned_ranks(config: SftConfig, gpus: int) -> int:
@@ -17,66 +82,56 @@ def planned_ranks(config: SftConfig, gpus: int) -> int:
     return config.run.ranks or gpus or CPU_RANKS
 
 
-def training_memory(config: SftConfig, model: dict[str, Any], ranks: int) -> MemoryEstimate:
-    """Memory of one rank.
-
-    Args:
-        config: the recipe.
-        model: the checkpoint's config.json.
-        ranks: training processes on all machines.
-
-    Raises:
-        ConfigError: `lora.targets` names a layer that the model doesn't have.
-    """
-    data = config.data
-    longest = data.micro_batch * data.max_length
-    averaged = config.method == "latent" and config.latent.selection == "ilvr" and config.latent.teacher == "ema"
-    settings = TrainingSettings(
-        zero=config.zero,
-        lora=config.lora,
-        ranks=ranks,
-        tokens=min(data.micro_tokens or longest, longest),
-        tokens_key="data.micro_tokens" if data.micro_tokens else "data.micro_batch or data.max_length",
-        gradient_checkpointing=config.model.gradient_checkpointing,
-        copies={"teacher": "latent.teacher=frozen"} if averaged else {},
-        feature_cache=data.feature_cache_gib * GIB,
-    )
-    return estimate_memory(model_shape(model), settings)
+def estimated_longest(rows: Sequence[Row], config: SftConfig, checkpoint: Path | None) -> int:
+    """Tokens of the longest row, with the image limits of the checkpoint, where its files are at hand."""
+    limits = PixelLimits()
+    if checkpoint is not None:
+        settings = read_image_settings(checkpoint)
+        limits = PixelLimits(settings.min_pixels, settings.max_pixels, settings.cell)
+    return longest_row(rows, limits, latents=config.latent.size if config.method != "plain" else 0)
 
 
-def check_memory(need: MemoryEstimate, name: str, machine: Machine, ranks: int) -> None:
+def check_memory(config: SftConfig, inputs: MemoryInputs, name: str, machine: Machine) -> None:
     """Refuse a training whose ranks don't fit this machine.
 
     Args:
-        need: memory of one rank.
+        config: the recipe.
+        inputs: what else its memory follows from.
         name: what the error calls the model.
         machine: the devices of this machine.
-        ranks: training processes on all machines.
 
     Raises:
         SftError: one rank needs more than a GPU has, or the ranks of this machine more than its host memory.
     """
-    smaller = f"use more GPUs or a smaller model, or lower the largest parts: {need.remedies()} (see docs/training.md)"
+    for what, needed, has in _limits(machine, inputs):
+        need = needed(inputs.estimate(config))
+        if need <= has:
+            continue
+        found = settings_that_fit(
+            config, CHANGES, lambda other: all(n(inputs.estimate(other)) <= h for _, n, h in _limits(machine, inputs))
+        )
+        largest = inputs.estimate(config).remedies()
+        raise SftError(
+            f"{name} {what.format(need=f'{need / GIB:.0f} GiB', has=f'{has / GIB:.0f} GiB')}",
+            f"it fits with {found} (see docs/training.md)"
+            if found
+            else f"use more GPUs or a smaller model, or lower the largest parts: {largest} (see docs/training.md)",
+        )
+
+
+Limit = tuple[str, Callable[[MemoryEstimate], float], float]
+
+
+def _limits(machine: Machine, inputs: MemoryInputs) -> list[Limit]:
+    """What must fit where: a sentence, the bytes that an estimate needs there, and those that the machine has."""
+    ranks = inputs.ranks
     if not machine.gpus:
-        # The cache of image features only grows as large as the data's images make it.
-        whole = ranks * (need.device_total + need.host_total - need.at("none")["image features"])
-        if whole > machine.host_bytes:
-            raise SftError(
-                f"{name} on {ranks} CPU ranks needs about {whole / GIB:.0f} GiB and this machine, which has no GPU, "
-                f"has {machine.host_bytes / GIB:.0f} GiB",
-                smaller,
-            )
-        return
-    if need.device_total > machine.gpu_bytes:
-        raise SftError(
-            f"{name} on {ranks} GPUs needs about {need.device_total / GIB:.0f} GiB on each, which have "
-            f"{machine.gpu_bytes / GIB:.0f} GiB",
-            smaller,
-        )
-    offloaded = min(ranks, machine.gpus) * need.host_total
-    if offloaded > machine.host_bytes:
-        raise SftError(
-            f"{name} offloads about {offloaded / GIB:.0f} GiB to this machine's memory, which has "
-            f"{machine.host_bytes / GIB:.0f} GiB",
-            "use more machines, or set zero.offload_optimizer=nvme",
-        )
+        sentence = f"on {ranks} CPU ranks needs about {{need}} and this machine, which has no GPU, has {{has}}"
+        return [(sentence, lambda need: need.machine_total(ranks), machine.host_bytes)]
+    here = min(ranks, machine.gpus)
+    return [
+        (f"on {ranks} GPUs needs about {{need}} on each, which have {{has}}", lambda need: need.device_total,
+         machine.gpu_bytes),
+        ("offloads about {need} to this machine's memory, which has {has}", lambda need: here * need.host_total,
+         machine.host_bytes),
+    ]  # fmt: skip

@@ -10,12 +10,12 @@ from covt_data.stream.row_stream import RowStream, mixture
 from covt_model.encoding.data_cells import check_cells
 from covt_model.families import DEFAULT_FAMILY, find_family, known_image_settings, published_config
 from covt_model.latent_config import read_config
-from covt_runtime.engine.memory_estimate import MemoryEstimate
+from covt_runtime.engine.memory_estimate import GIB, MemoryEstimate
 from covt_runtime.process_environment import visible_gpus
 from covt_runtime.run_folder import find_newest
 from covt_sft.planning.answer_grading import check_golds
-from covt_sft.planning.memory_check import planned_ranks, training_memory
-from covt_sft.planning.starting_checkpoint import TINY, find_checkpoint
+from covt_sft.planning.memory_check import MemoryInputs, estimated_longest, planned_ranks
+from covt_sft.planning.starting_checkpoint import TINY, find_checkpoint, tiny_config
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 
@@ -33,7 +33,16 @@ class SftPlan:
     ranks: int
     """Training processes on all machines."""
     memory: MemoryEstimate | None = None
-    """Memory of one rank, where the model's sizes are known before anything is downloaded; None for `tiny`."""
+    """Memory of one rank; None for a model whose sizes are not known before it is downloaded."""
+    inputs: MemoryInputs | None = None
+    """What `memory` follows from, besides the recipe."""
+
+    @property
+    def machine_bytes(self) -> float | None:
+        """Memory of this machine, where all ranks are here and it has no GPU."""
+        if self.memory is None or self.inputs is None or self.inputs.on_gpu:
+            return None
+        return self.memory.machine_total(self.ranks)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
@@ -44,7 +53,9 @@ class SftPlan:
             "stage1_steps": self.stage1_steps,
             "stage2_steps": self.stage2_steps,
             "ranks": self.ranks,
+            "longest_row": None if self.inputs is None else self.inputs.longest,
             "memory": None if self.memory is None else self.memory.as_dict(),
+            "memory_of_machine": self.machine_bytes,
         }
 
     def __str__(self) -> str:
@@ -55,8 +66,14 @@ class SftPlan:
 
     def details(self) -> str:
         """For `--dry-run`: the plan with the memory estimate."""
-        owner = f"one of {self.ranks} ranks"
-        return "\n".join([str(self), *([] if self.memory is None else self.memory.lines(owner))])
+        if self.memory is None or self.inputs is None:
+            return f"{self}\nmemory: not known before {self.model} is downloaded"
+        lines = self.memory.lines(f"one of {self.ranks} ranks")
+        if not self.inputs.on_gpu:
+            lines.append(
+                f"this machine, with {self.ranks} ranks: {self.memory.machine_total(self.ranks) / GIB:.2f} GiB"
+            )
+        return "\n".join([str(self), f"longest row: about {self.inputs.longest} tokens", *lines])
 
 
 def plan(config: SftConfig) -> SftPlan:
@@ -73,7 +90,8 @@ def plan(config: SftConfig) -> SftPlan:
         raise SftError(
             f"{data} has no split {config.data.split!r}", f"set data.split to one of {', '.join(prepared.splits)}"
         )
-    rows = len(training_stream(data, config).rows)
+    stream = training_stream(data, config)
+    rows = len(stream.rows)
     batch = config.data.batch_size
     if rows < batch:
         raise SftError(f"data.batch_size = {batch} is more than the {rows} rows of {data}", "use a smaller batch")
@@ -84,10 +102,15 @@ def plan(config: SftConfig) -> SftPlan:
         raise SftError(f"model.path = {model!r} is not a folder", "give a checkpoint folder or a hub id")
     _check_cells(config, data, model)
     steps = config.stage1.length(rows, batch), config.stage2.length(rows, batch)
-    ranks = planned_ranks(config, visible_gpus())
-    shape = _known_config(model)
-    memory = None if shape is None else training_memory(config, shape, ranks)
-    return SftPlan(data, model, rows, *steps, ranks=ranks, memory=memory)
+    gpus = visible_gpus()
+    ranks = planned_ranks(config, gpus)
+    shape = _known_config(config, model)
+    if shape is None:
+        return SftPlan(data, model, rows, *steps, ranks=ranks)
+    longest = estimated_longest(stream.rows, config, Path(model) if Path(model).is_dir() else None)
+    size = float(sum(file.stat().st_size for file in data.rglob("*.parquet")))
+    inputs = MemoryInputs(shape, ranks, gpus > 0, longest, size)
+    return SftPlan(data, model, rows, *steps, ranks=ranks, memory=inputs.estimate(config), inputs=inputs)
 
 
 def _check_cells(config: SftConfig, data: Path, model: str) -> None:
@@ -122,8 +145,8 @@ def sees_images_again(config: SftConfig, stream: RowStream, steps: int) -> bool:
     return is_prepared or stream.repeated(steps * batch) >= batch
 
 
-def _known_config(model: str) -> dict[str, Any] | None:
+def _known_config(config: SftConfig, model: str) -> dict[str, Any] | None:
     """The model's config.json from its folder or the table of published models; None where neither has it."""
     if model == TINY:
-        return None
+        return tiny_config(config.model.tiny)
     return read_config(find_checkpoint(model)) if Path(model).is_dir() else published_config(model)

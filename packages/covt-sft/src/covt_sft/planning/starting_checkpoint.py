@@ -8,6 +8,7 @@ from covt_data.store.prepared_set import PreparedSet
 from covt_model.families import DEFAULT_FAMILY, find_family
 from covt_model.latent_config import KEY, read_config
 from covt_model.model_errors import ModelError
+from covt_runtime.recipe_schema import TinySection
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
 
@@ -89,6 +90,22 @@ def write_starting_checkpoint(
         "normalize": config.latent.normalize,
     }
     prepare_checkpoint(find_checkpoint(model), out, **latent, seed=config.run.seed)
+
+
+def tiny_config(tiny: TinySection) -> dict[str, Any]:
+    """The sizes of the tiny model, as far as its memory follows from them, in the words of a config.json."""
+    vision = {"hidden_size": tiny.vision_hidden, "depth": tiny.vision_depth, "out_hidden_size": tiny.hidden}
+    vision |= {"intermediate_size": 2 * tiny.vision_hidden, "patch_size": 14, "temporal_patch_size": 2}
+    return {
+        "hidden_size": tiny.hidden,
+        "num_hidden_layers": tiny.layers,
+        "num_attention_heads": tiny.heads,
+        "num_key_value_heads": tiny.heads,
+        "intermediate_size": tiny.intermediate,
+        "vocab_size": tiny.vocab_size,
+        "tie_word_embeddings": True,
+        "vision_config": vision | {"in_channels": 3, "spatial_merge_size": 2},
+    }
 
 
 def build_tiny_checkpoint(config: SftConfig, data: Path, out: Path) -> Path:

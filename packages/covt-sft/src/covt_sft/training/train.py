@@ -54,8 +54,8 @@ def train(
         RunFolderError: the run exists already, or there is none to resume.
     """
     name = run_name(config.run.name, f"sft-{config.method}")
-    if planned.memory is not None:
-        check_memory(planned.memory, planned.model, Machine.here(), planned.ranks)
+    if planned.inputs is not None:
+        check_memory(config, planned.inputs, planned.model, Machine.here())
     folder = Path(config.run.out) / name
     model = starting_checkpoint_folder(planned.model, folder)
     stored = config.model_dump(mode="json") | {"resolved": {"model": str(model), "data": str(planned.data)}}

@@ -70,7 +70,7 @@ def build_policy(
         DTYPES[config.zero.dtype],
         device,
         attention=config.model.attention,
-        sharding=ZeroSharding(config.zero),
+        sharding=ZeroSharding(config.zero, maps=device.type == "cpu" and config.lora.rank > 0),
     )
     if config.lora.rank:
         add_lora(model, encoder.latent, **config.lora.model_dump())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from covt_runtime.engine.memory_estimate import ModelShape
+from covt_runtime.engine.memory_estimate import ModelShape, VisionShape
 
 
 def model_shape(config: dict[str, Any]) -> ModelShape:
@@ -25,6 +25,20 @@ def model_shape(config: dict[str, Any]) -> ModelShape:
         intermediate=inner,
         vocabulary=text["vocab_size"],
         linears={name: layers * size for name, size in linears.items()},
+        key_width=key_width,
+        tower=tower_shape(vision),
+    )
+
+
+def tower_shape(vision: dict[str, Any]) -> VisionShape:
+    """The blocks of a vision tower, from a config's `vision_config`."""
+    width = vision.get("embed_dim", vision["hidden_size"])
+    values = vision.get("in_channels", vision.get("in_chans", 3)) * vision["patch_size"] ** 2
+    return VisionShape(
+        hidden=width,
+        intermediate=vision.get("intermediate_size") or int(width * vision["mlp_ratio"]),
+        patch=values * vision["temporal_patch_size"],
+        merged=vision["spatial_merge_size"] ** 2,
     )
 
 
