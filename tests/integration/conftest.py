@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from server_tools import BATCHED_TOKENS, KV_BYTES, MODEL_LENGTH, RunningServer, build_checkpoint
+from server_tools import BATCHED_TOKENS, KV_BYTES, MODEL_LENGTH, RUNNERS, RunningServer, build_checkpoint
 from zero_jobs import JOBS
 
 from covt_model.families import DEFAULT_FAMILY
@@ -28,21 +30,50 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]
         yield group
 
 
-@pytest.fixture(scope="session")
-def latent_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """The server, started once. COVT_TEST_SERVER="URL CHECKPOINT" uses one that is already there."""
-    from covt_rollout.server.server_options import ServerOptions
-    from covt_rollout.server.server_process import LatentServer
+@pytest.fixture(scope="session", params=["v1"])
+def runner(request: pytest.FixtureRequest) -> str:
+    """vLLM's model runner. The tests in `both_runners` are also run with V2."""
+    return request.param
 
+
+@pytest.fixture(scope="session")
+def latent_server(
+    tiny_checkpoint: Path, runner: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """The server, started once. COVT_TEST_SERVER="URL CHECKPOINT" uses one that is already there."""
     if existing := os.environ.get("COVT_TEST_SERVER"):
         url, checkpoint = existing.split(maxsplit=1)
         yield RunningServer(url, Path(checkpoint))
         return
-    options = ServerOptions(
+    with start_server(tiny_checkpoint, tmp_path_factory, RUNNERS[runner]) as server:
+        yield server
+
+
+@contextmanager
+def start_server(checkpoint: Path, folders: pytest.TempPathFactory, runner: dict[str, Any]) -> Iterator[RunningServer]:
+    """A server whose memory and batches are small enough for the tests of chunks and preemptions."""
+    from covt_rollout.server.server_options import ServerOptions
+    from covt_rollout.server.server_process import LatentServer
+
+    settings = ServerOptions(
         max_model_len=MODEL_LENGTH,
         kv_cache_bytes=KV_BYTES,
         extra=("--max-num-batched-tokens", str(BATCHED_TOKENS), "--block-size", "32"),
+        **runner,
     )
-    log = tmp_path_factory.mktemp("server") / "vllm.log"
-    with LatentServer.start(tiny_checkpoint, options=options, log_path=log) as server:
-        yield RunningServer(server.url, tiny_checkpoint)
+    log = folders.mktemp("server") / "vllm.log"
+    with LatentServer.start(checkpoint, options=settings, log_path=log) as server:
+        yield RunningServer(server.url, checkpoint)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The V2 runner is tested with the default family alone: what differs between families is vLLM's own model."""
+    twice = [item for item in items if is_other_family_on_v2(item)]
+    if twice:
+        config.hook.pytest_deselected(items=twice)
+        items[:] = [item for item in items if not is_other_family_on_v2(item)]
+
+
+def is_other_family_on_v2(item: pytest.Item) -> bool:
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return given.get("runner") == "v2" and given.get("tiny_checkpoint", DEFAULT_FAMILY) != DEFAULT_FAMILY

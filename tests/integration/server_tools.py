@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from latent_oracle import Decoded, data_url
 
 TOLERANCE = 1e-4
@@ -19,6 +20,22 @@ STEPS = 24
 BATCHED_TOKENS = 256
 KV_BYTES = 6 * 2**20
 MODEL_LENGTH = 1024
+RUNNERS: dict[str, dict[str, Any]] = {
+    "v1": {},
+    "v2": {
+        "runner": "v2",
+        "variables": (
+            ("PYTHONPATH", str(Path(__file__).parent / "triton_cpu")),
+            ("TRITON_INTERPRET", "1"),
+            ("TRITON_DEFAULT_BACKEND", "cpu"),
+        ),
+    },
+}
+"""Options of a server for each of vLLM's model runners. V2's kernels run in Triton's interpreter."""
+both_runners = pytest.mark.parametrize(
+    "runner", ["v1", pytest.param("v2", marks=pytest.mark.slow)], indirect=True, scope="session"
+)
+"""For tests of `latent_server` that are to hold on both of vLLM's model runners."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +45,7 @@ class RunningServer:
     url: str
     checkpoint: Path
 
-    def post(self, path: str, body: Any = None, timeout: float = 300) -> tuple[int, Any]:
+    def post(self, path: str, body: Any = None, timeout: float = 600) -> tuple[int, Any]:
         """HTTP status and the answer's JSON."""
         data = json.dumps(body).encode() if body is not None else b""
         request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"})

@@ -15,7 +15,7 @@ import numpy as np
 import openai
 import pytest
 from latent_oracle import data_url, png
-from server_tools import TOLERANCE, RunningServer, generate, latents_of, prompt
+from server_tools import TOLERANCE, RunningServer, both_runners, generate, latents_of, prompt
 
 from covt_model.latent_config import LatentConfig
 from covt_rewards.latents import find_whole_spans
@@ -23,6 +23,9 @@ from covt_rollout.vllm_plugin import cache_salt, latent_args
 
 H = 64
 GENERATE = "/inference/v1/generate"
+
+
+pytestmark = both_runners
 
 
 @pytest.fixture(scope="module")

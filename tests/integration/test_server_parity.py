@@ -16,6 +16,7 @@ from server_tools import (
     Answer,
     RunningServer,
     assert_same,
+    both_runners,
     generate,
     latents_of,
     prompt,
@@ -23,6 +24,8 @@ from server_tools import (
 
 from covt_model.latents.feedback import noise
 from covt_rollout.vllm_plugin import cache_salt, latent_args
+
+pytestmark = both_runners
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +249,7 @@ def test_preempted_requests_feed_the_same_latents_again(
 ) -> None:
     """More requests than the key-value cache holds: vLLM drops some and computes them again later."""
     checkpoint = latent_server.checkpoint
-    texts = [f"{n} Which cell do you reach? " * 4 for n in range(96)]
+    texts = [f"{n} Which cell do you reach? " * 4 for n in range(64)]
     jobs: list[tuple[list[int], tuple[bytes, ...], str]] = [
         (prompt(checkpoint, text, pictures=0, start=True), (), "keep") for text in texts
     ]

@@ -13,7 +13,17 @@ import pytest
 import torch
 from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
-from server_tools import STEPS, RunningServer, assert_same, build_checkpoint, generate, latents_of, prompt, push
+from server_tools import (
+    RUNNERS,
+    STEPS,
+    RunningServer,
+    assert_same,
+    build_checkpoint,
+    generate,
+    latents_of,
+    prompt,
+    push,
+)
 
 from covt_model.checkpoints import latent_rows
 from covt_model.latent_config import LatentConfig
@@ -21,6 +31,7 @@ from covt_rollout.server import supervisor
 from covt_rollout.vllm_plugin import cache_salt, latent_args
 
 pytestmark = pytest.mark.slow
+both_runners = pytest.mark.parametrize("runner", RUNNERS)
 
 
 @contextmanager
@@ -72,12 +83,13 @@ def changed(checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
-def test_ilvr_feedback_with_untied_head_and_pushed_weights(tmp_path: Path) -> None:
+@both_runners
+def test_ilvr_feedback_with_untied_head_and_pushed_weights(tmp_path: Path, runner: str) -> None:
     """`normalize: "none"` is ILVR's rule; an untied output matrix has its own packed copy."""
     checkpoint = build_checkpoint(tmp_path / "untied", normalize="none", latent_size=8)
     untie(checkpoint, 1)
     assert "lm_head.weight" in load_file(checkpoint / "model.safetensors")
-    with serving(checkpoint) as server:
+    with serving(checkpoint, **RUNNERS[runner]) as server:
         assert_parity(server, Oracle(checkpoint))
         pushed = changed(checkpoint, tmp_path / "changed")
         push(server, pushed, 3)
@@ -105,7 +117,8 @@ def test_rows_of_the_latent_tokens_beside_linked_weights(tmp_path: Path, tied: b
         assert_parity(server, oracle)
 
 
-def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path) -> None:
+@both_runners
+def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path, runner: str) -> None:
     checkpoint = build_checkpoint(tmp_path / "pause", head="none")
     oracle = Oracle(checkpoint)
     ids, image, bias = prompt(checkpoint, "Follow", start=True), png(112, 112, 0), {oracle.latent.start_id: 2.5}
@@ -113,7 +126,7 @@ def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path) -> None:
         "keep": lambda ordinal, own: None,
         "zeros": lambda ordinal, own: torch.zeros_like(own),
     }
-    with serving(checkpoint) as server:
+    with serving(checkpoint, **RUNNERS[runner]) as server:
         for mode, replace in replacements.items():
             (answer,) = generate(server, ids, (image,), bias=bias, extra=latent_args(mode), salt=cache_salt(mode))
             assert_same(answer, oracle.decode(ids, [image], steps=STEPS, bias=bias, replace=replace))
@@ -126,8 +139,8 @@ def test_the_pause_control_feeds_the_pads_own_embedding(tmp_path: Path) -> None:
         assert_same(rest, expected)
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_heads_with_weights_and_their_updates(tmp_path: Path, head: str) -> None:
+@pytest.mark.parametrize(("head", "runner"), [("linear", "v1"), ("mlp", "v1"), ("mlp", "v2")])
+def test_heads_with_weights_and_their_updates(tmp_path: Path, head: str, runner: str) -> None:
     checkpoint = build_checkpoint(tmp_path / head, head=head)
     path = checkpoint / "covt_latent" / "head.safetensors"
     generator = torch.Generator().manual_seed(6)
@@ -135,7 +148,7 @@ def test_heads_with_weights_and_their_updates(tmp_path: Path, head: str) -> None
         name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in load_file(path).items()
     }
     save_file(drawn, path)
-    with serving(checkpoint) as server:
+    with serving(checkpoint, **RUNNERS[runner]) as server:
         assert_parity(server, Oracle(checkpoint))
         pushed = changed(checkpoint, tmp_path / "changed")
         push(server, pushed, 3)
@@ -146,14 +159,14 @@ def test_heads_with_weights_and_their_updates(tmp_path: Path, head: str) -> None
         assert_parity(server, Oracle(changed(checkpoint, tmp_path / "again")))
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_tensor_parallel_2(tiny_checkpoint: Path, tmp_path: Path, tied: bool) -> None:
+@pytest.mark.parametrize(("tied", "runner"), [(True, "v1"), (False, "v1"), (True, "v2")])
+def test_tensor_parallel_2(tiny_checkpoint: Path, tmp_path: Path, tied: bool, runner: str) -> None:
     checkpoint = tiny_checkpoint
     if not tied:
         checkpoint = build_checkpoint(tmp_path / "untied")
         untie(checkpoint, 2)
     before = set(Path("/dev/shm").iterdir())
-    with serving(checkpoint, tensor_parallel=2) as server:
+    with serving(checkpoint, tensor_parallel=2, **RUNNERS[runner]) as server:
         assert_parity(server, Oracle(checkpoint))
         pushed = changed(checkpoint, tmp_path / "changed")
         push(server, pushed, 3)

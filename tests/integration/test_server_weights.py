@@ -12,7 +12,7 @@ import torch
 from family_params import every_family, stored_name
 from latent_oracle import Oracle, png
 from safetensors.torch import load_file, save_file
-from server_tools import STEPS, RunningServer, assert_same, generate, latents_of, prompt, push
+from server_tools import STEPS, RunningServer, assert_same, both_runners, generate, latents_of, prompt, push
 
 from covt_rollout.vllm_plugin import latent_args
 
@@ -26,6 +26,9 @@ FAULTS = {
     "cut off": "can't be read",
     "no files": "has no *.safetensors",
 }
+
+
+pytestmark = both_runners
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def server_environment(api_key: str | None, options: ServerOptions | None = None
     group = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     env = {name: value for name, value in env.items() if name not in group and not name.startswith("TORCHELASTIC_")}
     env |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "INFO", "TOKENIZERS_PARALLELISM": "false"}
-    env["PYTHONUNBUFFERED"] = "1"
+    env |= {"PYTHONUNBUFFERED": "1", **dict(options.variables)}
     if device == "cpu":
         # Threads are not pinned, or replicas would share cores. VLLM_ENABLE_V1_MULTIPROCESSING=0 lets the engine
         # process be the worker too.
