@@ -16,11 +16,10 @@ from covt_model.families import DEFAULT_FAMILY
 from covt_runtime.launch.workers import WorkerGroup
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=[DEFAULT_FAMILY])
 def tiny_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root-mean-square normalized feedback, K 4; of another family where `family_params.every_family` says so."""
-    family = getattr(request, "param", DEFAULT_FAMILY)
-    return build_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", family=family)
+    return build_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", family=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from server_tools import STEPS, RunningServer, assert_same, both_runners, genera
 
 from covt_rollout.vllm_plugin import latent_args
 
-pytestmark = every_family
+pytestmark = [every_family, both_runners]
 
 # What is wrong with a pushed folder → what the answer says about it.
 FAULTS = {
@@ -26,9 +26,6 @@ FAULTS = {
     "cut off": "can't be read",
     "no files": "has no *.safetensors",
 }
-
-
-pytestmark = both_runners
 
 
 @pytest.fixture
