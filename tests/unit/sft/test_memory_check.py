@@ -10,9 +10,8 @@ from covt_model.checkpoints.hf_folder import file_tensors
 from covt_model.families.qwen2_5_vl.published_sizes import PUBLISHED, published
 from covt_model.latents.output_head import CHUNK_BYTES
 from covt_runtime.engine.memory_estimate import LOGITS_CHUNK, MemoryEstimate
-from covt_runtime.engine.model_shape import model_shape
 from covt_runtime.process_environment import Machine
-from covt_sft.planning.memory_check import MemoryInputs, check_memory
+from covt_sft.planning.memory_check import MemoryInputs, check_memory, shape_of
 from covt_sft.planning.starting_checkpoint import build_tiny_checkpoint, tiny_config
 from covt_sft.sft_errors import SftError
 from covt_sft.sft_recipe import SftConfig
@@ -120,5 +119,5 @@ def test_the_tiny_models_size_is_that_of_its_checkpoint(tmp_path):
     config = SftConfig.model_validate({"data": {"path": str(tmp_path / "data")}})
     folder = build_tiny_checkpoint(config, tmp_path / "data", tmp_path / "tiny")
     built = sum(math.prod(tensor.shape) for tensor in file_tensors(folder / "model.safetensors").values())
-    shape = model_shape(tiny_config(config.model.tiny))
+    shape = shape_of(tiny_config(config.model.tiny))
     assert shape.language + shape.vision == pytest.approx(built, rel=0.1)

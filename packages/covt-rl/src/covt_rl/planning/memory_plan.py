@@ -32,7 +32,7 @@ from covt_runtime.engine.memory_estimate import (
     estimate_memory,
 )
 from covt_runtime.engine.memory_fit import Change, settings_that_fit
-from covt_runtime.engine.model_shape import tower_shape
+from covt_runtime.engine.model_shape import head_widths, tower_shape
 from covt_runtime.process_environment import Machine
 
 BATCH_PATCHES = 16_384
@@ -120,15 +120,9 @@ def checkpoint_shape(checkpoint: Path) -> ModelShape:
         intermediate=text["intermediate_size"],
         vocabulary=text["vocab_size"],
         linears=linears,
-        key_width=_key_width(text),
+        key_width=head_widths(text)[1],
         tower=tower_shape(config["vision_config"]) if "vision_config" in config else None,
     )
-
-
-def _key_width(text: dict[str, Any]) -> int:
-    """Width of a layer's keys, all heads together."""
-    heads = text["num_attention_heads"]
-    return text["hidden_size"] // heads * text.get("num_key_value_heads", heads)
 
 
 def tensor_shapes(checkpoint: Path) -> Iterator[tuple[str, list[int]]]:
@@ -198,7 +192,7 @@ def _server_memory(
     width = FP32_BYTES if full else BF16_BYTES
     length = min(section.max_model_len or longest, longest)
     sequences = min(section.max_num_seqs, config.rollout.prompts * config.rollout.samples)
-    cached = 2 * shape.layers * _key_width(text) * width * sequences * length / devices
+    cached = 2 * shape.layers * head_widths(text)[1] * width * sequences * length / devices
     parts = [
         MemoryPart("process", GPU_PROCESS if on_gpu else SERVER_PROCESS, "none", "rollout.base_url"),
         MemoryPart("weights", (shape.language + shape.vision) * width / devices, "none",

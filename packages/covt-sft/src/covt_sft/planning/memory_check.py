@@ -8,8 +8,8 @@ from typing import Any
 from covt_data.images.pixel_limits import PixelLimits
 from covt_data.schema import Row
 from covt_data.stream.row_tokens import longest_row
-from covt_model.families import read_image_settings
-from covt_runtime.engine.memory_estimate import GIB, MemoryEstimate, TrainingSettings, estimate_memory
+from covt_model.families import find_family, read_image_settings
+from covt_runtime.engine.memory_estimate import GIB, MemoryEstimate, ModelShape, TrainingSettings, estimate_memory
 from covt_runtime.engine.memory_fit import Change, settings_that_fit
 from covt_runtime.engine.model_shape import model_shape
 from covt_runtime.launch.workers import CPU_RANKS
@@ -72,7 +72,17 @@ class MemoryInputs:
             on_gpu=self.on_gpu,
             sample_cache=min(data.sample_cache_gib * GIB, self.data_bytes),
         )
-        return estimate_memory(model_shape(self.model), settings)
+        return estimate_memory(shape_of(self.model), settings)
+
+
+def shape_of(config: dict[str, Any]) -> ModelShape:
+    """The shape of a model from its config.json, with what its family counts."""
+    family = find_family(config)
+    return model_shape(
+        config,
+        layer_vectors=family.layer_vectors(config.get("text_config") or config),
+        vision_parameters=family.vision_parameters(config["vision_config"]),
+    )
 
 
 def planned_ranks(config: SftConfig, gpus: int) -> int:

@@ -95,8 +95,13 @@ def write_starting_checkpoint(
 def tiny_config(tiny: TinySection) -> dict[str, Any]:
     """The sizes of the tiny model, as far as its memory follows from them, in the words of a config.json."""
     vision = {"hidden_size": tiny.vision_hidden, "depth": tiny.vision_depth, "out_hidden_size": tiny.hidden}
-    vision |= {"intermediate_size": 2 * tiny.vision_hidden, "patch_size": 14, "temporal_patch_size": 2}
+    family = find_family(tiny.family or DEFAULT_FAMILY)
+    patch, levels = family.image_settings.patch, list(range(min(tiny.vision_depth, tiny.layers)))
+    vision |= {"intermediate_size": 2 * tiny.vision_hidden, "patch_size": patch, "temporal_patch_size": 2}
+    vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": levels}
     return {
+        "model_type": family.model_type,
+        "head_dim": tiny.hidden // tiny.heads,
         "hidden_size": tiny.hidden,
         "num_hidden_layers": tiny.layers,
         "num_attention_heads": tiny.heads,
