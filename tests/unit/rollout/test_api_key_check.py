@@ -1,4 +1,4 @@
-"""The key is asked for on every path but the health checks."""
+"""The key is asked for on every path but the health checks and the page, which holds nothing of the model."""
 
 from __future__ import annotations
 
@@ -38,8 +38,14 @@ def test_the_key_opens_every_path(path, monkeypatch) -> None:
     assert ask(path, b"Bearer secret", monkeypatch) == (200, True)
 
 
-def test_health_is_open(monkeypatch) -> None:
-    assert ask("/health", None, monkeypatch) == (200, True)
+@pytest.mark.parametrize("path", ["/health", "/covt/page"])
+def test_health_and_the_empty_page_are_open(path, monkeypatch) -> None:
+    assert ask(path, None, monkeypatch) == (200, True)
+
+
+@pytest.mark.parametrize("path", ["/covt/inspect", "/covt/rows/0", "/covt/page/", "/covt/weights/a"])
+def test_what_the_page_shows_is_not(path, monkeypatch) -> None:
+    assert ask(path, None, monkeypatch) == (401, False)
 
 
 def test_loopback_addresses() -> None:

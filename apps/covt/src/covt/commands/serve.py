@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -42,12 +42,18 @@ def serve(
         str, typer.Option(help="Folder for weights that a trainer elsewhere uploads; without it /dev/shm.")
     ] = "",
     images: Annotated[int, typer.Option(help="Most pictures in one prompt.")] = 8,
+    page: Annotated[
+        bool, typer.Option("--page", help="Serve a page beside the API that looks into latents; on loopback only.")
+    ] = False,
+    data: Annotated[str, typer.Option(metavar="SET", help="With --page: a prepared set whose rows it offers.")] = "",
+    split: Annotated[str, typer.Option(help="Which split of it.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
 ) -> None:
     """Serve a latent model with an OpenAI-compatible API.
 
     An unmodified vLLM with the latent plugin, until Ctrl-C or SIGTERM.
     """
+    from covt_rollout.reading_endpoints import PAGE
     from covt_rollout.server.replicas import run_replicas, wait_until_stopped
     from covt_rollout.server.server_options import ServerOptions
     from covt_runtime.metrics.progress import Progress
@@ -61,6 +67,7 @@ def serve(
         runner=runner,
         weight_folder=weight_folder,
         images_per_prompt=images,
+        **(page_options(host, data, split) if page else {}),
     )
     stopped = threading.Event()
     begun = time.monotonic()
@@ -78,17 +85,35 @@ def serve(
             servers = stack.enter_context(starting)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
-        data = {
+        started = {
             "url": ",".join(server.url for server in servers),
             "model": str(checkpoint),
+            "page": f"{servers[0].url}{PAGE}" if page else None,
             "seconds": round(time.monotonic() - begun, 1),
             "replicas": [{"url": one.url, "pid": one.pid, "log": str(one.log_path)} for one in servers],
         }
-        emit(data, as_json=as_json, text="\n".join(server.url for server in servers))
+        emit(started, as_json=as_json, text="\n".join(server.url for server in servers))
         sys.stdout.flush()
         logs = ", ".join(str(server.log_path) for server in servers)
+        if page:
+            note(f"page: {servers[0].url}{PAGE}")
         note(f"try:\n{example(servers[0].url, str(checkpoint))}\nlog: {logs}\nCtrl-C stops the server")
         wait_until_stopped(servers, stopped)
+
+
+def page_options(host: str, data: str, split: str) -> dict[str, Any]:
+    """The options of servers that look into latents; the set is read here once, to refuse one that can't be read."""
+    from covt_eval.inspection.inspect_app import DATA_VARIABLE, MIDDLEWARE, SPLIT_VARIABLE
+    from covt_eval.inspection.offered_rows import OfferedRows
+    from covt_rollout.rollout_errors import ServerError
+    from covt_rollout.server.server_options import is_loopback
+
+    if not is_loopback(host):
+        remedy = "serve on loopback, and reach it from elsewhere with `ssh -L 8000:localhost:8000 HOST`"
+        raise ServerError(f"--page is for people on this machine, not for {host}", remedy)
+    folder = str(Path(data).resolve()) if data else ""
+    OfferedRows(folder, split)
+    return {"middleware": (MIDDLEWARE,), "variables": ((DATA_VARIABLE, folder), (SPLIT_VARIABLE, split))}
 
 
 def example(url: str, model: str) -> str:

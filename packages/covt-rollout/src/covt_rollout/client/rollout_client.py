@@ -43,6 +43,7 @@ class RolloutClient:
         timeout: float = 600.0,
         attempts: int = 6,
         backoff: float = 0.25,
+        stream_interval: int = STREAM_INTERVAL,
         on_down: Callable[[], Awaitable[None]] | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
@@ -59,12 +60,13 @@ class RolloutClient:
             timeout: seconds of silence after which a server counts as failed.
             attempts: how often a request is sent.
             backoff: seconds before the second attempt.
+            stream_interval: tokens of a sample between two reports of its progress.
             on_down: brings the server back.
             on_note: told when a server fails or is slow.
         """
         self.latent, self.decode, self.version = latent, decode, version
         self.placeholder_ids = placeholder_ids
-        self.attempts = attempts
+        self.attempts, self.stream_interval = attempts, stream_interval
         self.transport = Transport(
             urls.split(",") if isinstance(urls, str) else urls,
             api_key=api_key,
@@ -116,7 +118,7 @@ class RolloutClient:
             mode: the name that the completions carry, by default the mode on the wire.
             hold_latents: keep the latents on the server until `take_latents`.
             on_done: called with the number of finished prompts.
-            on_progress: called with each unfinished sample about every `STREAM_INTERVAL` tokens, until the request has
+            on_progress: called with each unfinished sample about every `stream_interval` tokens, until the request has
                 to be sent again.
 
         Returns:
@@ -248,7 +250,7 @@ class _Request:
         assembler = None
         if on_progress is not None:
             assembler = StreamedAnswer(self.sampling.n, on_progress)
-            endpoints.stream_every(body, STREAM_INTERVAL)
+            endpoints.stream_every(body, self.client.stream_interval)
         try:
             return await endpoints.generate(self.client.transport, body, assembler)
         except ServerRefusedError as error:

@@ -12,13 +12,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from covt_rollout.endpoints import HEALTH, PING
+from covt_rollout.reading_endpoints import PAGE
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-OPEN_PATHS = (HEALTH, PING)
+OPEN_PATHS = (HEALTH, PING, PAGE)
 
 
 class RequireKey:
-    """ASGI middleware that answers 401 unless the bearer token is VLLM_API_KEY; health checks stay open."""
+    """ASGI middleware that answers 401 unless the bearer token is VLLM_API_KEY.
+
+    Health checks stay open, and the page, which holds nothing before it is given the key.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm.v1.worker.gpu_worker import Worker
 
+from covt_rollout.latent_readings import nearest_words, patch_cosines, picture_features
 from covt_rollout.vllm_plugin import reload_weights as weights
-from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_supported
+from covt_rollout.vllm_plugin.engine_settings import EngineSettings, check_supported, checkpoint_folder
 from covt_rollout.vllm_plugin.latent_runner import LatentRunner
 from covt_rollout.vllm_plugin.placement_checks import reaches, sees_file
-from covt_rollout.vllm_plugin.protocol import encode_latents
+from covt_rollout.vllm_plugin.protocol import decode_latents, encode_latents
 
 if TYPE_CHECKING:
     from covt_rollout.vllm_plugin.reload_weights import AnyRunner
@@ -59,6 +61,26 @@ class LatentWorker(Worker):
             if (choices := [found[index] for index in sorted(found)])
             else None
             for key, found in taken.items()
+        }
+
+    def covt_read_latents(self, latents: dict[str, Any], pictures: list[str], words: int) -> dict[str, Any]:
+        """Tell what latents [P, H] resemble.
+
+        Args:
+            latents: `latent_data` and `latent_shape`.
+            pictures: encoded pictures in base64.
+            words: how many words to name for each latent.
+
+        Returns:
+            `cosines`: [P, n] with the n visual features of each picture, on the wire like latents. `words`: for each
+            latent pairs of token id and probability, the most probable first.
+        """
+        rows, files = decode_latents(latents), [base64.b64decode(picture) for picture in pictures]
+        model = weights.served_model(self.latent_runner)
+        features = picture_features(model, checkpoint_folder(self.vllm_config.model_config.model), files)
+        return {
+            "cosines": [encode_latents(one) for one in patch_cosines(features, rows)],
+            "words": nearest_words(model, rows, words),
         }
 
     def covt_load_weights(self, folder: str, version: int) -> dict[str, Any]:
