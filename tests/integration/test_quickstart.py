@@ -1,6 +1,7 @@
 """The whole quickstart in a minute or two: every phase on its real components, with few steps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from covt.quickstart.run import Quickstart
 from covt.quickstart.state import State
 from covt.quickstart.summary import ABLATIONS, MODELS, table
-from covt.quickstart.tasks import Task, for_family
+from covt.quickstart.tasks import Task, find_task, for_family
 from covt.recipe_files import read_recipe
 from covt_model.checkpoints.latent_checkpoint import load_model
 from covt_model.families import known_families
@@ -18,9 +19,9 @@ from covt_runtime.metrics.progress import Progress
 pytestmark = pytest.mark.slow
 
 
-def shortened(job: str, out: Path, **values: str) -> str:
-    """The tiny recipe with other values for some of its lines, as a file."""
-    lines = (Path(__file__).parents[2] / "recipes" / f"{job}-tiny.toml").read_text().splitlines()
+def shortened(job: str, out: Path, recipe: str = "tiny", **values: str) -> str:
+    """A recipe with other values for some of its lines, as a file."""
+    lines = (Path(__file__).parents[2] / "recipes" / f"{job}-{recipe}.toml").read_text().splitlines()
     for old, new in values.items():
         assert any(line.startswith(f"{old} =") for line in lines), old
         lines = [f"{old} = {new}" if line.startswith(f"{old} =") else line for line in lines]
@@ -66,3 +67,22 @@ def test_every_phase_runs_and_an_interrupted_one_is_repeated(tmp_path: Path, fam
     again = run(task, out)
     assert again["accuracy"] == summary["accuracy"]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == stamps
+
+
+@pytest.mark.shared_data
+def test_vsp_is_judged_on_published_and_generated_maps_and_its_latents_are_decoded(tmp_path: Path, shared_data: Path):
+    options = find_task("vsp", shared_data / "vsp_maze_main").data_options
+    options |= {"n_train": 128, "n_prompts": 64, "n_test": 20, "n_validation": 20, "levels": (3,)}
+    sft = shortened("sft", tmp_path, "vsp", steps="4", every="20", rows="16", warmup_steps="1")
+    rl = shortened("rl", tmp_path, "vsp", steps="2", prompts="4")
+    task = replace(find_task("vsp", None), sft=sft, rl=rl, data_options=options)
+    out = tmp_path / "run"
+    summary = run(task, out)
+    assert summary["n_test"] == 56 and summary["generated"]["n_test"] == 20
+    assert summary["baseline"]["manhattan"] == pytest.approx(47 / 56)
+    assert set(summary["trigger_rate"]) == set(summary["generated"]["trigger_rate"]) == set(MODELS)
+    assert summary["trigger_rate"]["plain"] == 0
+    assert table(summary).count("another row's latents") == 2
+    counted = json.loads((out / "latents.json").read_text())
+    assert counted["rows"] == 56 and counted["reader"] > 0.98
+    assert "What the latents say" in (out / "report.html").read_text() or not counted["latents"]
