@@ -12,12 +12,12 @@ COVT = str(Path(sys.executable).with_name("covt"))
 WORDS = ["the", "map", "shows", "a", "path", "from", "green", "square", "to", "red", "then", "turns", "left"]
 
 
-def prepare_made(out: Path, splits: dict[str, int], *, words: int, side: int = 112) -> Path:
-    """Write and prepare a set.
+def prepare_made(out: Path, rows: int, *, words: int, side: int = 112) -> Path:
+    """Write and prepare a set, whose only split is `train`.
 
     Args:
         out: folder of the prepared set; the raw files lie beside it.
-        splits: rows of each split.
+        rows: how many.
         words: words of a row's first step, of about one token each.
         side: pixels per side of its picture; the helper image has half of it.
     """
@@ -34,17 +34,16 @@ def prepare_made(out: Path, splits: dict[str, int], *, words: int, side: int = 1
         (raw / name).write_bytes(buffer.getvalue())
         return name
 
-    rows = []
-    for number, split in enumerate(split for split, count in splits.items() for _ in range(count)):
+    made = []
+    for number in range(rows):
         steps = [
             {"type": "text", "text": " ".join(draw.choice(WORDS, words))},
             {"type": "latent", "images": [picture(f"{number}-helper.png", side // 2)]},
             {"type": "text", "text": "So it is A."},
         ]
-        row = {"id": f"row-{number}", "source": "made", "split": split, "question": "<image> Where does it lead?"}
-        row |= {"images": [picture(f"{number}.png", side)], "answer": "A", "grader": "text"}
-        rows.append(row | ({} if split == "prompts" else {"steps": steps}))
-    (raw / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        row = {"id": f"row-{number}", "source": "made", "split": "train", "question": "<image> Where does it lead?"}
+        made.append(row | {"images": [picture(f"{number}.png", side)], "answer": "A", "grader": "text", "steps": steps})
+    (raw / "rows.jsonl").write_text("\n".join(map(json.dumps, made)) + "\n")
     command = [COVT, "data", "prepare", "jsonl", "--source", str(raw / "rows.jsonl"), "--out", str(out)]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return out

@@ -68,7 +68,7 @@ SIZES = {
 def prepared(folder: Path, words: int) -> Path:
     """A set whose rows have so many words."""
     out = folder / f"rows-{words}"
-    return out if out.is_dir() else prepare_made(out, {"train": ROWS}, words=words, side=224)
+    return out if out.is_dir() else prepare_made(out, ROWS, words=words, side=224)
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "stage2.steps": 3, "eval.rows": 0, "log.save_every": 2, "log.keep": 1, "log.wandb": "disabled",
     } | size.settings  # fmt: skip
     command = [COVT, "sft", "tiny", *(f"{key}={value}" for key, value in settings.items())]
-    shown = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run([*command, "--dry-run", "--json"], stdout=subprocess.PIPE, text=True, check=True).stdout
     plan = json.loads(shown)["plan"]
     run = folder / "runs" / name
 

@@ -67,7 +67,7 @@ class MemoryWatch:
         every: seconds between samples.
     """
 
-    def __init__(self, phase: Callable[[], str], floor: float = 0.7 * GIB, every: float = 0.1) -> None:
+    def __init__(self, phase: Callable[[], str], floor: float = 0.4 * GIB, every: float = 0.1) -> None:
         self.phases: dict[str, Peaks] = {}
         self.killed = False
         self._phase, self._floor, self._every = phase, floor, every

@@ -64,7 +64,7 @@ class Rehearsal:
         self.base = write_random(folder / "base", size, depth)
         self.data = folder / "data"
         self.exported = folder / "exported"
-        prepare_made(self.data, {"train": 8, "prompts": 4, "test": 4}, words=24)
+        prepare_made(self.data, 8, words=24)
 
     def sft_arguments(self) -> list[str]:
         settings = {
@@ -80,8 +80,9 @@ class Rehearsal:
     def rl_arguments(self) -> list[str]:
         settings = {
             "run.name": "rl", "run.out": self.folder / "runs", "run.ranks": 2, "model.path": self.exported,
-            "model.gradient_checkpointing": "true", "lora.rank": 8, "data.path": self.data, "data.micro_batch": 1,
-            "data.max_length": 512, "rollout.prompts": 2, "rollout.samples": 4, "rollout.max_tokens": 24,
+            "model.gradient_checkpointing": "true", "lora.rank": 8, "data.path": self.data, "data.split": "train",
+            "data.micro_batch": 1, "data.max_length": 512, "rollout.prompts": 2, "rollout.samples": 4,
+            "rollout.max_tokens": 24,
             "rollout.weight_folder": self.folder / "weights", "rollout.timeout": 1200, "server.dtype": "bfloat16",
             "server.max_model_len": 512, "server.max_num_seqs": 8, "algorithm.steps": 1,
             "algorithm.gap_limit": 10, "rewards.use": f'"format,accuracy,necessity,{self.folder}/reward.py:evenness"',
@@ -108,7 +109,7 @@ class Rehearsal:
     def plan(self, arguments: Sequence[str]) -> dict[str, Any]:
         """What the dry run says about memory."""
         command = [COVT, *arguments, "--dry-run", "--json"]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(shown.stdout)["plan"]["memory"]
 
     def sft(self) -> None:
@@ -152,7 +153,18 @@ class Rehearsal:
             found = next((match[0] for line in server.stdout if (match := re.search(r'http://[^",\s]+', line))), "")
             assert found, (self.folder / "serve.log").read_text()[-3000:]
             state[0] = "evaluate"
-            rows = ["--rows", "2", "--max-tokens", "16", "--out", str(self.folder / "eval"), "--base-url", found]
+            rows = [
+                "--split",
+                "train",
+                "--rows",
+                "2",
+                "--max-tokens",
+                "16",
+                "--out",
+                str(self.folder / "eval"),
+                "--base-url",
+                found,
+            ]
             subprocess.run([COVT, "eval", str(self.exported), str(self.data), *rows], check=True, stdout=sys.stderr)
         finally:
             server.terminate()
