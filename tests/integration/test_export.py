@@ -260,10 +260,8 @@ print(json.dumps({
 
 
 @every_family
-@pytest.mark.parametrize(("head", "eos_bias"), [("identity", 2.0), ("none", 1.6), ("linear", 2.0), ("mlp", 2.0)])
-def test_transformers_alone_decodes_latents_like_our_reference(
-    tiny_checkpoint: Path, tmp_path: Path, head: str, eos_bias: float
-):
+@pytest.mark.parametrize("head", ["identity", "none", "linear", "mlp"])
+def test_transformers_alone_decodes_latents_like_our_reference(tiny_checkpoint: Path, tmp_path: Path, head: str):
     """Batch of three with prompts of different lengths, in a process whose only packages are installed ones."""
     import transformers
 
@@ -285,17 +283,20 @@ def test_transformers_alone_decodes_latents_like_our_reference(
         weights += [(f"{ATTRIBUTE}.{name}", 0.3 * torch.randn_like(p)) for name, p in feedback_head.named_parameters()]
     folder = write_checkpoint(weights, tiny_checkpoint, tmp_path / "model", latent)
     model, encoder = load_model(folder), Encoder(folder)
-    values = {latent.start_id: 2.2, encoder.eos_id: eos_bias}
     bias = torch.zeros(model.config.text_config.vocab_size)
-    for token, value in values.items():
-        bias[token] = value
     model.lm_head.register_forward_hook(lambda _module, _inputs, logits: logits + bias)
     rows = [make_row(number, cells) for number, cells in ((0, 2), (1, 3), (2, 1))]
     prompts = [encoder.encode_prompt(row) for row in rows]
     features = VisionFeatures(model.model.visual, read_image_settings(folder))([p for q in prompts for p in q.pictures])
-    expected = generate(model, prompts, features, latent, max_new_tokens=new)
-    assert sum(len(one.latent_spans) for one in expected) >= 3
-    assert head in ("linear", "mlp") or len({len(one.token_ids) for one in expected}) > 1
+    # Random models end their turns more or less readily: the first of these with spans and turns of unequal lengths.
+    for eos_bias in (2.0, 1.8, 1.6, 1.4, 1.2, 2.2, 2.4):
+        values = {latent.start_id: 2.2, encoder.eos_id: eos_bias}
+        bias[list(values)] = torch.tensor(list(values.values()))
+        expected = generate(model, prompts, features, latent, max_new_tokens=new)
+        spans, lengths = sum(len(one.latent_spans) for one in expected), {len(one.token_ids) for one in expected}
+        if spans >= 3 and len(lengths) > 1:
+            break
+    assert spans >= 3 and (head in ("linear", "mlp") or len(lengths) > 1)
 
     task = {"bias": values, "images": [], "new": new, "drop_types": head == "none"}
     task["texts"] = [

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from family_params import every_family
 from latent_oracle import Oracle, png
 from server_tools import (
     BATCHED_TOKENS,
@@ -25,7 +26,7 @@ from server_tools import (
 from covt_model.latents.feedback import noise
 from covt_rollout.vllm_plugin import cache_salt, latent_args
 
-pytestmark = both_runners
+pytestmark = [every_family, both_runners]
 
 
 @pytest.fixture(scope="module")
