@@ -49,7 +49,7 @@ def smollm2(folder: Path) -> Path:
 SIZES = {
     "tiny": Size(lambda _: "tiny", {"zero.dtype": "fp32", "zero.gather": "step"}),
     "135m": Size(
-        smollm2, {"zero.gather": "step", "data.batch_size": 8, "data.micro_batch": 4, "latent.selection": "ilvr"},
+        smollm2, {"zero.gather": "step", "data.batch_size": 8, "data.micro_batch": 4},
         words=400,
     ),
     "3b-lora": Size(
@@ -60,7 +60,7 @@ SIZES = {
     ),
     "3b-full": Size(
         lambda folder: write_random(folder / "3b-part", "3b", 1 / 12),
-        {"zero.gather": "module", "data.batch_size": 2, "data.micro_batch": 1, "latent.selection": "focus"},
+        {"zero.gather": "module", "data.batch_size": 2, "data.micro_batch": 1},
     ),
 }  # fmt: skip
 
@@ -76,7 +76,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     size = SIZES[name]
     settings = {
         "run.name": name, "run.out": folder / "runs", "run.ranks": 2, "model.path": size.build(folder),
-        "latent.size": 8, "latent.selection": "focus", "latent.normalize": "rms", "latent.required": "false",
+        "latent.size": 8, "latent.selection": "ilvr", "latent.normalize": "rms", "latent.required": "false",
         "data.path": prepared(folder, size.words), "data.batch_size": 16, "data.micro_batch": 8,
         "data.sample_cache_gib": 0.01, "data.feature_cache_gib": 0.01, "zero.dtype": "bf16", "stage1.steps": 3,
         "stage2.steps": 3, "eval.rows": 0, "log.save_every": 2, "log.keep": 1, "log.wandb": "disabled",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,10 @@ def compare(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
 
     zero = ZeroConfig(**payload["zero"])
     dtype = DTYPES[zero.dtype]
-    model, visual = load_split(payload["checkpoint"], dtype, sharding=ZeroSharding(zero))
+    sharding = ZeroSharding(zero, maps=payload["maps"])
+    model, visual = load_split(payload["checkpoint"], dtype, sharding=sharding)
+    mapped = {name for name, parameter in model.named_parameters() if is_mapped(parameter.ds_tensor)}
+    tower = all(is_mapped(parameter) for parameter in visual.parameters())
     held = max(parameter.numel() for parameter in model.parameters())
     file = load_file(f"{payload['checkpoint']}/model.safetensors")
     wrong = []
@@ -46,6 +50,8 @@ def compare(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
     tied = model.lm_head.weight is model.get_input_embeddings().weight
     engine.close()
     return {
+        "mapped": len(mapped) / len(list(model.parameters())),
+        "tower": tower,
         "wrong": wrong,
         "held": held,
         "rotary": torch.equal(rotary, expected),
@@ -53,6 +59,15 @@ def compare(payload: dict[str, Any], worker: Any) -> dict[str, Any]:
         "tied": tied,
         "stops": model.generation_config.eos_token_id == whole.generation_config.eos_token_id,
     }
+
+
+def is_mapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in the pages of a checkpoint's file."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(number, 16) for number in line.split()[0].split("-"))
+        if first <= tensor.data_ptr() < last:
+            return line.endswith(".safetensors")
+    return False
 
 
 def load(payload: dict[str, Any], worker: Any) -> None:

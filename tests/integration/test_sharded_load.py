@@ -15,18 +15,21 @@ from covt_runtime.runtime_errors import WorkerUserError
 
 
 @pytest.mark.parametrize(
-    "zero",
+    ("zero", "maps", "mapped"),
     [
-        {"dtype": "fp32", "gather": "step"},
-        {"dtype": "fp32", "gather": "module", "persistence_threshold": 100},
-        {"dtype": "bf16", "gather": "module"},
-        {"dtype": "fp32", "gather": "module", "offload_parameters": "cpu", "offload_optimizer": "cpu"},
+        ({"dtype": "fp32", "gather": "step"}, False, 0),
+        ({"dtype": "fp32", "gather": "module", "persistence_threshold": 100}, True, 1),
+        ({"dtype": "bf16", "gather": "module"}, True, 0),  # the file is in fp32
+        ({"dtype": "fp32", "gather": "module", "offload_parameters": "cpu", "offload_optimizer": "cpu"}, True, 0),
     ],
 )
 def test_each_rank_holds_its_piece_and_computes_what_the_whole_model_does(
-    two_ranks: WorkerGroup, tiny_checkpoint: Path, zero: dict[str, object]
+    two_ranks: WorkerGroup, tiny_checkpoint: Path, zero: dict[str, object], maps: bool, mapped: float
 ) -> None:
-    seen = two_ranks.run("sharding_jobs:compare", {"checkpoint": str(tiny_checkpoint), "zero": zero})
+    """Weights that stay frozen, and the vision tower, may lie in the file's pages, where the file has their dtype."""
+    payload = {"checkpoint": str(tiny_checkpoint), "zero": zero, "maps": maps}
+    seen = two_ranks.run("sharding_jobs:compare", payload)
+    assert seen["mapped"] == mapped and seen["tower"] == (zero["dtype"] == "fp32")
     assert seen["wrong"] == [] and seen["held"] <= 1
     assert seen["rotary"] and seen["tied"] and seen["stops"]
     assert seen["difference"] <= (1e-5 if zero["dtype"] == "fp32" else 0.05)
