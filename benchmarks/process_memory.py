@@ -38,10 +38,12 @@ class Peaks:
 
     @property
     def roles(self) -> dict[str, float]:
-        """Bytes by role; the processes of a role are added up."""
+        """Bytes by role; the processes of a role are added up, but a rank is one, the fullest."""
         found: dict[str, float] = {}
         for (role, _), size in self.processes.items():
-            found[role] = found.get(role, 0.0) + size
+            # When rank 0 has ended, the other ranks are counted from it on.
+            before = found.get(role, 0.0)
+            found[role] = max(before, size) if role.startswith("rank") else before + size
         return found
 
     def as_dict(self) -> dict[str, object]:
