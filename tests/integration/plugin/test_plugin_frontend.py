@@ -24,7 +24,8 @@ def send(path: str, body: Any, head: str = "identity", chunks: int = 1, method: 
     model = SimpleNamespace(
         hf_config=SimpleNamespace(covt_latent=latent, image_token_id=IMAGE), get_hidden_size=lambda: H
     )
-    app = SimpleNamespace(state=SimpleNamespace(vllm_config=SimpleNamespace(model_config=model)))
+    config = SimpleNamespace(model_config=model, additional_config={}, use_v2_model_runner=False)
+    app = SimpleNamespace(state=SimpleNamespace(vllm_config=config))
     size = -(-len(raw) // chunks) or 1
     parts = [raw[i : i + size] for i in range(0, len(raw), size)] or [b""]
     inbox = [{"type": "http.request", "body": part, "more_body": n + 1 < len(parts)} for n, part in enumerate(parts)]
