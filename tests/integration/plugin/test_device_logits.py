@@ -53,8 +53,8 @@ def test_it_forces_the_same_tokens(batch: list[tuple[list[int], list[int], int |
     from vllm.v1.sample.logits_processor import BatchUpdate
     from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 
-    from covt_rollout.vllm_plugin.device_logits import DeviceLatentLogits
     from covt_rollout.vllm_plugin.logits import LatentLogitsProcessor
+    from covt_rollout.vllm_plugin.v2.device_logits import DeviceLatentLogits
 
     def params(limit: int | None) -> SamplingParams:
         made = SamplingParams(extra_args=None if limit is None else {"latent_max_spans": limit}, stop_token_ids=[STOP])
@@ -105,7 +105,7 @@ def test_a_completion_ends_where_the_device_has_no_room_for_another_span() -> No
     from vllm import SamplingParams
     from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 
-    from covt_rollout.vllm_plugin.device_logits import DeviceLatentLogits
+    from covt_rollout.vllm_plugin.v2.device_logits import DeviceLatentLogits
 
     prompt = [2, START, *[PAD] * K, END]
     output = [START, *[PAD] * K, END] * 5

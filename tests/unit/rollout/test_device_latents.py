@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from covt_model.latents.latent_modes import LatentMode
 from covt_model.latents.latent_replacement import replacement_latent
-from covt_rollout.vllm_plugin.device_latents import DeviceLatents, HostCopy
 from covt_rollout.vllm_plugin.protocol import LatentOptions
+from covt_rollout.vllm_plugin.v2.device_latents import DeviceLatents, HostCopy
 
 HIDDEN, PADS, SLOTS = 3, 6, 4
 GIVEN = np.arange(6, dtype=np.float32).reshape(2, HIDDEN) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,18 @@ def picture_features(model: Any, checkpoint: Path, pictures: Sequence[bytes]) ->
         pictures: encoded pictures.
     """
     settings = read_image_settings(checkpoint)
-    family, weight = find_family(settings.model_type), next(model.visual.parameters())
+    family, raw_dtype = find_family(settings.model_type), model.visual.input_norm.input_dtype
+    if raw_dtype is not None:
+        # vLLM's vision tower normalizes pixels itself: it is given them as they are, from 0 to 255.
+        settings = replace(settings, mean=(0.0,) * 3, std=(1 / 255,) * 3)
     hidden = model.config.get_text_config().hidden_size
     features: list[torch.Tensor] = []
     for data in pictures:
         values, grid = family.patchify(Picture(data).pixels()[None], settings)
-        (found,) = model.embed_multimodal(pixel_values=values.to(weight), image_grid_thw=torch.tensor([grid]))
+        if raw_dtype is not None:
+            values = values.round().to(raw_dtype)
+        values = values.to(model.visual.device)
+        (found,) = model.embed_multimodal(pixel_values=values, image_grid_thw=torch.tensor([grid]))
         # Where deeper layers get features of their own, those stand behind the first H columns.
         features.append(found[:, :hidden])
     return features

@@ -29,7 +29,7 @@ DISK_GIB = (2, 10)
 SHARED_MEMORY_GIB = 12
 """Free shared memory below which a check warns: two copies of a model of 3 billion parameters in bf16."""
 THREADS = "OMP_NUM_THREADS"
-PLUGIN_MODULES = ("covt_rollout.vllm_plugin.latent_runner", "covt_rollout.vllm_plugin.device_runner")
+PLUGIN_MODULES = ("covt_rollout.vllm_plugin.latent_runner", "covt_rollout.vllm_plugin.v2.device_runner")
 EXPECTED = {"torch": "2.13.", "transformers": "5.", "deepspeed": "0.19.", "vllm": "0.32."}
 
 

@@ -16,7 +16,7 @@ class InterpreterDriver(DriverBase):
     def is_active(cls) -> bool:
         return True
 
-    def map_python_to_cpp_type(self, ty: str) -> str:
+    def map_python_to_cpp_type(self, _: str) -> str:
         raise NotImplementedError("the interpreter compiles nothing")
 
     def get_current_target(self) -> GPUTarget:

@@ -31,7 +31,7 @@ Runner = Literal["v1", "v2"]
 """vLLM's model runner. V2 schedules asynchronously and needs Triton."""
 LOGITS: dict[Runner, str] = {
     "v1": f"{_PACKAGE}.logits:LatentLogitsProcessor",
-    "v2": f"{_PACKAGE}.device_logits:DeviceLatentLogits",
+    "v2": f"{_PACKAGE}.v2.device_logits:DeviceLatentLogits",
 }
 WORKERS: dict[Device, str] = {
     "cpu": f"{_PACKAGE}.cpu_worker.LatentCPUWorker",

@@ -27,6 +27,6 @@ class LatentCPUWorker(LatentWorker, CPUWorker):
         # vLLM's V2 runner needs Triton, which on CPUs only the tests have.
         from vllm.v1.worker.cpu.model_runner import CPUModelRunner as CPUModelRunnerV2
 
-        from covt_rollout.vllm_plugin.device_runner import DeviceLatentRunner
+        from covt_rollout.vllm_plugin.v2.device_runner import DeviceLatentRunner
 
         return type("DeviceLatentCPUModelRunner", (DeviceLatentRunner, CPUModelRunnerV2), {})

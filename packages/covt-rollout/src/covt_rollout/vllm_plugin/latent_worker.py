@@ -40,7 +40,7 @@ class LatentWorker(Worker):
     def runner_class(self) -> type[AnyRunner]:
         """The runner with latents, for the model runner that vLLM has chosen."""
         if self.vllm_config.use_v2_model_runner:
-            from covt_rollout.vllm_plugin.device_runner import DeviceLatentRunner
+            from covt_rollout.vllm_plugin.v2.device_runner import DeviceLatentRunner
 
             return DeviceLatentRunner
         return LatentRunner

@@ -14,8 +14,8 @@ from covt_model.model_errors import CheckpointError, ModelError
 from covt_rollout.vllm_plugin.engine_settings import checkpoint_folder
 
 if TYPE_CHECKING:
-    from covt_rollout.vllm_plugin.device_runner import DeviceLatentRunner
     from covt_rollout.vllm_plugin.latent_runner import LatentRunner
+    from covt_rollout.vllm_plugin.v2.device_runner import DeviceLatentRunner
 
     AnyRunner = LatentRunner | DeviceLatentRunner
 

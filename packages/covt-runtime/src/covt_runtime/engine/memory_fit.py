@@ -58,7 +58,7 @@ def settings_that_fit(config: C, changes: Sequence[Change], fits: Callable[[C], 
 def _needed(config: C, taken: Mapping[str, Any], fits: Callable[[C], bool]) -> Change:
     """The changes without those that make no difference, tried from the most to the least costly."""
     left = dict(taken)
-    for key in reversed(taken):
+    for key in reversed(list(taken)):
         fewer = with_change(config, {name: value for name, value in left.items() if name != key})
         if fewer is not None and fits(fewer):
             del left[key]

@@ -27,7 +27,6 @@ from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
 from covt_model.latents.feedback import feedback
 from covt_model.latents.heads import load_head
-from covt_rollout.vllm_plugin.device_latents import DeviceLatents, HostCopy
 from covt_rollout.vllm_plugin.engine_settings import EngineSettings, checkpoint_folder
 from covt_rollout.vllm_plugin.latent_store import FINISHED_LIMIT, FinishedLatents
 from covt_rollout.vllm_plugin.protocol import Latents
@@ -38,6 +37,7 @@ from covt_rollout.vllm_plugin.request_latents import (
     prompt_latents,
     request_options,
 )
+from covt_rollout.vllm_plugin.v2.device_latents import DeviceLatents, HostCopy
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import NewRequestData

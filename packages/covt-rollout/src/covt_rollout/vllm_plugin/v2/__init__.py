@@ -1,0 +1,1 @@
+"""Latents on vLLM's V2 model runner: on the device, in stream order."""
