@@ -113,35 +113,44 @@ def check_memory(config: SftConfig, inputs: MemoryInputs, name: str, machine: Ma
     Raises:
         SftError: one rank needs more than a GPU has, or the ranks of this machine more than its host memory.
     """
-    for what, needed, has in _limits(machine, inputs):
+    for sentence, needed, has in _limits(machine, inputs, name):
         need = needed(inputs.estimate(config))
         if need <= has:
             continue
         found = settings_that_fit(
-            config, CHANGES, lambda other: all(n(inputs.estimate(other)) <= h for _, n, h in _limits(machine, inputs))
+            config,
+            CHANGES,
+            lambda other: all(n(inputs.estimate(other)) <= h for _, n, h in _limits(machine, inputs, name)),
         )
         largest = inputs.estimate(config).remedies()
         raise SftError(
-            f"{name} {what.format(need=f'{need / GIB:.0f} GiB', has=f'{has / GIB:.0f} GiB')}",
+            sentence(f"{need / GIB:.0f} GiB", f"{has / GIB:.0f} GiB"),
             f"it fits with {found} (see docs/training.md)"
             if found
             else f"use more GPUs or a smaller model, or lower the largest parts: {largest} (see docs/training.md)",
         )
 
 
-Limit = tuple[str, Callable[[MemoryEstimate], float], float]
+Limit = tuple[Callable[[str, str], str], Callable[[MemoryEstimate], float], float]
 
 
-def _limits(machine: Machine, inputs: MemoryInputs) -> list[Limit]:
+def _limits(machine: Machine, inputs: MemoryInputs, name: str) -> list[Limit]:
     """What must fit where: a sentence, the bytes that an estimate needs there, and those that the machine has."""
     ranks = inputs.ranks
+
+    def on_cpus(need: str, has: str) -> str:
+        return f"{name} on {ranks} CPU ranks needs about {need} and this machine, which has no GPU, has {has}"
+
+    def on_gpus(need: str, has: str) -> str:
+        return f"{name} on {ranks} GPUs needs about {need} on each, which have {has}"
+
+    def offloaded(need: str, has: str) -> str:
+        return f"{name} offloads about {need} to this machine's memory, which has {has}"
+
     if not machine.gpus:
-        sentence = f"on {ranks} CPU ranks needs about {{need}} and this machine, which has no GPU, has {{has}}"
-        return [(sentence, lambda need: need.machine_total(ranks), machine.host_bytes)]
+        return [(on_cpus, lambda need: need.machine_total(ranks), machine.host_bytes)]
     here = min(ranks, machine.gpus)
     return [
-        (f"on {ranks} GPUs needs about {{need}} on each, which have {{has}}", lambda need: need.device_total,
-         machine.gpu_bytes),
-        ("offloads about {need} to this machine's memory, which has {has}", lambda need: here * need.host_total,
-         machine.host_bytes),
-    ]  # fmt: skip
+        (on_gpus, lambda need: need.device_total, machine.gpu_bytes),
+        (offloaded, lambda need: here * need.host_total, machine.host_bytes),
+    ]
