@@ -51,9 +51,9 @@ CHANGES: Sequence[Change] = (
 """What an error proposes, the least costly first."""
 
 SERVER_PROCESS = 1.5 * GIB
-"""vLLM's two processes on a CPU before they have a model. Measured with vLLM 0.26."""
+"""vLLM's two processes on a CPU before they have a model. An estimate."""
 REWARD_PROCESS = 0.25 * GIB
-"""The process that rewards are computed in. Measured."""
+"""The process that rewards are computed in. An estimate."""
 
 
 @dataclass(frozen=True)

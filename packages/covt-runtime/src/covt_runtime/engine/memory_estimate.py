@@ -27,7 +27,7 @@ CPU_PROCESS = 0.8 * GIB
 """Resident set of a rank on a CPU before it has a model: Python, torch, DeepSpeed, Transformers and a tokenizer.
 Measured with torch 2.13; 0.33 GiB of it are code, which all processes share."""
 MAIN_PROCESS = 0.6 * GIB
-"""The process that starts the ranks. Measured."""
+"""The process that starts the ranks. An estimate."""
 GPU_PROCESS = 1.5 * GIB
 """What a process always keeps on a GPU: CUDA's context, kernels and communicators. An assumption."""
 
