@@ -33,10 +33,17 @@ def make_downloads(folder: Path) -> None:
     write_virl(downloads / "ViRL39K", rows=40, irregular=False)
     write_zebra(downloads / "Zebra-CoT", irregular=False)
     maps = downloads / "vsp-maps"
-    (maps / "level3").mkdir(parents=True)
-    (maps / "level3" / "1.png").write_bytes(picture(size=(192, 192)))
-    line = {"id": "level3/1", "level": 3, "image": "level3/1.png", "map_desc": [[1, 0, 0], [-1, 0, 0], [0, 0, 2]]}
-    (maps / "rows.jsonl").write_text(json.dumps(line) + "\n")
+    levels = {
+        3: [[1, 0, 0], [-1, 0, 0], [0, 0, 2]],
+        4: [[1, 0, 0, 0], [-1, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]],
+    }
+    lines: list[str] = []
+    for level, cells in levels.items():
+        image = f"level{level}/1.png"
+        (maps / image).parent.mkdir(parents=True)
+        (maps / image).write_bytes(picture(size=(64 * level, 64 * level)))
+        lines.append(json.dumps({"id": image.removesuffix(".png"), "level": level, "image": image, "map_desc": cells}))
+    (maps / "rows.jsonl").write_text("".join(line + "\n" for line in lines))
     (folder / "own.png").write_bytes(picture(numbered(1)))
     own = {"problem": "Which color?", "image": "own.png", "gold": "red"}
     (folder / "mine.jsonl").write_text(json.dumps(own) + "\n")
@@ -95,8 +102,8 @@ class DocRunner:
     def _existing_step(self, word: str) -> str:
         """`RUN/checkpoints/step_400` → the run's own newest step: a small run has fewer."""
         folder, mark, _ = word.partition("/step_")
-        steps = sorted(self.folder.glob(f"{folder}/step_*"))
-        return f"{folder}/{steps[-1].name}" if mark and steps else word
+        steps = sorted((self.folder / folder).glob("step_*")) if mark else []
+        return f"{folder}/{steps[-1].name}" if steps else word
 
     def _quickly(self, words: list[str], where: str) -> None:
         if words[0] == "covt-rewards":

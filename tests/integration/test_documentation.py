@@ -70,6 +70,7 @@ def test_every_training_in_the_running_text_has_a_plan(
     folder = tmp_path / "work"
     shutil.copytree(downloaded, folder)
     shutil.copytree(tiny_checkpoint, folder / "runs" / "sft-1" / "hf")
+    shutil.copytree(tiny_checkpoint, folder / "models" / "smollm2")
     (folder / "runs" / "sft-1" / "config.json").write_text('{"stage1": {}}')
     monkeypatch.chdir(folder)
     for source, location in {"virl39k": "downloads/ViRL39K", "vsp": None}.items():

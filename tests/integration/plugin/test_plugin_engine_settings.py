@@ -17,13 +17,14 @@ LATENT = {"start_id": 5, "pad_id": 6, "end_id": 7, "size": 3}
 
 def engine(**changed: Any) -> Any:
     values: dict[str, Any] = {"pipeline": 1, "speculative": None, "asynchronous": False, "v2": False, "pictures": True}
-    values |= changed
+    values |= {"additional": None} | changed
     hf_config = SimpleNamespace(covt_latent=LATENT, image_token_id=8)
     return SimpleNamespace(
         parallel_config=SimpleNamespace(pipeline_parallel_size=values["pipeline"]),
         speculative_config=values["speculative"],
         scheduler_config=SimpleNamespace(async_scheduling=values["asynchronous"]),
         use_v2_model_runner=values["v2"],
+        additional_config=values["additional"],
         model_config=SimpleNamespace(
             supports_multimodal_inputs=values["pictures"],
             hf_config=hf_config,
@@ -35,6 +36,7 @@ def engine(**changed: Any) -> Any:
 
 def test_a_supported_engine_starts() -> None:
     check_supported(engine())
+    check_supported(engine(v2=True, asynchronous=True))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,6 @@ def test_a_supported_engine_starts() -> None:
         ({"pipeline": 2}, "pipeline parallelism"),
         ({"speculative": object()}, "speculative decoding"),
         ({"asynchronous": True}, "asynchronous scheduling"),
-        ({"v2": True}, "V2 model runner"),
         ({"pictures": False}, "text-only serving"),
     ],
 )
@@ -63,7 +64,12 @@ def test_an_untested_version_is_refused_by_its_number(monkeypatch: pytest.Monkey
 
 def test_settings_come_from_the_checkpoints_config() -> None:
     settings = EngineSettings.read(engine())
-    assert (settings.latent.size, settings.hidden, settings.image_id) == (3, 4, 8)
+    assert (settings.latent.size, settings.hidden, settings.image_id, settings.max_pads) == (3, 4, 8, 0)
+
+
+def test_the_v2_runner_has_room_for_so_many_spans() -> None:
+    assert EngineSettings.read(engine(v2=True)).max_pads == 32 * 3
+    assert EngineSettings.read(engine(v2=True, additional={"covt_latent_spans": 5})).max_pads == 15
 
 
 def test_a_checkpoint_without_latents_is_refused() -> None:

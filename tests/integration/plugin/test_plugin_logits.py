@@ -27,7 +27,7 @@ def make() -> LatentLogitsProcessor:
     model: Any = SimpleNamespace(
         hf_config=SimpleNamespace(covt_latent=latent, image_token_id=8), get_hidden_size=lambda: 4
     )
-    config: Any = SimpleNamespace(model_config=model)
+    config: Any = SimpleNamespace(model_config=model, additional_config=None, use_v2_model_runner=False)
     return LatentLogitsProcessor(config, torch.device("cpu"), False)
 
 

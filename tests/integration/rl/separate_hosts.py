@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[3]
 HOME = Path("/mnt")
 """A host's own folder, as the host sees it."""
 needs_namespaces = pytest.mark.skipif(
@@ -74,11 +75,23 @@ def hosts(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
             _inside(switch, f"ip link add port{number} type veth peer name eth0 netns {pid}")
             _inside(switch, f"ip link set port{number} master switch up")
             _inside(pid, f"ip address add {address}/24 dev eth0 && ip link set eth0 up && ip link set lo up")
-            # The folder lies below /tmp itself, so it is bound before /tmp is covered.
-            mounts = [f"mount --bind {folder} {HOME}", "mount -t tmpfs none /tmp", "mount -t tmpfs none /dev/shm"]
-            _inside(pid, " && ".join(mounts), "--mount")
+            _inside(pid, " && ".join(_mounts(folder)), "--mount")
             found[name] = Host(pid, address, folder)
         yield found
+
+
+def _mounts(folder: Path) -> Iterator[str]:
+    """Commands that make `folder` the host's `HOME` and cover /tmp, except for an installation that lies there."""
+    covered = Path("/tmp")
+    places = (Path(sys.prefix), ROOT, Path(sys.executable).resolve().parents[1])
+    kept = {place: HOME / f"kept-{n}" for n, place in enumerate(places) if covered in place.parents}
+    # The folder itself lies below /tmp, so it is bound before /tmp is covered.
+    yield f"mount --bind {folder} {HOME}"
+    for place, aside in kept.items():
+        yield f"mkdir -p {aside} && mount --bind {place} {aside}"
+    yield f"mount -t tmpfs none {covered} && mount -t tmpfs none /dev/shm"
+    for place, aside in kept.items():
+        yield f"mkdir -p {place} && mount --bind {aside} {place} && umount {aside} && rmdir {aside}"
 
 
 def _holder(stack: ExitStack, *namespaces: str) -> int:

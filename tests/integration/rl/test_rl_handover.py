@@ -38,7 +38,7 @@ def test_a_run_in_turn_wakes_loads_samples_and_sleeps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(train, "check_machine", lambda *_: None)
+    monkeypatch.setattr(train, "check_machine", lambda *_, **__: None)
 
     async def can_sleep(client: Any) -> None:
         """What the CPU build isn't asked."""
@@ -70,6 +70,6 @@ def test_a_server_without_sleep_mode_is_refused(latent_server: RunningServer, da
     config = settings(latent_server, data, tmp_path, server={"sleep": True})
     with pytest.raises(RlError, match="no GPU to share"):
         train.train(config, train.plan(config), progress=Progress(quiet=True))
-    monkeypatch.setattr(train, "check_machine", lambda *_: None)
+    monkeypatch.setattr(train, "check_machine", lambda *_, **__: None)
     with pytest.raises(RlError, match="was started without sleep mode"):
         train.train(config, train.plan(config), progress=Progress(quiet=True))
