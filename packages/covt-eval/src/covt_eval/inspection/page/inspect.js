@@ -252,7 +252,8 @@ function take(part) {
   }
 }
 
-const number = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
+const number = (value, digits = 2) =>
+  value === null ? "–" : value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−");
 
 // White space that a reader could not see otherwise.
 const visible = (text) => (text.trim() ? text : text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣"));
