@@ -276,6 +276,7 @@ def test_ended_and_aborted_requests_leave_nothing_behind(latent_server: RunningS
 
 
 @pytest.mark.slow
+@pytest.mark.many_requests
 def test_ten_thousand_requests_leave_nothing_behind(latent_server: RunningServer, latent: LatentConfig) -> None:
     leaves_nothing(latent_server, latent, 10_000)
 
