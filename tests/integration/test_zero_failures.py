@@ -60,9 +60,10 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"on\n"
     end = time.monotonic() + 30
-    while len(list(tmp_path.glob("pid_*"))) < 2 and time.monotonic() < end:
+    pids: list[int] = []
+    while len(pids) < 2 and time.monotonic() < end:
         time.sleep(0.1)
-    pids = [int(path.read_text()) for path in tmp_path.glob("pid_*")]
+        pids = [int(text) for path in tmp_path.glob("pid_*") if (text := path.read_text())]
     assert len(pids) == 2
     parent.send_signal(how)
     parent.wait(30)

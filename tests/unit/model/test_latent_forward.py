@@ -108,17 +108,18 @@ def packed_forward(model, embeds, positions, mask, spans, rule, deepstack=None, 
 def compare(model, head, rows, seed, *, idle, packed, checkpoint, normalize, dtype=torch.float32, oracle=False):
     """(relative error of the logits, the largest of any parameter's or input's gradient) against the oracle.
 
-    The oracle is in fp32 on the same (rounded) weights and inputs. oracle: its run in `dtype` is compared, not ours.
+    The oracle is in fp64 on the same (rounded) weights and inputs: in fp32 its own rounding may pass the tolerance after
+    several segments. oracle: its run in `dtype` is compared, not ours.
     """
     spans, mask = lay_out(rows)
     embeds, positions = random_inputs(mask, model.config.hidden_size, seed)
     rule = partial(feedback, normalize=normalize)
     options = {"max_segments": max(map(len, spans)) + idle, "checkpoint": checkpoint}
     stacked = visual_levels(model, rows, mask, seed)
-    wanted = [embeds, *model.parameters(), *head.parameters(), *([] if stacked is None else [stacked.levels])]
-    theirs = head(reference_forward(model, embeds, positions, mask, spans, rule, stacked)[mask.bool()])
-    expected = torch.autograd.grad(weighted_loss(theirs), wanted, allow_unused=True)
-    ours, gradients = _ours(model, head, embeds, positions, mask, spans, rule, packed, options, dtype, oracle, stacked)
+    exact = embeds, positions, mask, spans, rule, {}
+    theirs, expected = _run(model, head, *exact, packed=False, dtype=torch.float64, oracle=True, stacked=stacked)
+    given_ = embeds, positions, mask, spans, rule, options
+    ours, gradients = _run(model, head, *given_, packed=packed, dtype=dtype, oracle=oracle, stacked=stacked)
     kept = mask.bool().clone()
     for row, ranges in enumerate(spans):
         for start, end in ranges:
@@ -131,13 +132,14 @@ def compare(model, head, rows, seed, *, idle, packed, checkpoint, normalize, dty
     return relative(ours, theirs), max(errors)
 
 
-def _ours(model, head, embeds, positions, mask, spans, rule, packed, options, dtype, oracle, stacked):
+def _run(model, head, embeds, positions, mask, spans, rule, options, *, packed, dtype, oracle, stacked):
+    """(logits, gradients of inputs, weights and levels) of one forward pass in `dtype`."""
     if dtype != torch.float32:
         model, head = copy.deepcopy(model).to(dtype), copy.deepcopy(head).to(dtype)
     given_ = embeds.detach().to(dtype).requires_grad_()
     if stacked is not None:
         stacked = Deepstack(stacked.index, stacked.levels.detach().to(dtype).requires_grad_())
-    options |= {"deepstack": stacked}
+    options = options | {"deepstack": stacked}
     if oracle:
         states = reference_forward(model, given_, positions, mask, spans, rule, stacked)[mask.bool()]
     elif packed:
@@ -146,12 +148,13 @@ def _ours(model, head, embeds, positions, mask, spans, rule, packed, options, dt
         states = latent_forward(model, given_, positions, mask, spans, rule, size=SIZE, **options)[mask.bool()]
     logits = head(states)
     wanted = [given_, *model.parameters(), *head.parameters(), *([] if stacked is None else [stacked.levels])]
-    return logits, torch.autograd.grad(weighted_loss(logits.float()), wanted, allow_unused=True)
+    wide = logits.float() if dtype == torch.bfloat16 else logits
+    return logits, torch.autograd.grad(weighted_loss(wide), wanted, allow_unused=True)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
 @pytest.mark.parametrize("normalize", ["rms", "none"])
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(rows=mixed_batches(), seed=st.integers(0, 1000), idle=st.integers(0, 1), packed=st.booleans())
 def test_equals_the_full_prefix_reference(grouped, head, checkpoint, normalize, rows, seed, idle, packed):
     logits, gradients = compare(

@@ -243,10 +243,11 @@ def _check(plan: EvalPlan, base_url: str) -> None:
     for folder in plan.models.values():
         if not (folder / "config.json").is_file():
             raise EvalError(f"{folder} is not a model: it has no config.json", "name an exported model, as RUN/hf")
-        check_cells(plan.data.values(), partial(read_image_settings, folder), folder)
     if base_url and len(plan.models) > 1:
         raise EvalError(f"--base-url serves one model, not {len(plan.models)}", "leave it out, or name one model")
     check_mode_names(plan.modes)
+    for folder in plan.models.values():
+        check_cells(plan.data.values(), partial(read_image_settings, folder), folder)
     if len(plan.modes) != len(set(plan.modes)):
         raise EvalError(f"--modes names one twice: {','.join(plan.modes)}", "name each once")
     if plan.samples > 1 and plan.temperature == 0:
