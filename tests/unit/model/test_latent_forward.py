@@ -108,8 +108,8 @@ def packed_forward(model, embeds, positions, mask, spans, rule, deepstack=None, 
 def compare(model, head, rows, seed, *, idle, packed, checkpoint, normalize, dtype=torch.float32, oracle=False):
     """(relative error of the logits, the largest of any parameter's or input's gradient) against the oracle.
 
-    The oracle is in fp64 on the same (rounded) weights and inputs: in fp32 its own rounding may pass the tolerance after
-    several segments. oracle: its run in `dtype` is compared, not ours.
+    The oracle is in fp64 on the same (rounded) weights and inputs: in fp32 its own rounding may pass the tolerance
+    after several segments. oracle: its run in `dtype` is compared, not ours.
     """
     spans, mask = lay_out(rows)
     embeds, positions = random_inputs(mask, model.config.hidden_size, seed)
