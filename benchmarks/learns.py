@@ -73,7 +73,7 @@ class Learning(Quickstart):
         folders = {"start": self.state.result("latent")["hf"], "sft_more": self.state.result("sft_more")["hf"]}
         for name in REWARDS:
             folders[name] = str(export_checkpoint(self.out / name, self.out / "exported" / name)[2])
-        return {label: self.judge(label, folders[label], rows, ABLATIONS) for label in LABELS}
+        return {label: self.judge(label, folders[label], rows, ABLATIONS, self.out / "eval") for label in LABELS}
 
     def report(self) -> dict[str, Any]:
         seconds = {name: done["seconds"] for name, done in self.state.done.items()}
