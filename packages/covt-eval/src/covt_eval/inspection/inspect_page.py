@@ -27,5 +27,6 @@ POLICY = (
 @cache
 def page_html() -> str:
     """The page; it holds nothing of the model or the set, which it asks the server for."""
-    html = part("inspect.html")
-    return html.replace("/*STYLE*/", part("inspect.css")).replace("/*SCRIPT*/", part("inspect.js"))
+    colors = files("covt_eval.report").joinpath("templates", "palette.css").read_text(encoding="utf-8")
+    html = part("inspect.html").replace("/*STYLE*/", colors + part("inspect.css"))
+    return html.replace("/*SCRIPT*/", part("inspect.js"))

@@ -57,7 +57,10 @@ def render(run: RunFiles) -> str:
     script = asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template("report.html").render(
-        style=Markup(asset("report.css")), script=Markup(script), script_hash=digest, **content(run)
+        style=Markup(asset("palette.css") + asset("report.css")),
+        script=Markup(script),
+        script_hash=digest,
+        **content(run),
     )
 
 

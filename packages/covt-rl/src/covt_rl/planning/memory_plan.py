@@ -31,7 +31,7 @@ from covt_runtime.engine.memory_estimate import (
     TrainingSettings,
     estimate_memory,
 )
-from covt_runtime.engine.memory_fit import Change, settings_that_fit
+from covt_runtime.engine.memory_fit import COMMON_CHANGES, Change, settings_that_fit
 from covt_runtime.engine.model_shape import head_widths, tower_shape
 from covt_runtime.process_environment import Machine
 
@@ -40,13 +40,7 @@ BATCH_PATCHES = 16_384
 CHANGES: Sequence[Change] = (
     {"server.dtype": "bfloat16"},
     {"algorithm.kl_weight": 0.0},
-    {"model.gradient_checkpointing": True},
-    {"zero.gather": "module"},
-    {"zero.gather": "module", "zero.max_live_parameters": 100_000_000, "zero.max_reuse_distance": 100_000_000},
-    {"data.micro_batch": 1},
-    {"zero.offload_optimizer": "cpu"},
-    {"zero.offload_optimizer": "cpu", "zero.offload_parameters": "cpu"},
-    {"lora.rank": 16},
+    *COMMON_CHANGES,
 )
 """What an error proposes, the least costly first."""
 

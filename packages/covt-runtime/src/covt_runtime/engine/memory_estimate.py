@@ -1,4 +1,4 @@
-"""Memory that one rank of a training needs, computed from the model's shape and the recipe. Nothing is measured here.
+"""Estimates the memory of one training rank from the model's shape and the recipe, without measuring anything.
 
 `covt sft` and `covt rl` describe their model as a `ModelShape` and their recipe as `TrainingSettings`;
 `estimate_memory` returns named parts in bytes, each with the recipe key that lowers it. Importing this needs no torch.

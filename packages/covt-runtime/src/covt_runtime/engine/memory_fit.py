@@ -12,6 +12,16 @@ from covt_runtime.recipe_schema import Section
 C = TypeVar("C", bound=Section)
 Change = Mapping[str, Any]
 """Values by recipe key (`zero.gather`), set together."""
+COMMON_CHANGES: Sequence[Change] = (
+    {"model.gradient_checkpointing": True},
+    {"zero.gather": "module"},
+    {"zero.gather": "module", "zero.max_live_parameters": 100_000_000, "zero.max_reuse_distance": 100_000_000},
+    {"data.micro_batch": 1},
+    {"zero.offload_optimizer": "cpu"},
+    {"zero.offload_optimizer": "cpu", "zero.offload_parameters": "cpu"},
+    {"lora.rank": 16},
+)
+"""What an error proposes for any training, the least costly first."""
 
 
 def with_change(config: C, change: Change) -> C | None:

@@ -10,7 +10,7 @@ from covt_data.schema import Row
 from covt_data.stream.row_tokens import longest_row
 from covt_model.families import find_family, read_image_settings
 from covt_runtime.engine.memory_estimate import GIB, MemoryEstimate, ModelShape, TrainingSettings, estimate_memory
-from covt_runtime.engine.memory_fit import Change, settings_that_fit
+from covt_runtime.engine.memory_fit import COMMON_CHANGES, Change, settings_that_fit
 from covt_runtime.engine.model_shape import model_shape
 from covt_runtime.launch.workers import CPU_RANKS
 from covt_runtime.process_environment import Machine, launched_from_outside, place_in_group
@@ -20,13 +20,7 @@ from covt_sft.sft_recipe import SftConfig
 CHANGES: Sequence[Change] = (
     {"data.feature_cache_gib": 0.25, "data.sample_cache_gib": 0.1},
     {"latent.teacher": "frozen"},
-    {"model.gradient_checkpointing": True},
-    {"zero.gather": "module"},
-    {"zero.gather": "module", "zero.max_live_parameters": 100_000_000, "zero.max_reuse_distance": 100_000_000},
-    {"data.micro_batch": 1},
-    {"zero.offload_optimizer": "cpu"},
-    {"zero.offload_optimizer": "cpu", "zero.offload_parameters": "cpu"},
-    {"lora.rank": 16},
+    *COMMON_CHANGES,
 )
 """What an error proposes, the least costly first."""
 
